@@ -1,0 +1,1 @@
+"""Refold: LSTM autoencoders of financial time series."""

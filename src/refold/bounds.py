@@ -1,0 +1,94 @@
+"""Bounds of settings, declared once in a constructor's annotations.
+
+    @checked("decoder")
+    def __init__(self, *, hidden_size: Annotated[int, at_least(1)], dropout: Annotated[float, within(0, 1, open_end=True)])
+
+`checked` refuses a value at construction with "decoder.dropout is 1.5; it must be in [0, 1)". The same annotations let
+`refold.config.check` refuse it before any data is read. Standard library only.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """An interval of allowed numbers. `open_start` and `open_end` leave the end point itself out."""
+
+    start: float
+    end: float
+    open_start: bool
+    open_end: bool
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.start if self.open_start else value >= self.start
+        below = value < self.end if self.open_end else value <= self.end
+        return above and below  # NaN compares false with everything, and so is in no interval
+
+    def __str__(self) -> str:
+        if math.isinf(self.end):
+            return f"greater than {self.start:g}" if self.open_start else f"at least {self.start:g}"
+        return f"in {'(' if self.open_start else '['}{self.start:g}, {self.end:g}{')' if self.open_end else ']'}"
+
+
+def at_least(start: float) -> Bounds:
+    """The interval [start, infinity)."""
+    return Bounds(start, math.inf, open_start=False, open_end=True)
+
+
+def more_than(start: float) -> Bounds:
+    """The interval (start, infinity)."""
+    return Bounds(start, math.inf, open_start=True, open_end=True)
+
+
+def within(start: float, end: float, *, open_start: bool = False, open_end: bool = False) -> Bounds:
+    """The interval from start to end, end points included unless opened."""
+    return Bounds(start, end, open_start, open_end)
+
+
+def _limits(annotation: Any) -> Iterator[Bounds | tuple[Any, ...]]:
+    """Bounds and literal choices that an annotation declares for a value, also inside `X | None`."""
+    if get_origin(annotation) is Annotated:
+        base, *metadata = get_args(annotation)
+        yield from (limit for limit in metadata if isinstance(limit, Bounds))
+        yield from _limits(base)
+    elif get_origin(annotation) is Literal:
+        yield get_args(annotation)
+
+
+def complaint(annotation: Any, value: Any) -> str | None:
+    """What is wrong with a value under an annotation: "it must be in [0, 1)", or None if nothing is."""
+    for limit in _limits(annotation):
+        if isinstance(limit, Bounds):
+            if isinstance(value, (int, float)) and value not in limit:
+                return f"it must be {limit}"
+        elif value not in limit:
+            return f"it must be one of {', '.join(str(choice) for choice in limit)}"
+    return None
+
+
+def checked(key: str) -> Callable[[Callable], Callable]:
+    """Decorate a constructor: a value outside its declared bounds raises a ValueError that names value, bound and key.
+
+    Args: key: config path of the object, such as "decoder"; the message speaks of `decoder.dropout`.
+    """
+
+    def decorate(init: Callable) -> Callable:
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            hints = get_type_hints(init, include_extras=True)
+            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                wrong = complaint(hints.get(name), value)
+                if wrong:
+                    raise ValueError(f"{key}.{name} is {value!r}; {wrong}")
+            return init(*args, **kwargs)
+
+        return wrapper
+
+    return decorate

@@ -1,0 +1,13 @@
+"""The mistakes a user can make. `train.py` and the scripts print their message alone, without a traceback."""
+
+
+class RefoldError(Exception):
+    """A mistake that the user can mend. Its message names the value, the bound and the config key."""
+
+
+class ConfigError(RefoldError):
+    """A setting is unknown, of the wrong type, out of bounds, or does not go with another one."""
+
+
+class DataError(RefoldError):
+    """The data cannot be read, or cannot be turned into windows."""
