@@ -12,7 +12,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ def within(start: float, end: float, *, open_start: bool = False, open_end: bool
 
 
 def _limits(annotation: Any) -> Iterator[Bounds | tuple[Any, ...]]:
-    """Bounds and literal choices that an annotation declares for a value, also inside `X | None`."""
+    """Bounds and literal choices that an annotation declares for a value; in a union such as `X | None`, the bounds."""
     if get_origin(annotation) is Annotated:
         base, *metadata = get_args(annotation)
         yield from (limit for limit in metadata if isinstance(limit, Bounds))
         yield from _limits(base)
     elif get_origin(annotation) is Literal:
         yield get_args(annotation)
+    elif get_origin(annotation) in (Union, UnionType):
+        yield from (limit for member in get_args(annotation) for limit in _limits(member) if isinstance(limit, Bounds))
 
 
 def complaint(annotation: Any, value: Any) -> str | None:
