@@ -1,0 +1,116 @@
+"""From the encoder's final state to a code, and from a code to the decoder's first state.
+
+Legend: B windows, Z numbers of a code, L layers, H hidden size. A state is a pair (h, c), each (L, B, size).
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from refold.bounds import at_least, checked
+
+State = tuple[Tensor, Tensor]
+
+
+def _to_vector(state: State) -> Tensor:
+    """A state as one vector per window: (h, c), each (L, B, H) -> (B, 2 L H), h of all layers first."""
+    return torch.cat(state).transpose(0, 1).flatten(1)
+
+
+def _to_state(vector: Tensor, num_layers: int) -> State:
+    """The state that `_to_vector` turns into this vector: (B, 2 L H) -> (h, c), each (L, B, H)."""
+    layers = vector.unflatten(1, (2 * num_layers, -1)).transpose(0, 1)  # (B, 2 L H) -> (2 L, B, H)
+    return layers[:num_layers].contiguous(), layers[num_layers:].contiguous()
+
+
+def _check_code(code: Tensor, code_size: int, key: str) -> None:
+    if code.ndim != 2 or code.shape[1] != code_size:
+        raise ValueError(f"code is {tuple(code.shape)}; it must be (B, {code_size}), its width given by {key}")
+    if not code.is_floating_point():
+        raise ValueError(f"code is {code.dtype}; it must be a floating-point tensor as the encoder gives it")
+
+
+class LatentBridge(nn.Module):
+    """A bottleneck: one linear map of the encoder's state to z (B, Z), another of z to the decoder's first state.
+
+    The layers and sizes of encoder and decoder may differ. Decoders are conditioned on z.
+
+    Args: latent_dim: Z. The other sizes are those of the encoder and the decoder that it joins.
+    """
+
+    @checked("bridge")
+    def __init__(
+        self,
+        *,
+        latent_dim: Annotated[int, at_least(1)],
+        encoder_num_layers: Annotated[int, at_least(1)],
+        encoder_state_size: Annotated[int, at_least(1)],
+        decoder_num_layers: Annotated[int, at_least(1)],
+        decoder_hidden_size: Annotated[int, at_least(1)],
+    ) -> None:
+        super().__init__()
+        self.code_size = self.conditioning_size = latent_dim
+        self.decoder_num_layers = decoder_num_layers
+        self.to_code = nn.Linear(2 * encoder_num_layers * encoder_state_size, latent_dim)
+        self.to_state = nn.Linear(latent_dim, 2 * decoder_num_layers * decoder_hidden_size)
+
+    def encode(self, state: State) -> Tensor:
+        """(h, c), each (L, B, state size) -> code (B, Z)."""
+        return self.to_code(_to_vector(state))
+
+    def decode(self, code: Tensor) -> tuple[Tensor, State]:
+        """Code (B, Z) -> conditioning (B, Z) and the decoder's first (h, c), each (L, B, H).
+
+        Raises: ValueError: the code is not (B, Z) or not floating point.
+        """
+        _check_code(code, self.code_size, "bridge.latent_dim")
+        return code, _to_state(self.to_state(code), self.decoder_num_layers)
+
+
+class StatesBridge(nn.Module):
+    """The decoder starts from the encoder's (h, c) of every layer as they are; the code is all of them, Z = 2 L H.
+
+    Decoders are conditioned on the top layer's h. There is no bottleneck, and nothing to learn.
+
+    Raises: ValueError: encoder and decoder differ in layers or in the size of a state.
+    """
+
+    @checked("bridge")
+    def __init__(
+        self,
+        *,
+        encoder_num_layers: Annotated[int, at_least(1)],
+        encoder_state_size: Annotated[int, at_least(1)],
+        decoder_num_layers: Annotated[int, at_least(1)],
+        decoder_hidden_size: Annotated[int, at_least(1)],
+    ) -> None:
+        super().__init__()
+        if encoder_num_layers != decoder_num_layers:
+            raise ValueError(
+                f"decoder.num_layers is {decoder_num_layers}; under bridge=states it must be equal to "
+                f"encoder.num_layers = {encoder_num_layers}: set decoder.num_layers={encoder_num_layers}, "
+                "or bridge=latent, which joins any two"
+            )
+        if encoder_state_size != decoder_hidden_size:
+            raise ValueError(
+                f"decoder.hidden_size is {decoder_hidden_size}; under bridge=states it must be equal to the size of an "
+                f"encoder state = {encoder_state_size} (encoder.hidden_size, twice that if encoder.bidirectional): set "
+                f"decoder.hidden_size={encoder_state_size}, or bridge=latent, which joins any two"
+            )
+        self.num_layers = decoder_num_layers
+        self.code_size = 2 * decoder_num_layers * decoder_hidden_size
+        self.conditioning_size = decoder_hidden_size
+
+    def encode(self, state: State) -> Tensor:
+        """(h, c), each (L, B, H) -> code (B, 2 L H)."""
+        return _to_vector(state)
+
+    def decode(self, code: Tensor) -> tuple[Tensor, State]:
+        """Code (B, 2 L H) -> conditioning (B, H), the top layer's h, and (h, c), each (L, B, H).
+
+        Raises: ValueError: the code is not (B, 2 L H) or not floating point.
+        """
+        _check_code(code, self.code_size, "2 * decoder.num_layers * decoder.hidden_size")
+        state = _to_state(code, self.num_layers)
+        return state[0][-1], state

@@ -1,0 +1,60 @@
+"""What every decoder does at its boundary: check what comes in, and bring bars into the order of decoding and back."""
+
+from torch import Tensor
+
+from refold.models.alignment import check_mask, decoding_order, inverse, take
+
+State = tuple[Tensor, Tensor]
+
+
+def check_inputs(
+    *,
+    conditioning: Tensor,
+    state: State,
+    window_size: int,
+    truth: Tensor | None,
+    mask: Tensor | None,
+    sizes: tuple[int, int, int, int],
+) -> None:
+    """Refuse what does not fit a decoder of sizes (L, H, conditioning_size, F).
+
+    Raises: ValueError: names the tensor, its shape, the shape that it must have and the config key behind it.
+    """
+    num_layers, hidden_size, conditioning_size, output_size = sizes
+    if window_size < 1:
+        raise ValueError(f"window_size is {window_size}; it must be at least 1 (data.window_size)")
+    if conditioning.ndim != 2 or conditioning.shape[1] != conditioning_size or not conditioning.is_floating_point():
+        raise ValueError(
+            f"conditioning is {tuple(conditioning.shape)}, {conditioning.dtype}; it must be (B, {conditioning_size}), "
+            "floating point (bridge.latent_dim; under bridge=states decoder.hidden_size)"
+        )
+    B = conditioning.shape[0]
+    for name, part in zip("hc", state, strict=True):
+        if part.shape != (num_layers, B, hidden_size):
+            raise ValueError(
+                f"{name} of the first state is {tuple(part.shape)}; it must be (L, B, H) = "
+                f"{(num_layers, B, hidden_size)} (decoder.num_layers, decoder.hidden_size)"
+            )
+    if truth is not None and (truth.shape != (B, window_size, output_size) or not truth.is_floating_point()):
+        raise ValueError(
+            f"truth is {tuple(truth.shape)}, {truth.dtype}; it must be (B, T, F) = {(B, window_size, output_size)}, "
+            "floating point (data.window_size, data.features)"
+        )
+    if mask is not None:
+        check_mask(mask, B, window_size)
+
+
+def to_decoding_order(truth: Tensor | None, mask: Tensor | None, reverse: bool) -> Tensor | None:
+    """Truth (B, T, F) in the order of decoding; what stands at absent bars, NaN perhaps, is set to 0 and comes last."""
+    if truth is None:
+        return None
+    if mask is not None:
+        return take(truth.masked_fill(~mask.unsqueeze(2), 0.0), decoding_order(mask, reverse))
+    return truth.flip(1) if reverse else truth
+
+
+def to_time_order(outputs: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
+    """Outputs (B, T, F) in the order of decoding, brought back into the order of time."""
+    if mask is not None:
+        return take(outputs, inverse(decoding_order(mask, reverse)))
+    return outputs.flip(1) if reverse else outputs
