@@ -1,0 +1,106 @@
+"""Windows as numbers: the series is stored once, and a batch of windows is one gather.
+
+Letters: N bars of all assets one after another, B windows in a batch, T bars in a window, F features, S segments.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """What the loader yields.
+
+    windows: (B, T, F) float32, scaled. mask: (B, T) bool, True where a bar is present; None if all are.
+    index: (B,) int64 window numbers. weight: this process's share of the batch, local_count * processes / global_count
+    of present bars, so that the mean over processes of weight * local mean is the mean over the global batch.
+    """
+
+    windows: Tensor
+    mask: Tensor | None
+    index: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """All bars of all assets, asset after asset, each in order of time.
+
+    values: (N, F) float32, scaled, contiguous; 0 where a bar is absent. present: (N,) bool, or None if all bars are.
+    timestamps: (N,) polars Series of dates or datetimes. asset_names and asset_starts: the assets and their first rows.
+    """
+
+    values: Tensor
+    present: Tensor | None
+    timestamps: pl.Series
+    asset_names: tuple[str, ...]
+    asset_starts: np.ndarray
+
+    def assets(self, rows: np.ndarray) -> list[str]:
+        """The asset of each row."""
+        codes = np.searchsorted(self.asset_starts, rows, side="right") - 1
+        return [self.asset_names[code] for code in codes]
+
+
+class Windows:
+    """The windows of one part. Window i is a number in [0, len); none crosses an asset, a part or a hole.
+
+    Args: series: what the windows look at, shared by all parts. segments: (S, 2) int64, first row and number of bars of
+    each unbroken run that belongs to the part. stride: bars between the first bars of neighbouring windows.
+    """
+
+    def __init__(self, series: Series, segments: np.ndarray, *, window_size: int, stride: int) -> None:
+        self.series = series
+        self.window_size = window_size
+        self.stride = stride
+        counts = np.maximum(0, (segments[:, 1] - window_size) // stride + 1)
+        kept = counts > 0
+        self.first_rows = segments[kept, 0]
+        self.offsets = np.concatenate([[0], np.cumsum(counts[kept])])  # (S + 1,) first window of each segment
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def starts(self, index: Tensor | np.ndarray) -> np.ndarray:
+        """First row of each window. Args: index: (B,) int64 in [0, len). Raises: IndexError."""
+        numbers = np.asarray(index)
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self)):
+            raise IndexError(f"window {int(numbers.max())} of {len(self)}")
+        segment = np.searchsorted(self.offsets, numbers, side="right") - 1
+        return self.first_rows[segment] + (numbers - self.offsets[segment]) * self.stride
+
+    def rows(self, index: Tensor | np.ndarray) -> np.ndarray:
+        """(B, T) rows of the series that each window covers."""
+        return self.starts(index)[:, None] + np.arange(self.window_size)
+
+    def gather(self, index: Tensor | np.ndarray) -> Tensor:
+        """(B,) window numbers -> (B, T, F) float32, scaled, on the series' device."""
+        return self._at(self.starts(index))
+
+    def mask(self, index: Tensor | np.ndarray) -> Tensor | None:
+        """(B, T) bool, True where a bar is present; None if every bar of the series is."""
+        if self.series.present is None:
+            return None
+        starts = torch.from_numpy(self.starts(index)).to(self.series.present.device)
+        return self.series.present.unfold(0, self.window_size, 1).index_select(0, starts)
+
+    def _at(self, starts: np.ndarray) -> Tensor:
+        values = self.series.values
+        T, F = self.window_size, values.shape[1]
+        # overlapping view (N - T + 1, T * F) of the flat series: a window is one contiguous row of it, so the gather
+        # below copies T * F floats at a time (measured 2.5 to 6 times faster than indexing T rows of F floats)
+        view = values.view(-1).unfold(0, T * F, F)
+        return view.index_select(0, torch.from_numpy(starts).to(values.device)).view(-1, T, F)
+
+    def timestamps(self, index: Tensor | np.ndarray) -> np.ndarray:
+        """(B, T) datetime64: when each bar of each window was."""
+        rows = self.rows(index)
+        return self.series.timestamps.gather(rows.reshape(-1)).to_numpy().reshape(rows.shape)
+
+    def assets(self, index: Tensor | np.ndarray) -> list[str]:
+        """The asset of each window."""
+        return self.series.assets(self.starts(index))
