@@ -193,8 +193,12 @@ class WindowDataModule(LightningDataModule):
             raise DataError(
                 f"data.features is {self.feature_names}; the checkpoint was trained on {state_dict['feature_names']}"
             )
-        if state_dict["scaler"] is not None:
-            self.scaler = Scaler.from_state_dict(state_dict["scaler"])
+        scaler = state_dict["scaler"] and Scaler.from_state_dict(state_dict["scaler"])
+        if scaler and self.scaler and scaler != self.scaler and self._windows:
+            # Lightning loads after setup: read again, on the scale of the checkpoint
+            self.scaler, self._windows = scaler, {}
+            self.setup()
+        self.scaler = scaler or self.scaler
 
 
 def needed_columns(names: Sequence[str]) -> set[str] | None:

@@ -3,6 +3,7 @@
 Long tables have one row per asset and bar; wide tables have one row per bar and a column of closes per asset.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
@@ -138,17 +139,18 @@ def _as_timestamp(column: pl.Series, timestamp_format: str | None, where: str) -
     return parsed.alias("timestamp")
 
 
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?P<seconds>:\d\d(\.\d+)?)?(?P<offset>Z|[+-]\d\d:?\d\d)?")
+
+
 def _iso(texts: pl.Series) -> pl.Series:
     """ISO 8601 texts, all of the form of the first: dates, local times, or times with an offset (kept as UTC)."""
-    first = texts.drop_nulls().head(1).to_list() or [""]
-    if len(first[0]) <= 10:
+    form = _ISO_TIME.fullmatch(next(iter(texts.drop_nulls()), ""))
+    if form is None:
         return texts.str.strptime(pl.Date, "%Y-%m-%d", strict=False)
-    zoned = first[0].endswith("Z") or "+" in first[0][10:] or "-" in first[0][10:]
+    code = "%Y-%m-%d %H:%M" + ":%S%.f" * bool(form["seconds"]) + "%#z" * bool(form["offset"])
+    kind = pl.Datetime("us", "UTC" if form["offset"] else None)
     plain = texts.str.replace("T", " ", literal=True).str.replace(r"Z$", "+00:00")
-    seconds = "%H:%M:%S%.f" if first[0].count(":") - (first[0][10:].count(":") > 2) >= 2 else "%H:%M"
-    if zoned:
-        return plain.str.strptime(pl.Datetime("us", "UTC"), f"%Y-%m-%d {seconds}%#z", strict=False)
-    return plain.str.strptime(pl.Datetime("us"), f"%Y-%m-%d {seconds}", strict=False)
+    return plain.str.strptime(kind, code, strict=False)
 
 
 def _as_number(column: pl.Series, where: str) -> pl.Series:

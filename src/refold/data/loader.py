@@ -28,6 +28,8 @@ class WindowLoader:
     Raises: DataError: a batch has fewer windows than there are processes.
     """
 
+    batch_sampler = None  # Lightning reads it wherever there is a `sampler`
+
     def __init__(
         self, windows: Windows, *, batch_size: int, shuffle: bool, seed: int, world_size: int = 1, rank: int = 0
     ) -> None:

@@ -51,6 +51,13 @@ class Scaler:
         """Mean and std as tensors."""
         return {"mean": self.mean, "std": self.std}
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scaler):
+            return NotImplemented
+        return torch.equal(self.mean, other.mean) and torch.equal(self.std, other.std)
+
+    __hash__ = None
+
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Scaler":
         """The scaler that `state_dict` described."""

@@ -1,0 +1,66 @@
+"""Small random markets for the tests of the data layer."""
+
+from collections.abc import Collection, Sequence
+from datetime import date
+
+import numpy as np
+import polars as pl
+
+from refold.data.layout import project
+from refold.data.split import ByFraction
+
+
+def random_bars(lengths: Sequence[int], *, seed: int = 0, start: date = date(2020, 1, 1)) -> pl.DataFrame:
+    """OHLCV bars of assets A, B, ... of some lengths, all ending on the same day; prices follow a random walk."""
+    generator = np.random.default_rng(seed)
+    longest = max(lengths)
+    days = pl.date_range(start, pl.lit(start) + pl.duration(days=longest - 1), eager=True)
+    frames = []
+    for number, length in enumerate(lengths):
+        close = 50 * np.exp(np.cumsum(generator.normal(0, 0.02, length)))
+        open_ = close * np.exp(generator.normal(0, 0.01, length))
+        high = np.maximum(open_, close) * np.exp(generator.exponential(0.01, length))
+        low = np.minimum(open_, close) * np.exp(-generator.exponential(0.01, length))
+        volume = np.round(1e6 * np.exp(generator.normal(0, 0.3, length)))
+        table = {"open": open_, "high": high, "low": low, "close": close, "volume": volume}
+        frames.append(pl.DataFrame({"timestamp": days.tail(length), "asset": [chr(65 + number)] * length, **table}))
+    return pl.concat(frames)
+
+
+def with_value(bars: pl.DataFrame, rows: Collection[int], column: str, value: float | None) -> pl.DataFrame:
+    """The bars with another value in a column of some rows."""
+    chosen = pl.int_range(pl.len()).is_in(list(rows))
+    return bars.with_columns(pl.when(chosen).then(pl.lit(value, pl.Float64)).otherwise(pl.col(column)).alias(column))
+
+
+class Frame:
+    """A source that holds its bars."""
+
+    def __init__(self, bars: pl.DataFrame) -> None:
+        self.bars = bars
+
+    def load(self, columns: Collection[str] | None = None) -> pl.DataFrame:
+        return project(self.bars, columns)
+
+    def __str__(self) -> str:
+        return "a frame"
+
+
+def fractions(train: float = 0.6, val: float = 0.2, embargo: int = 0) -> ByFraction:
+    return ByFraction(train_fraction=train, val_fraction=val, embargo=embargo)
+
+
+ALL_FEATURES = [
+    "log_return",
+    "overnight_return",
+    "intraday_return",
+    "high_return",
+    "low_return",
+    "volume_change",
+    "parkinson_range",
+    "garman_klass_range",
+    "trailing_volatility_5",
+    "normalised_return_5",
+    "relative_volume_5",
+    "price_zscore_5",
+]

@@ -1,0 +1,103 @@
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from refold.data.datamodule import compute
+from refold.data.features import PLAIN, TRAILING, find, find_all, longest_lookback
+from refold.errors import DataError
+from tests.data.makers import ALL_FEATURES, random_bars
+
+BARS = pl.DataFrame(
+    {
+        "timestamp": [1, 2, 3],
+        "asset": ["A"] * 3,
+        "open": [10.0, 11.0, 12.0],
+        "high": [12.0, 13.0, 12.5],
+        "low": [9.0, 10.0, 10.0],
+        "close": [11.0, 12.0, 10.5],
+        "volume": [100.0, 200.0, 50.0],
+    }
+)
+LAST = {  # value on the last bar, written out from the definitions
+    "log_return": math.log(10.5 / 12),
+    "overnight_return": math.log(12 / 12),
+    "intraday_return": math.log(10.5 / 12),
+    "high_return": math.log(12.5 / 12),
+    "low_return": math.log(10 / 12),
+    "volume_change": math.log(50 / 200),
+    "parkinson_range": math.sqrt(math.log(12.5 / 10) ** 2 / (4 * math.log(2))),
+    "garman_klass_range": math.sqrt(0.5 * math.log(12.5 / 10) ** 2 - (2 * math.log(2) - 1) * math.log(10.5 / 12) ** 2),
+    "trailing_volatility_2": np.std([math.log(12 / 11), math.log(10.5 / 12)], ddof=1),
+    "relative_volume_3": math.log(50) - np.mean(np.log([100, 200, 50])),
+    "price_zscore_3": (math.log(10.5) - np.mean(np.log([11, 12, 10.5]))) / np.std(np.log([11, 12, 10.5]), ddof=1),
+}
+
+
+def values(bars: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    run = bars["asset"].rle_id().to_numpy()
+    return compute(bars, find_all(names, bars.columns), run).select(names)
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_value_by_hand(name):
+    assert values(BARS, [name])[name][-1] == pytest.approx(LAST[name], rel=1e-12)
+
+
+def test_normalised_return_uses_the_bars_before():
+    bars = random_bars([6])
+    returns = np.diff(np.log(bars["close"].to_numpy()))
+    expected = returns[-1] / np.std(returns[1:4], ddof=1)
+    assert values(bars, ["normalised_return_3"])["normalised_return_3"][-1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_list_of_the_tests_has_every_feature():
+    assert {find(name).name for name in ALL_FEATURES} == set(PLAIN) | {f"{family}_5" for family in TRAILING}
+
+
+@pytest.mark.parametrize("name", ALL_FEATURES)
+def test_lookback_is_exact(name):
+    """The first lookback - 1 values are null; a value changes with the first bar of its look-back, and none before."""
+    bars = random_bars([30])
+    lookback = find(name).lookback
+    column = values(bars, [name])[name]
+    assert column.null_count() == lookback - 1
+    assert column.head(lookback - 1).null_count() == lookback - 1
+    row = 20
+    for first, changes in ((row - lookback + 1, True), (row - lookback, False)):
+        nudged = pl.int_range(bars.height) == first
+        other = bars.with_columns(
+            pl.when(nudged).then(pl.col(c) * 1.5).otherwise(pl.col(c)) for c in ("close", "volume")
+        )
+        other = other.with_columns(pl.when(nudged).then(pl.col("high") * 2).otherwise(pl.col("high")).alias("high"))
+        assert (values(other, [name])[name][row] != column[row]) == changes
+
+
+@pytest.mark.parametrize("name", ALL_FEATURES)
+def test_an_asset_is_computed_as_if_it_were_alone(name):
+    bars = random_bars([30, 25])
+    together = values(bars, [name])[name].tail(25)
+    alone = values(bars.filter(pl.col("asset") == "B"), [name])[name]
+    assert together.equals(alone, null_equal=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["log_retrun"], "data.features has 'log_retrun'; did you mean log_return?"),
+        (["relative_volume"], "did you mean relative_volume_20?"),
+        (["relative_volume_1"], "data.features has 'relative_volume_1'"),
+        (["log_return", "log_return"], "data.features has log_return more than once"),
+        ([], "data.features is empty"),
+        (["volume_change"], "data.features has volume_change, which needs volume; the source has only close"),
+    ],
+)
+def test_mistakes_are_named(names, message):
+    with pytest.raises(DataError) as error:
+        find_all(names, ["timestamp", "asset", "close"])
+    assert message in str(error.value)
+
+
+def test_longest_lookback():
+    assert longest_lookback(find_all(["intraday_return", "trailing_volatility_20"], BARS.columns)) == 21
