@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from refold.bounds import at_least, checked
-
-State = tuple[Tensor, Tensor]
+from refold.models.fused import State
 
 
 def _to_vector(state: State) -> Tensor:

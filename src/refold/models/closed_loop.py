@@ -1,12 +1,46 @@
-"""Decoding in a closed loop: each step is fed the truth, or what the step before it put out.
+"""Decoding in a closed loop, each step fed the truth or the output of the step before: exact, and in fused calls.
 
 Legend: B windows, T bars, F features, H hidden size, Z conditioning size, L layers.
+
+**The fold.** A decoder of one layer computes, with input u_t (F), an optional constant z (Z) and output y_t (F),
+
+    gates_t = W_x u_t + W_z z + W_h h_{t-1} + b        y_t = W_o h_t + b_o
+
+and where it is fed its own output, u_t = y_{t-1} = W_o h_{t-1} + b_o is linear in the state that the cell multiplies by
+W_h anyway:
+
+    gates_t = (W_h + W_x W_o) h_{t-1} + W_z z + (b + W_x b_o)
+
+A free-running stretch is therefore one fused LSTM call with recurrent matrix W_h + W_x W_o, bias b + W_x b_o and no
+input from outside. Nothing is approximated, and autograd takes the gradient of the two small products back to W_x, W_h,
+W_o, b and b_o.
+
+**The first step of a call is free to be of either kind**, because the state before it is known. A folded call given
+e_t = u_t - y_{t-1} as its input computes W_x e_t + W_x y_{t-1} + ... = W_x u_t + ...: with e_t = 0 but at its first
+step it takes the start token, or one true bar, and then runs free. So running free for a whole window is *one* call,
+start token included, and a sequence of coins shared by the batch costs one call per `segment`: a first step and as many
+steps after it as have equal coins. Fair coins make segments of 3 steps on average, where runs of equal coins have 2.
+
+| coins | computed as |
+|---|---|
+| none, or (T,): free, prefix, one coin per step | one fused call per segment; stepping where segments are short |
+| (B, 1): one per sequence | truth-fed and free sequences apart, one fused call each |
+| (B, T): one per sequence and step | stepping |
+| all True, any L | one fused call |
+| L > 1 otherwise | stepping: between y_{t-1} and gates_t of the top layer stand the layers below |
+
+**Without gradient through the fed-back output** (`detach_feedback`) the fold's gradient is not the one asked for. The
+outputs of a pass without gradient are then fed, as if they were the truth, to one truth-fed call: same values, and
+gradients of the inputs stop there.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from refold.models.fused import Layer, State, fused_lstm
+from refold.models.stepping import step_by_step
 
 
 class Feeding(NamedTuple):
@@ -15,8 +49,8 @@ class Feeding(NamedTuple):
     coins: bool, on the CPU (reading them then waits for no GPU), True = truth. (T,) one per step, shared by the batch;
         (B, 1) one per sequence; (B, T) one per sequence and step; None = run free.
     detach_feedback: no gradient flows through an output that is fed back.
-    parallel_passes: 0 = exact. n >= 2 = an approximation for (B, T) coins (Mihaylova & Martins 2019): n teacher-forced
-        passes, each fed a mix of the truth and the outputs of the pass before; n >= T passes are exact again.
+    parallel_passes: 0 = exact. n >= 2, with coins (B, T) = an approximation (Mihaylova & Martins 2019): n passes fed
+        the truth and, where a coin is False, the output of the pass before. With n >= T it is exact again.
     """
 
     coins: Tensor | None
@@ -27,50 +61,185 @@ class Feeding(NamedTuple):
 FREE = Feeding(coins=None, detach_feedback=False, parallel_passes=0)
 
 
+class Weights(NamedTuple):
+    """A decoder's LSTM and its projection. dropout: probability of dropping a number between two layers, 0 in eval."""
+
+    layers: list[Layer]
+    w_o: Tensor  # (F, H)
+    b_o: Tensor  # (F,)
+    dropout: float
+
+
+def weights_of(lstm: nn.LSTM, projection: nn.Linear) -> Weights:
+    """The weights of two modules, as the functions here take them."""
+    return Weights(lstm.all_weights, projection.weight, projection.bias, lstm.dropout if lstm.training else 0.0)
+
+
 def check_feeding(feeding: Feeding, truth: Tensor | None, batch_size: int, window_size: int) -> None:
-    """Refuse coins of the wrong shape, type or place, coins without a truth to feed, and an impossible pass count."""
+    """Refuse coins of the wrong shape, type or place, coins without a truth, and passes that are not to be had.
+
+    Raises: ValueError: names the value, its bound and the config key.
+    """
     coins, passes = feeding.coins, feeding.parallel_passes
     if passes < 0 or passes == 1:
         raise ValueError(f"teacher_forcing.parallel_passes is {passes}; it must be 0 (exact) or at least 2")
     if coins is None:
         return
     if truth is None:
-        raise ValueError("truth is None; it must be (B, T, F) where teacher_forcing.coin may pick it")
+        raise ValueError("truth is None; it must be (B, T, F) where coins may pick it (teacher_forcing.coin)")
     shapes = [(window_size,), (batch_size, 1), (batch_size, window_size)]
     if tuple(coins.shape) not in shapes or coins.dtype != torch.bool or coins.device.type != "cpu":
         raise ValueError(
-            f"coins are {tuple(coins.shape)}, {coins.dtype}, on {coins.device.type}; they must be bool, on the CPU, "
-            f"and (T,), (B, 1) or (B, T) with B = {batch_size}, T = {window_size} (teacher_forcing.coin)"
+            f"coins are {tuple(coins.shape)}, {coins.dtype}, on {coins.device.type}; they must be torch.bool, on the "
+            f"CPU, and (T,), (B, 1) or (B, T) with B = {batch_size}, T = {window_size} (teacher_forcing.coin)"
+        )
+    if passes and tuple(coins.shape) != (batch_size, window_size):
+        raise ValueError(
+            f"teacher_forcing.parallel_passes is {passes}; it must be 0 unless teacher_forcing.coin=sequence_step: "
+            "for other coins the exact result costs no more"
         )
 
 
+def fold(weights: Weights) -> Layer:
+    """The weights of one layer that is fed its own output: W_h + W_x W_o and b + W_x b_o in place of W_h and b.
+
+    Computed in the weights' own precision, under autocast too: a fold rounded to bf16 would be rounded twice.
+    """
+    ((w_ih, w_hh, b_ih, b_hh),) = weights.layers
+    w_x = w_ih[:, : len(weights.b_o)]  # the columns of the fed-back output stand before those of the conditioning
+    with torch.autocast(w_x.device.type, enabled=False):
+        return [w_ih, w_hh + w_x @ weights.w_o, b_ih + w_x @ weights.b_o, b_hh]
+
+
+def segments(coins: list[bool]) -> list[tuple[int, int, bool]]:
+    """Cut steps into the fewest stretches (start, end, fed the truth) whose steps after the first have equal coins.
+
+    Longest first is fewest, because what remains of a stretch when its head is cut off is a stretch again.
+    """
+    cut, start = [], 0
+    while start < len(coins):
+        kind = coins[min(start + 1, len(coins) - 1)]
+        end = start + 1
+        while end < len(coins) and coins[end] == kind:
+            end += 1
+        cut.append((start, end, kind))
+        start = end
+    return cut
+
+
+def by_segments(weights: Weights, fed: Tensor, coins: list[bool], conditioning: Tensor | None, state: State) -> Tensor:
+    """One fused call per segment, one layer. fed: (B, T, F). coins: T, the first True. Returns outputs (B, T, F)."""
+    project = nn.functional.linear
+    folded = fold(weights)
+    hidden = []
+    for start, end, kind in segments(coins):
+        own = None if coins[start] and kind else project(state[0][-1], weights.w_o, weights.b_o)  # y_{start-1}
+        first = fed[:, start] if coins[start] else own
+        if kind:
+            inputs = torch.cat([first.unsqueeze(1), fed[:, start + 1 : end]], dim=1)
+        else:
+            inputs = nn.functional.pad((first - own).unsqueeze(1), (0, 0, 0, end - start - 1))
+        out, state = fused_lstm(_beside(inputs, conditioning), state, weights.layers if kind else [folded], 0.0)
+        hidden.append(out)
+    return project(torch.cat(hidden, dim=1), weights.w_o, weights.b_o)
+
+
+def truth_fed(weights: Weights, fed: Tensor, conditioning: Tensor | None, state: State) -> Tensor:
+    """All steps take fed (B, T, F): one fused call for any number of layers. Returns outputs (B, T, F)."""
+    hidden, _ = fused_lstm(_beside(fed, conditioning), state, weights.layers, weights.dropout)
+    return nn.functional.linear(hidden, weights.w_o, weights.b_o)
+
+
+def _beside(inputs: Tensor, conditioning: Tensor | None) -> Tensor:
+    """Inputs (B, T, F), with the conditioning (B, Z) beside each -> (B, T, F + Z)."""
+    if conditioning is None:
+        return inputs
+    return torch.cat([inputs, conditioning.unsqueeze(1).expand(-1, inputs.shape[1], -1)], dim=2)
+
+
+def _mix(fed: Tensor, coins: Tensor, outputs: Tensor) -> Tensor:
+    """Step inputs (B, T, F): fed where coins (1 or B, T) are True, else the output of the step before."""
+    before = nn.functional.pad(outputs[:, :-1], (0, 0, 1, 0))
+    return torch.where(coins.unsqueeze(2).to(fed.device, non_blocking=True), fed, before)
+
+
+SEGMENTS_PER_STEP = 0.2  # more segments than this share of the steps: stepping is faster (docs/benchmarks.md)
+
+
 def unroll(
-    lstm: nn.LSTM,
-    projection: nn.Linear,
-    start: Tensor,
+    weights: Weights,
+    start_token: Tensor,
     conditioning: Tensor | None,
-    state: tuple[Tensor, Tensor],
+    state: State,
     window_size: int,
     truth: Tensor | None,
     feeding: Feeding,
 ) -> Tensor:
-    """Decode T steps; step t is fed the truth or the output of step t - 1.
+    """Decode T steps in a closed loop by the fastest exact way that the coins allow.
 
-    Args: lstm, projection: the decoder's weights. start: (F,) input of step 0. conditioning: (B, Z) beside each input,
-        or None. state: (h, c), each (L, B, H). window_size: T. truth: (B, T, F) in the order of decoding.
+    Args: start_token: (F,) input of step 0. conditioning: (B, Z) beside each input, or None. state: (h, c), each
+        (L, B, H). window_size: T. truth: (B, T, F) in the order of decoding, None without coins. feeding: checked.
     Returns: outputs (B, T, F) in the order of decoding.
     """
-    B, F = state[0].shape[1], projection.out_features
-    coins = torch.zeros(1, 1, dtype=torch.bool) if feeding.coins is None else feeding.coins
-    coins = coins.expand(B, window_size).to(state[0].device)
-    outputs: list[Tensor] = []
-    for t in range(window_size):
-        step_input = start.expand(B, F)
-        if t > 0:
-            own = outputs[-1].detach() if feeding.detach_feedback else outputs[-1]
-            step_input = own if truth is None else torch.where(coins[:, t, None], truth[:, t - 1], own)
-        if conditioning is not None:
-            step_input = torch.cat([step_input, conditioning], dim=1)
-        hidden, state = lstm(step_input.unsqueeze(1), state)
-        outputs.append(projection(hidden.squeeze(1)))
-    return torch.stack(outputs, dim=1)  # T x (B, F) -> (B, T, F)
+    B, T = state[0].shape[1], window_size
+    coins = torch.zeros(T, dtype=torch.bool) if feeding.coins is None else feeding.coins
+    if coins.shape == (B, 1):
+        return _sequences_apart(weights, start_token, conditioning, state, T, truth, feeding)
+    start = start_token.expand(B, 1, -1)
+    fed = start.expand(B, T, -1) if truth is None else torch.cat([start, truth[:, :-1]], dim=1)
+    coins = coins.clone()
+    coins[..., 0] = True
+    if coins.all():
+        return truth_fed(weights, fed, conditioning, state)
+    if feeding.parallel_passes:
+        outputs = truth_fed(weights, fed, conditioning, state)
+        for _ in range(feeding.parallel_passes - 1):
+            outputs = outputs.detach() if feeding.detach_feedback else outputs
+            outputs = truth_fed(weights, _mix(fed, coins, outputs), conditioning, state)
+        return outputs
+    one_layer, shared = len(weights.layers) == 1, coins.ndim == 1
+    if not (one_layer and shared and len(segments(coins.tolist())) <= max(1.0, SEGMENTS_PER_STEP * T)):
+        return step_by_step(
+            *weights[:3],
+            fed,
+            coins,
+            conditioning,
+            state,
+            dropout=weights.dropout,
+            detach_feedback=feeding.detach_feedback,
+        )
+    if not feeding.detach_feedback:
+        return by_segments(weights, fed, coins.tolist(), conditioning, state)
+    with torch.no_grad():
+        outputs = by_segments(weights, fed, coins.tolist(), conditioning, state)
+    return truth_fed(weights, _mix(fed, coins.unsqueeze(0), outputs), conditioning, state)
+
+
+def _sequences_apart(
+    weights: Weights,
+    start_token: Tensor,
+    conditioning: Tensor | None,
+    state: State,
+    window_size: int,
+    truth: Tensor,
+    feeding: Feeding,
+) -> Tensor:
+    """Coins (B, 1): unroll the truth-fed and the free sequences apart, and put them back in their order."""
+    parts, rows = [], []
+    for kind in (True, False):
+        row = (feeding.coins[:, 0] == kind).nonzero().squeeze(1)
+        if len(row):
+            index = row.to(state[0].device, non_blocking=True)
+            parts.append(
+                unroll(
+                    weights,
+                    start_token,
+                    None if conditioning is None else conditioning[index],
+                    (state[0][:, index], state[1][:, index]),
+                    window_size,
+                    truth[index],
+                    feeding._replace(coins=torch.full((window_size,), kind)),
+                )
+            )
+            rows.append(index)
+    return torch.cat(parts)[torch.cat(rows).argsort()]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from refold.bounds import at_least, checked, within
-from refold.models.closed_loop import FREE, Feeding, check_feeding, unroll
-from refold.models.decoders.boundary import State, check_inputs, to_decoding_order, to_time_order
+from refold.models.closed_loop import FREE, Feeding, check_feeding, unroll, weights_of
+from refold.models.decoders.boundary import check_inputs, to_decoding_order, to_time_order
+from refold.models.fused import State
 
 
 class AutoregressiveDecoder(nn.Module):
@@ -66,5 +67,7 @@ class AutoregressiveDecoder(nn.Module):
         feeding = feeding or FREE
         check_feeding(feeding, truth, conditioning.shape[0], window_size)
         truth = to_decoding_order(truth, mask, self.reverse)
-        outputs = unroll(self.lstm, self.projection, self.start_token, None, state, window_size, truth, feeding)
+        outputs = unroll(
+            weights_of(self.lstm, self.projection), self.start_token, None, state, window_size, truth, feeding
+        )
         return to_time_order(outputs, mask, self.reverse)

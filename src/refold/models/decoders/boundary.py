@@ -3,8 +3,7 @@
 from torch import Tensor
 
 from refold.models.alignment import check_mask, decoding_order, inverse, take
-
-State = tuple[Tensor, Tensor]
+from refold.models.fused import State
 
 
 def check_inputs(

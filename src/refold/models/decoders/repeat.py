@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from refold.bounds import at_least, checked, within
 from refold.models.closed_loop import Feeding
-from refold.models.decoders.boundary import State, check_inputs, to_time_order
+from refold.models.decoders.boundary import check_inputs, to_time_order
+from refold.models.fused import State
 
 
 class RepeatDecoder(nn.Module):

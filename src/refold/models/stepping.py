@@ -1,0 +1,220 @@
+"""The closed loop one step at a time, for what does not fold: several layers, or coins per sequence and step.
+
+A loop over nn.LSTM spends its time in calls, copies and bookkeeping, not in products. `Stepping` is one autograd
+function over all T steps with its backward written out, so that per step only what depends on the step before is left:
+
+- everything is (size, B): the four gates of a step are then contiguous blocks, and one product [W_h W_x] [h; u] fills
+  them. Rows are ordered o, i, f, g, which puts the three sigmoids into one call, and the three gradients that follow
+  from the cell's into another;
+- backward, the factors that do not depend on gradients (o(1 - o) tanh c, ...) are computed for all steps at once,
+- and so is each weight's gradient: one product per layer after the loop.
+
+Backward overwrites what forward kept, so a second backward through the same graph is refused by torch.
+
+Legend: B windows, T bars, F features, H hidden size, L layers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from refold.models.fused import Layer, State
+
+
+class _Tape(NamedTuple):
+    """What one layer keeps of all steps. Step t reads joint[t] and cells[t] and writes h and c of t + 1."""
+
+    joint: Tensor  # (T + 1, H + I, B): h_{t-1} above the layer's input u_t
+    gates: Tensor  # (T, 4 H, B): o, i, f, g after their nonlinearity
+    cells: Tensor  # (T + 1, H, B)
+    tanh_cells: Tensor  # (T, H, B)
+
+
+def _tape(h: Tensor, c: Tensor, input_size: int, T: int) -> _Tape:
+    H, B = h.shape
+    sizes = (T + 1, H + input_size, B), (T, 4 * H, B), (T + 1, H, B), (T, H, B)
+    tape = _Tape(*(h.new_empty(size) for size in sizes))
+    tape.joint[0, :H], tape.cells[0] = h, c
+    return tape
+
+
+def _cell_steps(tape: _Tape, constant: Tensor, weight: Tensor) -> Callable[[int], Tensor]:
+    """A function of t that computes step t of one layer and returns h_t (H, B). Views are made once, here."""
+    H = tape.cells.shape[1]
+    sigmoids, cell_inputs = tape.gates[:, : 3 * H].unbind(), tape.gates[:, 3 * H :].unbind()
+    outs, ins, forgets = (tape.gates[:, n * H : (n + 1) * H].unbind() for n in range(3))
+    joints, hiddens = tape.joint.unbind(), tape.joint[1:, :H].unbind()
+    gates, cells, tanh_cells = tape.gates.unbind(), tape.cells.unbind(), tape.tanh_cells.unbind()
+
+    def step(t: int) -> Tensor:
+        torch.addmm(constant, weight, joints[t], out=gates[t])
+        sigmoids[t].sigmoid_()
+        cell_inputs[t].tanh_()
+        torch.mul(forgets[t], cells[t], out=cells[t + 1]).addcmul_(ins[t], cell_inputs[t])
+        torch.tanh(cells[t + 1], out=tanh_cells[t])
+        return torch.mul(outs[t], tanh_cells[t], out=hiddens[t])
+
+    return step
+
+
+def _local_derivatives(tape: _Tape) -> tuple[Tensor, Tensor, Tensor]:
+    """Overwrite the gates (T, 4 H, B) by the factors that turn gradients of h and c into those of the gates' sums.
+
+    Returns: factors (T, 4, H, B): the first times dh, the others times dc; dc/dh (T, H, B); dc_{t-1}/dc_t (T, H, B).
+    """
+    T, H, B = tape.tanh_cells.shape
+    factors = tape.gates.view(T, 4, H, B)
+    o, i, f, g = factors.unbind(1)
+    cell_from_hidden = o * (1 - tape.tanh_cells.square())
+    cell_from_next = f.clone()
+    cell_input = i * (1 - g.square())
+    o.mul_(1 - o).mul_(tape.tanh_cells)
+    i.mul_(1 - i).mul_(g)
+    f.mul_(1 - f).mul_(tape.cells[:-1])
+    g.copy_(cell_input)
+    return factors, cell_from_hidden, cell_from_next
+
+
+def _cell_backward_steps(tape: _Tape, weight: Tensor, d_joint: Tensor, d_c: Tensor) -> Callable[[int], None]:
+    """A function of t that takes d_joint's h part and d_c from after step t to before it, and the input's gradient too.
+
+    The gates' buffer ends up with the gradients of the gates' sums.
+    """
+    factors, from_hidden, from_next = _local_derivatives(tape)
+    d_h, weight_t = d_joint[: len(d_c)], weight.t().contiguous()
+    by_h, by_c = factors[:, 0].unbind(), factors[:, 1:].unbind()
+    gates, from_hidden, from_next = tape.gates.unbind(), from_hidden.unbind(), from_next.unbind()
+
+    def step(t: int) -> None:
+        d_c.addcmul_(d_h, from_hidden[t])
+        by_h[t].mul_(d_h)
+        by_c[t].mul_(d_c)
+        d_c.mul_(from_next[t])
+        torch.mm(weight_t, gates[t], out=d_joint)
+
+    return step
+
+
+def _over_steps(left: Tensor, right: Tensor) -> Tensor:
+    """Sum over t of left_t right_t' as one product: (T, N, B), (T, M, B) -> (N, M)."""
+    return left.transpose(0, 1).flatten(1) @ right.transpose(0, 1).flatten(1).t()
+
+
+class Stepping(torch.autograd.Function):
+    """T closed-loop steps of an LSTM of L layers and its projection. See `step_by_step` for what it computes."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        fed: Tensor,
+        coins: Tensor,
+        kept: Tensor | None,
+        h: Tensor,
+        c: Tensor,
+        w_o: Tensor,
+        b_o: Tensor,
+        detach_feedback: bool,
+        *constants_and_weights: Tensor,
+    ) -> Tensor:
+        """Args: fed: (T, F, B). coins: (T, 1, B or 1) bool. kept: (L - 1, T, H, B) factors of dropout, or None. h, c:
+        (L, H, B). w_o (F, H), b_o (F,). Then for each layer its constant (4 H, B) and its weight (4 H, H + I), rows in
+        the order o, i, f, g. Returns: outputs (T, F, B).
+        """
+        T, (L, H, _) = len(fed), h.shape
+        constants, weights = constants_and_weights[:L], constants_and_weights[L:]
+        tapes = [_tape(h[n], c[n], weights[n].shape[1] - H, T) for n in range(L)]
+        cells = [_cell_steps(*layer) for layer in zip(tapes, constants, weights, strict=True)]
+        inputs = [tape.joint[:, H:].unbind() for tape in tapes]
+        outputs = fed.new_empty(fed.shape)
+        truths, picks, bias = fed.unbind(), coins.unbind(), b_o.unsqueeze(1)
+        inputs[0][0].copy_(truths[0])
+        for t, output in enumerate(outputs.unbind()):
+            hidden = cells[0](t)
+            for n in range(1, L):
+                torch.mul(hidden, kept[n - 1, t], out=inputs[n][t]) if kept is not None else inputs[n][t].copy_(hidden)
+                hidden = cells[n](t)
+            torch.addmm(bias, w_o, hidden, out=output)
+            if t + 1 < T:
+                torch.where(picks[t + 1], truths[t + 1], output, out=inputs[0][t + 1])
+        ctx.detach_feedback = detach_feedback
+        ctx.save_for_backward(coins, kept, w_o, *weights, *(buffer for tape in tapes for buffer in tape))
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        coins, kept, w_o, *rest = ctx.saved_tensors
+        L = len(rest) // 5
+        H = w_o.shape[1]
+        weights, tapes = rest[:L], [_Tape(*rest[n : n + 4]) for n in range(L, 5 * L, 4)]
+        d_outputs, d_fed = d_outputs.clone(memory_format=torch.contiguous_format), torch.empty_like(d_outputs)
+        d_joints = [tape.joint.new_zeros(tape.joint.shape[1:]) for tape in tapes]  # (H + I, B), of the step at hand
+        d_h = [d_joint[:H] for d_joint in d_joints]
+        d_c = [torch.zeros_like(d) for d in d_h]
+        cells = [_cell_backward_steps(*layer) for layer in zip(tapes, weights, d_joints, d_c, strict=True)]
+        own, d_input = (~coins).to(d_outputs.dtype).unbind(), d_joints[0][H:]
+        for t in reversed(range(len(d_outputs))):
+            d_h[-1].addmm_(w_o.t(), d_outputs[t])
+            for n in reversed(range(L)):
+                cells[n](t)
+                if n > 0:
+                    d_h[n - 1].add_(d_joints[n][H:] if kept is None else d_joints[n][H:] * kept[n - 1, t])
+            d_fed[t] = d_input
+            if t > 0 and not ctx.detach_feedback:
+                d_outputs[t - 1].addcmul_(d_input, own[t])
+        d_state = torch.stack(d_h), torch.stack(d_c)
+        d_w_o = _over_steps(d_outputs, tapes[-1].joint[1:, :H])
+        d_constants = [tape.gates.sum(0) for tape in tapes]
+        d_weights = [_over_steps(tape.gates, tape.joint[:-1]) for tape in tapes]
+        return d_fed.mul_(coins), None, None, *d_state, d_w_o, d_outputs.sum((0, 2)), None, *d_constants, *d_weights
+
+
+def step_by_step(
+    layers: list[Layer],
+    w_o: Tensor,
+    b_o: Tensor,
+    fed: Tensor,
+    coins: Tensor,
+    conditioning: Tensor | None,
+    state: State,
+    *,
+    dropout: float,
+    detach_feedback: bool,
+) -> Tensor:
+    """Outputs (B, T, F) of T closed-loop steps: step t takes fed[:, t] where its coin is True, else the output before.
+
+    Computed in the weights' own precision, under autocast too: this many small casts would cost more than they save.
+
+    Args: layers: weights of each layer. w_o (F, H), b_o (F,): the projection. fed: (B, T, F). coins: (T,) or (B, T)
+        bool on the CPU, the first True. conditioning: (B, Z), beside each input, or None. state: (h, c), each
+        (L, B, H). dropout: probability of dropping a number between two layers. detach_feedback: no gradient flows
+        through an output that is fed back.
+    """
+    B, T, _ = fed.shape
+    H = w_o.shape[1]
+    h, c = (part.to(w_o.dtype).transpose(1, 2) for part in state)  # (L, B, H) -> (L, H, B)
+    fed = fed.to(w_o.dtype).permute(1, 2, 0)  # (B, T, F) -> (T, F, B)
+    picks = coins.expand(1 if coins.ndim == 1 else B, T).t().unsqueeze(1).contiguous()  # -> (T, 1, 1 or B)
+    picks = picks.to(fed.device, non_blocking=True)
+    with torch.autocast(fed.device.type, enabled=False):
+        constants, weights = _joined(layers, len(b_o), conditioning)
+        constants = [constant.roll(H, 0).expand(-1, B) for constant in constants]  # rows i, f, g, o -> o, i, f, g
+        weights = [weight.roll(H, 0) for weight in weights]
+        kept = None
+        if dropout > 0 and len(layers) > 1:
+            kept = torch.nn.functional.dropout(fed.new_ones(len(layers) - 1, T, H, B), dropout)
+        outputs = Stepping.apply(fed, picks, kept, h, c, w_o, b_o, detach_feedback, *constants, *weights)
+    return outputs.permute(2, 0, 1)  # (T, F, B) -> (B, T, F)
+
+
+def _joined(layers: list[Layer], F: int, conditioning: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Per layer what is added at each step, (4 H, 1 or B), and the matrix [W_h W_x] that multiplies [h; u]."""
+    constants = [(b_ih + b_hh).unsqueeze(1) for _, _, b_ih, b_hh in layers]
+    inputs = [w_ih for w_ih, _, _, _ in layers]
+    if conditioning is not None:  # the same at each step, so that its product leaves the loop
+        constants[0] = constants[0] + inputs[0][:, F:] @ conditioning.to(inputs[0].dtype).t()
+        inputs[0] = inputs[0][:, :F]
+    return constants, [torch.cat([w_hh, w_x], dim=1) for w_x, (_, w_hh, _, _) in zip(inputs, layers, strict=True)]
