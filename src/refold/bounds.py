@@ -75,12 +75,16 @@ def complaint(annotation: Any, value: Any) -> str | None:
 
 
 def checked(key: str) -> Callable[[Callable], Callable]:
-    """Decorate a constructor: a value outside its declared bounds raises a ValueError that names value, bound and key.
+    """Decorate a constructor, or a dataclass: a value outside its declared bounds raises a ValueError that names value,
+    bound and key.
 
     Args: key: config path of the object, such as "decoder"; the message speaks of `decoder.dropout`.
     """
 
     def decorate(init: Callable) -> Callable:
+        if inspect.isclass(init):
+            init.__init__ = decorate(init.__init__)
+            return init
         signature = inspect.signature(init)
 
         @functools.wraps(init)

@@ -1,0 +1,1 @@
+"""Training: schedules, losses, the LightningModule, callbacks and loggers."""

@@ -1,0 +1,66 @@
+"""The end of a run: the best weights measured beside the baselines, and everything written to result.json."""
+
+import logging
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig
+
+from refold.data import WindowDataModule
+from refold.report.figures import draw_figures
+from refold.run import write_result
+from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
+from refold.training.callbacks import Checkpoints, EpochReport
+from refold.training.module import AutoencoderModule
+
+log = logging.getLogger(__name__)
+
+
+def summarise(
+    cfg: DictConfig, run_dir: Path, trainer: L.Trainer, module: AutoencoderModule, data: WindowDataModule
+) -> dict[str, Any] | None:
+    """Measure best.ckpt on validation and test, running free; measure the baselines; draw; write result.json.
+
+    Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
+    """
+    checkpoints = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+    epochs = next(callback for callback in trainer.callbacks if isinstance(callback, EpochReport))
+    training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
+    where = {"datamodule": data, "ckpt_path": checkpoints.best, "verbose": False, "weights_only": True}
+    metrics = {**trainer.validate(module, **where)[0], **trainer.test(module, **where)[0]}
+    if not trainer.is_global_zero:
+        return None
+    result = {
+        "run": cfg.run.id,
+        "metrics": metrics,
+        "baselines": measure_baselines(module.autoencoder.code_size, cfg.seed, data),
+        **training,
+        "code_size": module.autoencoder.code_size,
+        "parameters": sum(weights.numel() for weights in module.parameters()),
+        "windows_per_s": median(epochs.rates) if epochs.rates else None,
+        "processes": trainer.world_size,
+        "accelerator": cfg.trainer.accelerator,
+        "strategy": cfg.trainer.strategy,
+        "precision": str(trainer.precision),
+        "global_batch_size": data.batch_size * cfg.trainer.accumulate_grad_batches,
+        "data_fingerprint": data.fingerprint,
+    }
+    draw_figures(run_dir, module, data)
+    log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    write_result(run_dir, result)
+    return result
+
+
+def measure_baselines(code_size: int, seed: int, data: WindowDataModule) -> dict[str, dict[str, float]]:
+    """Validation and test errors of PCA with as many components as the code has numbers, and of the training mean."""
+    baselines = {"pca": PCA(code_size, seed), "mean": TrainingMean()}
+    measured: dict[str, dict[str, float]] = {}
+    for name, baseline in baselines.items():
+        baseline.fit(data.train_windows)
+        measured[name] = {}
+        for split, windows in (("val", data.val_windows), ("test", data.test_windows)):
+            error = reconstruction_error(baseline, windows)
+            measured[name] |= {f"{split}/{quantity}": value for quantity, value in error.items()}
+    return measured

@@ -1,0 +1,37 @@
+"""The table that a run ends with."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_summary(result: dict[str, Any], run_dir: Path) -> None:
+    """Print the errors of the model and of the baselines, the speed, and where to look."""
+    columns = ["val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2"]
+    table = Table(title=f"{result['run']}: reconstruction running free, in training standard deviations")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name.replace("reconstruction_", ""), justify="right")
+    rows = {
+        "LSTM autoencoder": result["metrics"],
+        f"PCA, {result['code_size']} components": result["baselines"]["pca"],
+        "training mean": result["baselines"]["mean"],
+    }
+    for name, metrics in rows.items():
+        table.add_row(name, *(f"{metrics[column]:.4f}" for column in columns))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    if result["windows_per_s"]:
+        console.print(f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights")
+    directory = _short(run_dir)
+    console.print(f"run directory: {directory}")
+    if (run_dir / "wandb").is_dir():
+        console.print(f"look at it:    wandb leet {directory}/wandb   (curves in the terminal), {directory}/figures/")
+    else:
+        console.print(f"look at it:    {directory}/figures/")
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

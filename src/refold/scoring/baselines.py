@@ -1,0 +1,84 @@
+"""What a reconstruction has to beat: the same number of principal components, and the mean."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from refold.data import Windows
+from refold.training.metrics import ReconstructionError
+
+_BATCH = 4096
+_LARGEST_EXACT = 4096  # T * F up to which the covariance matrix is formed and decomposed exactly
+
+
+class PCA:
+    """Principal components of flattened training windows, in float64.
+
+    Up to T * F = 4096 they are exact, from the covariance; beyond that from a randomised decomposition (Halko et al.
+    2011) of at most 20,000 windows.
+
+    Args: num_components: as many numbers as the code has; never more than T * F or than there are training windows.
+        seed: of the randomised decomposition.
+    """
+
+    def __init__(self, num_components: int, seed: int):
+        self.num_components = num_components
+        self.seed = seed
+
+    def fit(self, train_windows: Windows) -> "PCA":
+        """Learn mean and components from the training windows."""
+        T, F = train_windows.gather(torch.zeros(1, dtype=torch.int64)).shape[1:]
+        size, count = T * F, len(train_windows)
+        kept = min(self.num_components, size, count)
+        total = torch.zeros(size, dtype=torch.float64)
+        for windows in batches(train_windows):
+            total += windows.flatten(1).double().sum(0)
+        self.mean = total / count
+        if size <= _LARGEST_EXACT:
+            covariance = torch.zeros(size, size, dtype=torch.float64)
+            for windows in batches(train_windows):
+                centred = windows.flatten(1).double() - self.mean
+                covariance += centred.T @ centred
+            self.components = torch.linalg.eigh(covariance).eigenvectors[:, -kept:]  # (T F, Z), eigenvalues ascend
+        else:
+            chosen = torch.linspace(0, count - 1, min(count, 20_000)).long()
+            centred = train_windows.gather(chosen).flatten(1).double() - self.mean
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.components = torch.pca_lowrank(centred, q=min(kept, len(chosen)), center=False)[2]
+        return self
+
+    def reconstruct(self, windows: Tensor) -> Tensor:
+        """(B, T, F) -> (B, T, F)."""
+        centred = windows.flatten(1).double() - self.mean
+        return (centred @ self.components @ self.components.T + self.mean).view_as(windows)
+
+
+class TrainingMean:
+    """Predicts, for each feature, its mean over the training windows: what a model without a code would do."""
+
+    def fit(self, train_windows: Windows) -> "TrainingMean":
+        """Learn the mean from the training windows."""
+        sums = [windows.double().sum(dim=(0, 1)) for windows in batches(train_windows)]
+        self.mean = torch.stack(sums).sum(0) / (len(train_windows) * train_windows.window_size)
+        return self
+
+    def reconstruct(self, windows: Tensor) -> Tensor:
+        """(B, T, F) -> (B, T, F)."""
+        return self.mean.expand_as(windows)
+
+
+def batches(windows: Windows) -> Iterator[Tensor]:
+    """All windows in order, (B, T, F) at a time, on the CPU."""
+    for start in range(0, len(windows), _BATCH):
+        yield windows.gather(torch.arange(start, min(start + _BATCH, len(windows)))).cpu()
+
+
+def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict[str, float]:
+    """The error of a fitted baseline on windows, by the metric that models are measured with."""
+    error = None
+    for batch in batches(windows):
+        error = error or ReconstructionError(batch.shape[2])
+        error.update(baseline.reconstruct(batch), batch, None)
+    return {name: float(value) for name, value in error.compute().items()}

@@ -1,0 +1,187 @@
+"""What happens around the training loop: checkpoints, a clean stop on a signal, one line per epoch."""
+
+import logging
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from refold.bounds import at_least, checked, more_than
+
+log = logging.getLogger(__name__)
+
+Monitor = Literal["val/reconstruction_mse", "val/reconstruction_mae"]
+"""Logged names of which the smallest value is the best."""
+
+SIGNAL_CHECK_STEPS = 16
+"""On several processes a stop is agreed on every so many batches; on one it is seen at once."""
+
+
+class Interrupted(BaseException):
+    """Training stopped on ctrl-C or SIGTERM, after the checkpoint was written.
+
+    A BaseException, so that no `except Exception` on the way takes it for a failure.
+    """
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it: at any moment the file is a whole one, old or new."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `best.ckpt` and `last.ckpt`: after each epoch, and in between after so many minutes.
+
+    Args:
+        directory: where the two files lie.
+        monitor: logged name whose smallest value is the best.
+        every_minutes: longest time between two writes of `last.ckpt`; a killed run loses no more than that.
+    """
+
+    @checked("checkpoint")
+    def __init__(self, directory: Path, *, monitor: Monitor, every_minutes: Annotated[float, more_than(0)]):
+        self.best = directory / "best.ckpt"
+        self.last = directory / "last.ckpt"
+        self.monitor = monitor
+        self.every_seconds = 60 * every_minutes
+        self.best_value = math.inf
+        self.last_written = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best_value": self.best_value}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.best_value = state_dict["best_value"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.last_written = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        due = time.monotonic() - self.last_written > self.every_seconds
+        if trainer.world_size > 1:  # clocks differ: the first process decides
+            due = trainer.strategy.broadcast(due)
+        if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # else the end of the epoch writes
+            self.write_last(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fast_dev_run:
+            return
+        value = float(trainer.callback_metrics.get(self.monitor, math.inf))
+        if value < self.best_value:
+            self.best_value = value
+            trainer.save_checkpoint(self.best)
+        self.write_last(trainer)
+
+    def write_last(self, trainer: L.Trainer) -> None:
+        """Write `last.ckpt` from the present state; called on every process."""
+        trainer.save_checkpoint(self.last)
+        self.last_written = time.monotonic()
+
+
+class StopOnSignal(L.Callback):
+    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, and raise `Interrupted`. A second signal stops at once.
+
+    Args: checkpoints: writes the checkpoint.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+        self.received: int | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.handlers[number] = signal.signal(number, self._receive)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return  # validation and the end of the epoch come first; their checkpoint is written anyway
+        if trainer.world_size > 1 and (batch_idx + 1) % SIGNAL_CHECK_STEPS:
+            return
+        if self._agreed(trainer):
+            self.checkpoints.write_last(trainer)
+            self._stop()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._agreed(trainer):
+            self._stop()  # this callback comes after Checkpoints, which has just written
+
+    def _agreed(self, trainer: L.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+
+    def _stop(self) -> None:
+        raise Interrupted(signal.Signals(self.received or signal.SIGINT).name)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
+
+
+class EpochReport(L.Callback):
+    """Measures `perf/windows_per_s` of training, without validation, and writes one log line per epoch."""
+
+    def __init__(self) -> None:
+        self.windows = 0
+        self.seconds = 0.0
+        self.started = 0.0
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.strategy.root_device.type == "cuda" and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            torch.cuda.synchronize()  # kernels of the whole epoch are queued: wait once, where the epoch ends
+        self.seconds += time.perf_counter() - self.started
+        self.windows += batch.windows.shape[0] * trainer.world_size
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.rates.append(self.windows / self.seconds)
+        pl_module.log("perf/windows_per_s", self.rates[-1], rank_zero_only=True)
+        self.windows, self.seconds = 0, 0.0
+        metrics = trainer.callback_metrics
+        log.info(
+            "epoch %d/%s  train/loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  %.0f windows/s",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            metrics.get("train/loss", math.nan),
+            metrics.get("val/reconstruction_mse", math.nan),
+            metrics.get("val/r2", math.nan),
+            metrics.get("train/teacher_forcing_ratio", math.nan),
+            self.rates[-1],
+        )
+
+
+@checked("early_stopping")
+def early_stopping(*, monitor: Monitor, patience: Annotated[int, at_least(1)] | None) -> list[L.Callback]:
+    """Stop when `monitor` has not improved for `patience` validations; no callback at all if patience is None."""
+    return [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="min")]

@@ -1,0 +1,139 @@
+"""Where the numbers of a run go: always into its metrics.csv, and into W&B or TensorBoard by choice."""
+
+import csv
+import logging
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from refold.bounds import checked
+
+log = logging.getLogger(__name__)
+
+
+ONLINE_TIMEOUT_S = 30
+"""Seconds to wait for the W&B server before logging offline."""
+
+
+class MetricsFile(Logger):
+    """One row per logged step in a CSV file, columns in order of first appearance, written as the run goes.
+
+    A resumed run goes on in the same file: what it is about to repeat is dropped first. (Lightning's own CSV logger
+    deletes the file that it finds.)
+
+    Args: path: of the file; its folder exists.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.columns = ["epoch", "step"]
+        self.rows: list[dict[str, Any]] | None = None  # not read yet
+
+    name = version = None  # the run directory says both
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.rows is None:
+            self._open(before_step=step or 0)
+        row = {"step": step, **metrics}
+        self.rows.append(row)
+        new_columns = [name for name in row if name not in self.columns]
+        if new_columns:
+            self.columns += new_columns
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+
+    def _open(self, before_step: int) -> None:
+        self.rows = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self.columns = list(reader.fieldnames or self.columns)
+                self.rows = [row for row in reader if row["step"] and int(row["step"]) < before_step]
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(partial, self.path)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Settings stand in resolved.yaml, beside this file."""
+
+
+def no_logger(*, run_dir: Path, run_id: str, settings: dict[str, Any], group: str | None) -> None:
+    """metrics.csv alone, which every run writes."""
+
+
+@checked("logger")
+def tensorboard_logger(*, run_dir: Path, run_id: str, settings: dict[str, Any], group: str | None) -> TensorBoardLogger:
+    """Event files in the run directory; `tensorboard --logdir outputs` compares runs."""
+    return TensorBoardLogger(run_dir, name="tensorboard", version="")
+
+
+@checked("logger")
+def wandb_logger(
+    *,
+    project: str,
+    entity: str | None,
+    mode: Literal["auto", "online", "offline"],
+    tags: list[str],
+    notes: str | None,
+    run_dir: Path,
+    run_id: str,
+    settings: dict[str, Any],
+    group: str | None,
+) -> WandbLogger:
+    """A Weights & Biases run under the run's own id; offline where there is no key, and never a prompt.
+
+    Args:
+        project, entity, tags, notes: as W&B calls them.
+        mode: `auto` is online with a key and offline without one.
+        run_dir: offline files go to its folder `wandb`.
+        run_id: id and name of the W&B run; a resumed run finds its own.
+        settings: what the run page shows: the nested, resolved config, the chosen options and the overrides.
+        group: name of the sweep that the run is part of.
+    """
+    page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
+    fixed = {"name": run_id, "id": run_id, "save_dir": run_dir, **page}
+    quiet = {"silent": True, "init_timeout": ONLINE_TIMEOUT_S}  # what matters of W&B's own lines is logged here
+    mode = os.environ.get("WANDB_MODE", "online") if mode == "auto" else mode
+    if mode == "online":
+        # asked beforehand, because wandb.init without a key prompts on a terminal
+        reason = None if wandb.login(prompt=False, verify=False) else "no API key, see `wandb login`"
+        if not reason:
+            try:
+                logger = _started(WandbLogger(**fixed, mode="online", settings=quiet))
+                log.info("W&B: %s", logger.experiment.url)
+                return logger
+            except (wandb.Error, OSError) as error:  # a wrong key, no network, no such entity
+                reason = str(error).splitlines()[0]
+        log.info("W&B: offline (%s); upload later with `wandb sync %s/wandb/offline-run-*`", reason, run_dir)
+    return _started(WandbLogger(**fixed, mode="offline", offline=True, settings=quiet))
+
+
+def finish_loggers(status: int) -> None:
+    """End the W&B run of this process, if there is one; without it the next job of a sweep would log into this one."""
+    if wandb.run is not None:
+        wandb.finish(exit_code=status)
+
+
+def _started(logger: WandbLogger) -> WandbLogger:
+    """The logger with its run started, on the first process, so that its mistakes show before the training."""
+    if rank_zero_only.rank == 0:
+        run = logger.experiment
+        run.define_metric("val/reconstruction_mse", step_metric="trainer/global_step", summary="min")
+        run.define_metric("val/r2", step_metric="trainer/global_step", summary="max")
+    return logger

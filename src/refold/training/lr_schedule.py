@@ -1,0 +1,39 @@
+"""Learning-rate schedules: the factor on `optimizer.lr` as a pure function of how much of the training is done."""
+
+import math
+from typing import Annotated
+
+from refold.bounds import checked, within
+
+
+class ConstantRate:
+    """The learning rate stays as it is."""
+
+    def __call__(self, done: float) -> float:
+        return 1.0
+
+
+class WarmupCosine:
+    """Linear rise over the first part of the training, then half a cosine wave down (Loshchilov & Hutter 2017).
+
+    Args:
+        warmup_fraction: part of all optimizer steps over which the rate rises from 0, in [0, 1).
+        final_ratio: learning rate at the end, as a share of `optimizer.lr`, in [0, 1].
+    """
+
+    @checked("lr_schedule")
+    def __init__(
+        self,
+        *,
+        warmup_fraction: Annotated[float, within(0, 1, open_end=True)],
+        final_ratio: Annotated[float, within(0, 1)],
+    ):
+        self.warmup_fraction = warmup_fraction
+        self.final_ratio = final_ratio
+
+    def __call__(self, done: float) -> float:
+        """Args: done: share of the training that lies behind, in [0, 1]. Returns: factor on the learning rate."""
+        if done < self.warmup_fraction:
+            return done / self.warmup_fraction
+        after_warmup = (min(done, 1.0) - self.warmup_fraction) / (1 - self.warmup_fraction)
+        return self.final_ratio + (1 - self.final_ratio) * (1 + math.cos(math.pi * after_warmup)) / 2

@@ -1,0 +1,48 @@
+"""Reconstruction error as one metric that is exact over batches, masks and processes."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class ReconstructionError(Metric):
+    """Mean squared error, mean absolute error and R2 of reconstructions, over all present bars seen so far.
+
+    Sums are kept per feature in float64 and added over processes, so that neither the size of the last batch nor the
+    number of processes changes the result. R2 = 1 - sum of squared errors / sum of squared deviations from the mean of
+    the windows seen; both sums run over all features, so predicting that mean scores 0.
+
+    Args: num_features: F.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        for name in ("squared_error", "absolute_error", "total", "total_of_squares"):
+            self.add_state(name, torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("bars", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, reconstruction: Tensor, windows: Tensor, mask: Tensor | None) -> None:
+        """Args: reconstruction, windows: (B, T, F), in the same units. mask: (B, T), True where a bar is present."""
+        error, windows = (reconstruction - windows).double(), windows.double()
+        if mask is None:
+            present = torch.ones((), dtype=torch.float64, device=windows.device)
+            self.bars += windows.shape[0] * windows.shape[1]
+        else:
+            present = mask.unsqueeze(-1).double()  # (B, T, 1)
+            self.bars += present.sum()
+        self.squared_error += (error.square() * present).sum(dim=(0, 1))
+        self.absolute_error += (error.abs() * present).sum(dim=(0, 1))
+        self.total += (windows * present).sum(dim=(0, 1))
+        self.total_of_squares += (windows.square() * present).sum(dim=(0, 1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Returns: reconstruction_mse and reconstruction_mae, in squared and in plain units of the windows, and r2."""
+        values = self.bars * len(self.total)
+        deviation = self.total_of_squares - self.total.square() / self.bars
+        return {
+            "reconstruction_mse": self.squared_error.sum() / values,
+            "reconstruction_mae": self.absolute_error.sum() / values,
+            "r2": 1 - self.squared_error.sum() / deviation.sum(),
+        }

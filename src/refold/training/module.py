@@ -1,0 +1,97 @@
+"""The LightningModule: an autoencoder, what it is trained to do, and what is reported of it."""
+
+from collections.abc import Callable, Iterable
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from refold.data import Batch
+from refold.models import Autoencoder
+from refold.training.losses import mean_over_present
+from refold.training.metrics import ReconstructionError
+from refold.training.seeds import derive
+from refold.training.teacher_forcing import TeacherForcing
+
+
+class AutoencoderModule(L.LightningModule):
+    """Trains an autoencoder to reconstruct its windows; validates and tests it running free.
+
+    Every random number of a training step depends on (seed, epoch, batch, process) or on (seed, optimizer step) alone,
+    so a resumed run repeats what an uninterrupted one would have done.
+
+    Args:
+        autoencoder: the model, in plain torch.
+        num_features: F.
+        loss: (reconstruction, windows) -> loss per value, (B, T, F).
+        teacher_forcing: which bars of a training batch are fed the truth.
+        optimizer: parameters -> optimizer.
+        lr_schedule: share of the training done, in [0, 1] -> factor on the learning rate.
+        seed: of everything that is drawn during training.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        *,
+        num_features: int,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        teacher_forcing: TeacherForcing,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
+        lr_schedule: Callable[[float], float],
+        seed: int,
+    ):
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.loss = loss
+        self.teacher_forcing = teacher_forcing
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.seed = seed
+        self.val_error = ReconstructionError(num_features)
+        self.test_error = ReconstructionError(num_features)
+
+    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Reconstruct windows, running free. windows: (B, T, F), scaled; mask: (B, T) -> (B, T, F)."""
+        return self.autoencoder(windows, mask)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout draws from the global generator: seeding it here makes it a function of the position alone.
+        torch.manual_seed(derive(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        B, T, _ = batch.windows.shape
+        feeding = self.teacher_forcing.feeding(self.global_step, batch_size=B, window_size=T)
+        reconstruction = self.autoencoder(batch.windows, batch.mask, feeding)
+        # The weight makes the mean over processes the mean over the whole batch, also when their shares are unequal.
+        loss = mean_over_present(self.loss(reconstruction, batch.windows), batch.mask) * batch.weight
+        self.log("train/loss", loss, on_step=True, sync_dist=True)
+        self.log("train/teacher_forcing_ratio", self.teacher_forcing.ratio(self.global_step), rank_zero_only=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], rank_zero_only=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.val_error.update(self(batch.windows, batch.mask), batch.windows, batch.mask)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val", self.val_error)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.test_error.update(self(batch.windows, batch.mask), batch.windows, batch.mask)
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test", self.test_error)
+
+    def _report(self, split: str, error: ReconstructionError) -> None:
+        self.log_dict({f"{split}/{name}": value.float() for name, value in error.compute().items()}, sync_dist=False)
+        error.reset()
+
+    def configure_optimizers(self) -> dict:
+        optimizer = self.optimizer(self.parameters())
+        total_steps = self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            return self.lr_schedule(step / total_steps)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,158 @@
+"""Scheduled teacher forcing: how often, at an optimizer step, the decoder is fed the truth instead of its own output.
+
+A schedule is a pure function of the optimizer step, so a resumed run goes on where it was. A coin turns its probability
+into a decision; coins are drawn from a generator seeded by (seed, step), so they are the same on every process and in
+every repetition. Validation, test and scoring never use any of this: they run free.
+
+Source: Bengio et al. 2015 (arXiv 1506.03099), section 2.4, for linear, exponential and inverse sigmoid decay.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import torch
+
+from refold.bounds import at_least, checked, more_than, within
+from refold.models import Feeding
+from refold.training.seeds import generator
+
+Ratio = Annotated[float, within(0, 1)]
+
+
+class Schedule(Protocol):
+    """The probability of feeding the truth, in [0, 1], as a pure function of the optimizer step."""
+
+    def __call__(self, step: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class FreeRunning:
+    """Never the truth: the decoder learns under the conditions in which it is used."""
+
+    def __call__(self, step: int) -> float:
+        return 0.0
+
+
+@checked("teacher_forcing.schedule")
+@dataclass(frozen=True)
+class Constant:
+    """The same ratio at each step; 1 is classic teacher forcing."""
+
+    ratio: Ratio
+
+    def __call__(self, step: int) -> float:
+        return self.ratio
+
+
+@checked("teacher_forcing.schedule")
+@dataclass(frozen=True)
+class Linear:
+    """A straight line from `start` to `end` over `steps` optimizer steps, then `end`."""
+
+    start: Ratio
+    end: Ratio
+    steps: Annotated[int, at_least(1)]
+
+    def __call__(self, step: int) -> float:
+        done = min(step / self.steps, 1.0)
+        return self.start + (self.end - self.start) * done
+
+
+@checked("teacher_forcing.schedule")
+@dataclass(frozen=True)
+class Exponential:
+    """k^step with k = 2^(-1 / half_life_steps): from 1, halved every `half_life_steps` optimizer steps."""
+
+    half_life_steps: Annotated[float, more_than(0)]
+
+    def __call__(self, step: int) -> float:
+        return 0.5 ** (step / self.half_life_steps)
+
+
+@checked("teacher_forcing.schedule")
+@dataclass(frozen=True)
+class InverseSigmoid:
+    """k / (k + exp(step / k)): near 1 at first, 0.5 at `half_life_steps`, then towards 0.
+
+    It starts at k / (k + 1) and passes 0.5 where step = k ln k, so k solves k ln k = half_life_steps.
+    """
+
+    half_life_steps: Annotated[float, more_than(0)]
+
+    @property
+    def k(self) -> float:
+        log_k = math.log1p(self.half_life_steps)  # of k ln k = S: with w = ln k it reads w exp(w) = S
+        for _ in range(50):  # Newton; w exp(w) is convex for w > 0 and the start lies above the root
+            exp_k = math.exp(log_k)
+            log_k -= (log_k * exp_k - self.half_life_steps) / (exp_k * (log_k + 1))
+        return math.exp(log_k)
+
+    def __call__(self, step: int) -> float:
+        k = self.k
+        exponent = step / k - math.log(k)  # 1 / (1 + exp(step / k) / k), written so that exp cannot overflow
+        return 1 / (1 + math.exp(exponent)) if exponent < 700 else 0.0
+
+
+@checked("teacher_forcing.schedule")
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine wave from `start` to `end` over `steps` optimizer steps, then `end`."""
+
+    start: Ratio
+    end: Ratio
+    steps: Annotated[int, at_least(1)]
+
+    def __call__(self, step: int) -> float:
+        done = min(step / self.steps, 1.0)
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
+
+
+class TeacherForcing:
+    """A schedule, and the coin that turns its ratio into a decision at each bar.
+
+    Args:
+        schedule: optimizer step -> probability of feeding the truth.
+        coin: what one toss decides. `step`: a bar, for the whole batch. `sequence_step`: a bar of one window (Bengio et
+            al. 2015). `sequence`: a whole window. `prefix`: no toss; the truth for the first round(ratio * T) bars.
+        detach_feedback: True stops the gradient at the fed-back output.
+        parallel_passes: 0 is exact. From 2 on, coins per window and bar run as that many fused passes in place of the
+            loop over bars; an approximation (Mihaylova & Martins 2019, arXiv 1906.07651).
+        seed: coins depend on it and on the optimizer step alone.
+    """
+
+    @checked("teacher_forcing")
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        coin: Literal["step", "sequence_step", "sequence", "prefix"],
+        detach_feedback: bool,
+        parallel_passes: Annotated[int, at_least(0)],
+        seed: int,
+    ):
+        self.schedule = schedule
+        self.coin = coin
+        self.detach_feedback = detach_feedback
+        self.parallel_passes = parallel_passes
+        self.seed = seed
+
+    def ratio(self, step: int) -> float:
+        """Probability of feeding the truth at an optimizer step, in [0, 1]."""
+        return self.schedule(step)
+
+    def feeding(self, step: int, *, batch_size: int, window_size: int) -> Feeding:
+        """The decision for each bar of a batch at an optimizer step.
+
+        Returns: coins of shape (T,), (B, 1) or (B, T) on the CPU, or None where every bar runs free.
+        """
+        ratio = self.ratio(step)
+        if ratio == 0:
+            return Feeding(None, self.detach_feedback, self.parallel_passes)
+        if self.coin == "prefix":
+            coins = torch.arange(window_size) < round(ratio * window_size)
+        else:
+            shape = {"step": (window_size,), "sequence": (batch_size, 1), "sequence_step": (batch_size, window_size)}
+            tosses = torch.rand(shape[self.coin], generator=generator(self.seed, "coins", step))
+            coins = tosses < ratio
+        return Feeding(coins, self.detach_feedback, self.parallel_passes)
