@@ -93,7 +93,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
 
 def command_line() -> int:
     """Run the command line; a user's mistake ends in its message alone. Returns: exit status."""
-    warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+    for category in (UserWarning, FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module="lightning")
     if sys.argv[1:2] == ["--job"]:
         action = lambda: launch.work(Path(sys.argv[2]), train)  # noqa: E731
     else:

@@ -107,33 +107,38 @@ def wandb_logger(
         group: name of the sweep that the run is part of.
     """
     page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
-    fixed = {"name": run_id, "id": run_id, "save_dir": run_dir, **page}
-    quiet = {"silent": True, "init_timeout": ONLINE_TIMEOUT_S}  # what matters of W&B's own lines is logged here
+    page |= {"name": run_id, "id": run_id, "dir": run_dir, "resume": "allow"}
+    return WandbLogger(project=project, save_dir=run_dir, id=run_id, experiment=_start_run(mode, page))
+
+
+@rank_zero_only
+def _start_run(mode: str, page: dict[str, Any]) -> wandb.Run:
+    """The W&B run, started now, on the first process, so that its mistakes show before the training."""
+    quiet = wandb.Settings(silent=True, init_timeout=ONLINE_TIMEOUT_S)  # what matters of W&B's own lines is logged here
+    run, reason = None, None
     mode = os.environ.get("WANDB_MODE", "online") if mode == "auto" else mode
     if mode == "online":
         # asked beforehand, because wandb.init without a key prompts on a terminal
-        reason = None if wandb.login(prompt=False, verify=False) else "no API key, see `wandb login`"
-        if not reason:
+        if wandb.login(prompt=False, verify=False):
             try:
-                logger = _started(WandbLogger(**fixed, mode="online", settings=quiet))
-                log.info("W&B: %s", logger.experiment.url)
-                return logger
+                run = wandb.init(**page, mode="online", settings=quiet)
+                log.info("W&B: %s", run.url)
             except (wandb.Error, OSError) as error:  # a wrong key, no network, no such entity
                 reason = str(error).splitlines()[0]
-        log.info("W&B: offline (%s); upload later with `wandb sync %s/wandb/offline-run-*`", reason, run_dir)
-    return _started(WandbLogger(**fixed, mode="offline", offline=True, settings=quiet))
+        else:
+            reason = "no API key, see `wandb login`"
+    if run is None:
+        run = wandb.init(**page, mode="offline", settings=quiet)
+        why = f" ({reason})" if reason else ""
+        log.info("W&B: offline%s; upload later with `wandb sync %s/wandb/offline-run-*`", why, page["dir"])
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    run.define_metric("val/reconstruction_mse", step_metric="trainer/global_step", summary="min")
+    run.define_metric("val/r2", step_metric="trainer/global_step", summary="max")
+    return run
 
 
 def finish_loggers(status: int) -> None:
     """End the W&B run of this process, if there is one; without it the next job of a sweep would log into this one."""
     if wandb.run is not None:
         wandb.finish(exit_code=status)
-
-
-def _started(logger: WandbLogger) -> WandbLogger:
-    """The logger with its run started, on the first process, so that its mistakes show before the training."""
-    if rank_zero_only.rank == 0:
-        run = logger.experiment
-        run.define_metric("val/reconstruction_mse", step_metric="trainer/global_step", summary="min")
-        run.define_metric("val/r2", step_metric="trainer/global_step", summary="max")
-    return logger
