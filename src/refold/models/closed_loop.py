@@ -163,7 +163,7 @@ def _mix(fed: Tensor, coins: Tensor, outputs: Tensor) -> Tensor:
     return torch.where(coins.unsqueeze(2).to(fed.device, non_blocking=True), fed, before)
 
 
-SEGMENTS_PER_STEP = 0.2  # more segments than this share of the steps: stepping is faster (docs/benchmarks.md)
+SEGMENTS_PER_STEP = 0.2  # where segments are shorter than 5 steps on average, stepping is faster (docs/benchmarks.md)
 
 
 def unroll(
@@ -175,44 +175,45 @@ def unroll(
     truth: Tensor | None,
     feeding: Feeding,
 ) -> Tensor:
-    """Decode T steps in a closed loop by the fastest exact way that the coins allow.
+    """Decode T steps in a closed loop, each by the fastest exact way that the coins allow.
 
     Args: start_token: (F,) input of step 0. conditioning: (B, Z) beside each input, or None. state: (h, c), each
         (L, B, H). window_size: T. truth: (B, T, F) in the order of decoding, None without coins. feeding: checked.
     Returns: outputs (B, T, F) in the order of decoding.
     """
     B, T = state[0].shape[1], window_size
-    coins = torch.zeros(T, dtype=torch.bool) if feeding.coins is None else feeding.coins
+    coins = torch.zeros(T, dtype=torch.bool) if feeding.coins is None else feeding.coins.clone()
     if coins.shape == (B, 1):
         return _sequences_apart(weights, start_token, conditioning, state, T, truth, feeding)
+    coins[..., 0] = True
     start = start_token.expand(B, 1, -1)
     fed = start.expand(B, T, -1) if truth is None else torch.cat([start, truth[:, :-1]], dim=1)
-    coins = coins.clone()
-    coins[..., 0] = True
     if coins.all():
         return truth_fed(weights, fed, conditioning, state)
     if feeding.parallel_passes:
-        outputs = truth_fed(weights, fed, conditioning, state)
-        for _ in range(feeding.parallel_passes - 1):
-            outputs = outputs.detach() if feeding.detach_feedback else outputs
-            outputs = truth_fed(weights, _mix(fed, coins, outputs), conditioning, state)
-        return outputs
-    one_layer, shared = len(weights.layers) == 1, coins.ndim == 1
-    if not (one_layer and shared and len(segments(coins.tolist())) <= max(1.0, SEGMENTS_PER_STEP * T)):
+        return _in_parallel(weights, fed, coins, conditioning, state, feeding)
+    detach, shared = feeding.detach_feedback and torch.is_grad_enabled(), coins.ndim == 1
+    folds = shared and len(weights.layers) == 1
+    if not folds or len(segments(coins.tolist())) > max(2.0, SEGMENTS_PER_STEP * T):
         return step_by_step(
-            *weights[:3],
-            fed,
-            coins,
-            conditioning,
-            state,
-            dropout=weights.dropout,
-            detach_feedback=feeding.detach_feedback,
+            *weights[:3], fed, coins, conditioning, state, dropout=weights.dropout, detach_feedback=detach
         )
-    if not feeding.detach_feedback:
-        return by_segments(weights, fed, coins.tolist(), conditioning, state)
-    with torch.no_grad():
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
         outputs = by_segments(weights, fed, coins.tolist(), conditioning, state)
-    return truth_fed(weights, _mix(fed, coins.unsqueeze(0), outputs), conditioning, state)
+    if detach:
+        return truth_fed(weights, _mix(fed, coins.unsqueeze(0), outputs), conditioning, state)
+    return outputs
+
+
+def _in_parallel(
+    weights: Weights, fed: Tensor, coins: Tensor, conditioning: Tensor | None, state: State, feeding: Feeding
+) -> Tensor:
+    """The approximation that `Feeding.parallel_passes` describes. fed: (B, T, F), coins: (B, T). Returns (B, T, F)."""
+    outputs = truth_fed(weights, fed, conditioning, state)
+    for _ in range(feeding.parallel_passes - 1):
+        own = outputs.detach() if feeding.detach_feedback else outputs
+        outputs = truth_fed(weights, _mix(fed, coins, own), conditioning, state)
+    return outputs
 
 
 def _sequences_apart(

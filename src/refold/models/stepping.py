@@ -9,8 +9,6 @@ function over all T steps with its backward written out, so that per step only w
 - backward, the factors that do not depend on gradients (o(1 - o) tanh c, ...) are computed for all steps at once,
 - and so is each weight's gradient: one product per layer after the loop.
 
-Backward overwrites what forward kept, so a second backward through the same graph is refused by torch.
-
 Legend: B windows, T bars, F features, H hidden size, L layers.
 """
 
@@ -61,32 +59,32 @@ def _cell_steps(tape: _Tape, constant: Tensor, weight: Tensor) -> Callable[[int]
 
 
 def _local_derivatives(tape: _Tape) -> tuple[Tensor, Tensor, Tensor]:
-    """Overwrite the gates (T, 4 H, B) by the factors that turn gradients of h and c into those of the gates' sums.
+    """What turns gradients of h and c into those of the gates' sums, for all steps at once.
 
-    Returns: factors (T, 4, H, B): the first times dh, the others times dc; dc/dh (T, H, B); dc_{t-1}/dc_t (T, H, B).
+    Returns: factors (T, 4, H, B), the first times dh, the others times dc; dc/dh (T, H, B); dc_{t-1}/dc_t (T, H, B).
     """
     T, H, B = tape.tanh_cells.shape
-    factors = tape.gates.view(T, 4, H, B)
-    o, i, f, g = factors.unbind(1)
-    cell_from_hidden = o * (1 - tape.tanh_cells.square())
-    cell_from_next = f.clone()
-    cell_input = i * (1 - g.square())
-    o.mul_(1 - o).mul_(tape.tanh_cells)
-    i.mul_(1 - i).mul_(g)
-    f.mul_(1 - f).mul_(tape.cells[:-1])
-    g.copy_(cell_input)
-    return factors, cell_from_hidden, cell_from_next
+    o, i, f, g = tape.gates.view(T, 4, H, B).unbind(1)
+    factors = o.new_empty(T, 4, H, B)
+    torch.mul(o * (1 - o), tape.tanh_cells, out=factors[:, 0])
+    torch.mul(i * (1 - i), g, out=factors[:, 1])
+    torch.mul(f * (1 - f), tape.cells[:-1], out=factors[:, 2])
+    torch.mul(i, 1 - g.square(), out=factors[:, 3])
+    return factors, o * (1 - tape.tanh_cells.square()), f
 
 
-def _cell_backward_steps(tape: _Tape, weight: Tensor, d_joint: Tensor, d_c: Tensor) -> Callable[[int], None]:
+def _cell_backward_steps(
+    tape: _Tape, weight: Tensor, d_joint: Tensor, d_c: Tensor
+) -> tuple[Callable[[int], None], Tensor]:
     """A function of t that takes d_joint's h part and d_c from after step t to before it, and the input's gradient too.
 
-    The gates' buffer ends up with the gradients of the gates' sums.
+    It leaves the gradients of the gates' sums in the tensor (T, 4 H, B) that is returned beside it.
     """
     factors, from_hidden, from_next = _local_derivatives(tape)
+    d_gates = factors.flatten(1, 2)  # a view
     d_h, weight_t = d_joint[: len(d_c)], weight.t().contiguous()
     by_h, by_c = factors[:, 0].unbind(), factors[:, 1:].unbind()
-    gates, from_hidden, from_next = tape.gates.unbind(), from_hidden.unbind(), from_next.unbind()
+    gates, from_hidden, from_next = d_gates.unbind(), from_hidden.unbind(), from_next.unbind()
 
     def step(t: int) -> None:
         d_c.addcmul_(d_h, from_hidden[t])
@@ -95,7 +93,7 @@ def _cell_backward_steps(tape: _Tape, weight: Tensor, d_joint: Tensor, d_c: Tens
         d_c.mul_(from_next[t])
         torch.mm(weight_t, gates[t], out=d_joint)
 
-    return step
+    return step, d_gates
 
 
 def _over_steps(left: Tensor, right: Tensor) -> Tensor:
@@ -154,7 +152,8 @@ class Stepping(torch.autograd.Function):
         d_joints = [tape.joint.new_zeros(tape.joint.shape[1:]) for tape in tapes]  # (H + I, B), of the step at hand
         d_h = [d_joint[:H] for d_joint in d_joints]
         d_c = [torch.zeros_like(d) for d in d_h]
-        cells = [_cell_backward_steps(*layer) for layer in zip(tapes, weights, d_joints, d_c, strict=True)]
+        layers = [_cell_backward_steps(*layer) for layer in zip(tapes, weights, d_joints, d_c, strict=True)]
+        cells, d_gates = zip(*layers, strict=True)
         own, d_input = (~coins).to(d_outputs.dtype).unbind(), d_joints[0][H:]
         for t in reversed(range(len(d_outputs))):
             d_h[-1].addmm_(w_o.t(), d_outputs[t])
@@ -167,8 +166,8 @@ class Stepping(torch.autograd.Function):
                 d_outputs[t - 1].addcmul_(d_input, own[t])
         d_state = torch.stack(d_h), torch.stack(d_c)
         d_w_o = _over_steps(d_outputs, tapes[-1].joint[1:, :H])
-        d_constants = [tape.gates.sum(0) for tape in tapes]
-        d_weights = [_over_steps(tape.gates, tape.joint[:-1]) for tape in tapes]
+        d_constants = [d.sum(0) for d in d_gates]
+        d_weights = [_over_steps(d, tape.joint[:-1]) for d, tape in zip(d_gates, tapes, strict=True)]
         return d_fed.mul_(coins), None, None, *d_state, d_w_o, d_outputs.sum((0, 2)), None, *d_constants, *d_weights
 
 
