@@ -70,3 +70,79 @@ def decode(
         outputs = decode_loop(decoder, conditioning[b : b + 1], own_state, len(bars), own_truth, alone)
         windows.append(outputs.new_zeros(window_size, outputs.shape[2]).index_copy(0, bars, outputs[0]))
     return torch.stack(windows)
+
+
+# The three models that this project grew from and the fourth that was described in words, written out as their authors
+# would: no class of refold, one step after the other. Weights are copied in from a refold model, by name.
+
+
+class KerasStates(nn.Module):
+    """Encoder LSTM with returned states; decoder LSTM started from them and fed the true sequence; one Dense.
+
+    In Keras' own terms: kernel (F, 4 H), recurrent_kernel (H, 4 H), bias (4 H,), gates in the order i, f, c, o.
+    """
+
+    def __init__(self, F: int, H: int) -> None:
+        super().__init__()
+        for side in ("encoder", "decoder"):
+            self.register_parameter(f"{side}_kernel", nn.Parameter(torch.empty(F, 4 * H)))
+            self.register_parameter(f"{side}_recurrent_kernel", nn.Parameter(torch.empty(H, 4 * H)))
+            self.register_parameter(f"{side}_bias", nn.Parameter(torch.empty(4 * H)))
+        self.dense_kernel, self.dense_bias = nn.Parameter(torch.empty(H, F)), nn.Parameter(torch.empty(F))
+        self.units = H
+
+    def cell(self, side: str, x: Tensor, h: Tensor, c: Tensor) -> State:
+        kernel, recurrent, bias = (getattr(self, f"{side}_{name}") for name in ("kernel", "recurrent_kernel", "bias"))
+        i, f, candidate, o = (x @ kernel + h @ recurrent + bias).chunk(4, dim=-1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(candidate)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def forward(self, encoder_inputs: Tensor, decoder_inputs: Tensor) -> Tensor:
+        """Both (B, T, F); decoder_inputs are the targets one step later, after a start token. Returns (B, T, F)."""
+        h = c = encoder_inputs.new_zeros(len(encoder_inputs), self.units)
+        for t in range(encoder_inputs.shape[1]):
+            h, c = self.cell("encoder", encoder_inputs[:, t], h, c)
+        outputs = []
+        for t in range(decoder_inputs.shape[1]):
+            h, c = self.cell("decoder", decoder_inputs[:, t], h, c)
+            outputs.append(h @ self.dense_kernel + self.dense_bias)
+        return torch.stack(outputs, dim=1)
+
+
+class StepwiseSeq2Seq(nn.Module):
+    """Encoder states reused, a start token of zeros, then at each step the model's own output or the truth; one Linear.
+
+    States are (L, B, H) from nn.LSTM and go into nn.LSTM as they are: an unsqueeze would make them 4-D. Data is
+    batch-first on both sides. With `latent_size` the previous output stands beside a latent vector at each step, and
+    that vector, not the encoder's state, starts the decoder.
+    """
+
+    def __init__(self, F: int, H: int, L: int, latent_size: int = 0) -> None:
+        super().__init__()
+        self.encoder = nn.LSTM(F, H, L, batch_first=True)
+        self.decoder = nn.LSTM(F + latent_size, H, L, batch_first=True)
+        self.linear = nn.Linear(H, F)
+        if latent_size:
+            self.to_latent = nn.Linear(2 * L * H, latent_size)
+            self.from_latent = nn.Linear(latent_size, 2 * L * H)
+
+    def forward(self, x: Tensor, use_truth: list[bool]) -> Tensor:
+        """x: (B, T, F). use_truth: T coins; the first is not looked at. Returns (B, T, F)."""
+        B, T, F = x.shape
+        _, (h, c) = self.encoder(x)
+        latent = None
+        if hasattr(self, "to_latent"):
+            L, _, H = h.shape
+            per_window = torch.stack([torch.cat([h[:, b].flatten(), c[:, b].flatten()]) for b in range(B)])
+            latent = self.to_latent(per_window)
+            state = self.from_latent(latent)
+            h = torch.stack([state[:, n * H : (n + 1) * H] for n in range(L)])
+            c = torch.stack([state[:, (L + n) * H : (L + n + 1) * H] for n in range(L)])
+        step, outputs = x.new_zeros(B, 1, F), []
+        for t in range(T):
+            if t > 0:
+                step = x[:, t - 1 : t] if use_truth[t] else outputs[-1]
+            inputs = step if latent is None else torch.cat([step, latent.unsqueeze(1)], dim=2)
+            hidden, (h, c) = self.decoder(inputs, (h, c))
+            outputs.append(self.linear(hidden))
+        return torch.cat(outputs, dim=1)

@@ -13,14 +13,18 @@ from refold.models.alignment import check_mask, present_last, take
 from refold.models.fused import State, fused_lstm
 
 
-def check_windows(windows: Tensor, num_features: int, key: str) -> None:
-    """Refuse windows that are not (B, T, F) floating point with at least one bar and the F that `key` gives."""
+def check_windows(windows: Tensor, num_features: int) -> None:
+    """Refuse windows that are not (B, T, F) floating point with at least one bar.
+
+    Raises: ValueError: names the shape or type, what it must be and the config key.
+    """
     if windows.ndim != 3 or windows.shape[2] != num_features or windows.shape[1] < 1:
         raise ValueError(
-            f"windows are {tuple(windows.shape)}; they must be (B, T, {num_features}), T >= 1, F from {key}"
+            f"windows are {tuple(windows.shape)}; they must be (B, T, F) with T at least 1 (data.window_size) and "
+            f"F = {num_features} (data.features)"
         )
     if not windows.is_floating_point():
-        raise ValueError(f"windows are {windows.dtype}; they must be floating point, scaled as data.scaler does it")
+        raise ValueError(f"windows are {windows.dtype}; they must be floating point, scaled features (data.features)")
 
 
 def states_of_present(lstm: nn.LSTM, windows: Tensor, mask: Tensor) -> State:
@@ -91,7 +95,7 @@ class LSTMEncoder(nn.Module):
         Returns: (h, c), each (L, B, state_size), after the last present bar; the two directions side by side.
         Raises: ValueError: windows are not (B, T, F) floating point, or the mask does not fit them (`check_mask`).
         """
-        check_windows(windows, self.lstm.input_size, "encoder.input_size")
+        check_windows(windows, self.lstm.input_size)
         if mask is None:
             _, (h, c) = self.lstm(windows)
         else:
