@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from datetime import date
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from refold.data.layout import project
+from refold.data import WindowDataModule
+from refold.data.checks import CHECKS, Checks
+from refold.data.layout import Table
 from refold.data.split import ByFraction
 
 
@@ -39,8 +42,11 @@ class Frame:
     def __init__(self, bars: pl.DataFrame) -> None:
         self.bars = bars
 
-    def load(self, columns: Collection[str] | None = None) -> pl.DataFrame:
-        return project(self.bars, columns)
+    def load(self) -> pl.DataFrame:
+        return self.bars
+
+    def identity(self) -> Any:
+        return ["frame", str(self.bars.hash_rows().sum())]
 
     def __str__(self) -> str:
         return "a frame"
@@ -48,6 +54,49 @@ class Frame:
 
 def fractions(train: float = 0.6, val: float = 0.2, embargo: int = 0) -> ByFraction:
     return ByFraction(train_fraction=train, val_fraction=val, embargo=embargo)
+
+
+def table(**others) -> Table:
+    """How a table is read, with the defaults of conf/data/base/table.yaml."""
+    settings = {"shape": "auto", "columns": {}, "timestamp_format": None, "price_scale": 1.0, "adjusted": False}
+    return Table(**{**settings, "assets": None, "start": None, "end": None, **others})
+
+
+SOFT = ("out_of_order", "stale_run", "split_like", "unit_like", "off_session", "gap")
+
+
+def checks(*, calendar: str | None = "union", stale_bars: int = 5, **policies) -> Checks:
+    """Checks with the policies of conf/data/base/windows.yaml and some others."""
+    usual = {name: "warn" if name in SOFT else "error" for name in CHECKS}
+    return Checks(policies={**usual, **policies}, calendar=calendar, stale_bars=stale_bars, split_tolerance=0.03)
+
+
+def module(bars: pl.DataFrame, **others) -> WindowDataModule:
+    """A small module over bars, not set up yet."""
+    settings = {
+        "source": Frame(bars),
+        "features": ["log_return", "parkinson_range"],
+        "layout": "per_asset",
+        "min_assets": 1.0,
+        "window_size": 8,
+        "stride": 1,
+        "max_masked": 0,
+        "batch_size": 4,
+        "split": fractions(),
+        "fold": 0,
+        "checks": checks(),
+        "cache": None,
+        "device": "auto",
+        "seed": 0,
+    }
+    return WindowDataModule(**{**settings, **others})
+
+
+def ready(bars: pl.DataFrame, **others) -> WindowDataModule:
+    """The same, set up."""
+    made = module(bars, **others)
+    made.setup()
+    return made
 
 
 ALL_FEATURES = [

@@ -8,29 +8,9 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from refold.data import WindowDataModule
 from refold.data.split import ByDate
 from refold.errors import DataError
-from tests.data.makers import ALL_FEATURES, Frame, fractions, random_bars, with_value
-
-
-def module(bars: pl.DataFrame, **others) -> WindowDataModule:
-    settings = {
-        "source": Frame(bars),
-        "features": ["log_return", "parkinson_range"],
-        "window_size": 8,
-        "stride": 1,
-        "batch_size": 4,
-        "split": fractions(),
-        "seed": 0,
-    }
-    return WindowDataModule(**{**settings, **others})
-
-
-def ready(bars: pl.DataFrame, **others) -> WindowDataModule:
-    made = module(bars, **others)
-    made.setup()
-    return made
+from tests.data.makers import ALL_FEATURES, fractions, module, random_bars, ready, with_value
 
 
 def test_windows_are_scaled_features_of_one_asset_in_one_part():
@@ -63,7 +43,7 @@ def test_no_look_ahead(change):
     """Whatever happens to the bars after a date, nothing before it changes: features, scale, windows."""
     bars = random_bars([200, 150])
     calendar = bars["timestamp"].unique().sort()
-    boundary = fractions().intervals(calendar)[1].end  # validation ends here
+    boundary = fractions().intervals(calendar, 0)[1].end  # validation ends here
     future = pl.col("timestamp") >= calendar[boundary + 30]  # beyond the bars that are dropped between parts
     price = pl.col("open", "high", "low", "close", "volume")
     other = {
@@ -103,7 +83,7 @@ def test_windows_do_not_cross_a_missing_day():
 def test_parts_are_the_gap_apart():
     data = ready(random_bars([200]), features=["trailing_volatility_5"])
     assert data.gap_bars == 7 + 5
-    ends = [data._windows[part].timestamps([0, len(data._windows[part]) - 1]) for part in ("train", "val", "test")]
+    ends = [data._part(part).timestamps([0, len(data._part(part)) - 1]) for part in ("train", "val", "test")]
     for early, late in itertools.pairwise(ends):
         assert late[0, 0] - early[1, -1] == np.timedelta64(13, "D")
 
@@ -143,19 +123,31 @@ def test_fingerprint_is_of_the_values():
 
 def test_description_names_parts_dates_and_windows():
     data = ready(random_bars([200, 150]))
-    assert "350 bars of 2 assets, 2020-01-01 to 2020-07-18" in data.description
-    assert f"{len(data.val_windows)} windows of 8 bars" in data.description
+    assert "350 bars of 2 assets, one series each, 2020-01-01 to 2020-07-18" in data.description
+    assert f"val {len(data.val_windows)}" in data.description
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda b: b.head(1), "the data has 1 row"),
-        (lambda b: pl.concat([b, b.tail(1)]), "A 2020-03-30: it comes more than once"),
-        (lambda b: with_value(b, [4], "close", None), "A 2020-01-05, close is None: it is missing"),
-        (lambda b: with_value(b, [4], "close", float("nan")), "A 2020-01-05, close is nan: it must be a finite number"),
-        (lambda b: with_value(b, range(4), "low", 0), "A 2020-01-01, low is 0.0: it must be above 0 (4 such bars)"),
-        (lambda b: b.with_columns(close=pl.lit(5.0)), "data.features has log_return, which is constant (0)"),
+        (lambda b: b.head(1), "the data has 1 usable row"),
+        (lambda b: pl.concat([b, b.tail(1)]), "A 2020-03-30: an asset has one bar at a time"),
+        (
+            lambda b: with_value(b, [4], "close", None),
+            "A 2020-01-05: a bar must have all values of the table; it has open 5",
+        ),
+        (
+            lambda b: with_value(b, [4], "close", float("nan")),
+            "A 2020-01-05: a value must be a finite number; it has open 5",
+        ),
+        (
+            lambda b: with_value(b, range(4), "low", 0),
+            "A 2020-01-01: prices must be above 0 and volumes at least 0; it has open 49.982",
+        ),
+        (
+            lambda b: b.with_columns(low=pl.lit(5.0), high=pl.lit(500.0)),
+            "data.features has parkinson_range, which is constant (2.76",
+        ),
         (lambda b: b.drop("high"), "data.features has parkinson_range, which needs high; the source has only"),
     ],
 )
@@ -168,7 +160,11 @@ def test_spoilt_bars_are_named(spoil, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window_size": 500}, "data.window_size is 500; the longest run of bars without a hole is 89"),
+        (
+            {"window_size": 500},
+            "data.window_size is 500; the longest run of bars without a hole, after the look-back of the features, "
+            "is 89: choose data.window_size at most 89",
+        ),
         (
             {"split": fractions(0.9, 0.05)},
             "data.split leaves no windows for val: its longest run has 0 bars, after the 8 that are dropped",

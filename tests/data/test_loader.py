@@ -12,9 +12,11 @@ from refold.errors import DataError
 def windows(count: int, present: torch.Tensor | None = None) -> Windows:
     """Windows of one bar whose only feature is their number."""
     values = torch.arange(count, dtype=torch.float32).view(count, 1)
-    timestamps = pl.Series("timestamp", np.arange(count))
     return Windows(
-        Series(values, present, timestamps, ("A",), np.array([0])), np.array([[0, count]]), window_size=1, stride=1
+        Series(values, present, np.arange(count), pl.Date(), None, ("A",), np.array([0])),
+        np.array([[0, count]]),
+        window_size=1,
+        stride=1,
     )
 
 

@@ -14,7 +14,7 @@ DAYS = pl.date_range(date(2020, 1, 1), date(2020, 4, 9), eager=True)  # 100 days
 
 
 def test_fractions_cut_the_calendar():
-    assert fractions(0.7, 0.1).intervals(DAYS) == [
+    assert fractions(0.7, 0.1).intervals(DAYS, 0) == [
         Interval("train", 0, 70),
         Interval("val", 70, 80),
         Interval("test", 80, 100),
@@ -24,7 +24,7 @@ def test_fractions_cut_the_calendar():
 def test_dates_cut_at_the_first_bar_at_or_after_them():
     split = ByDate(val_start="2020-02-01", test_start="2020-03-01", embargo=0)
     weekdays = DAYS.filter(DAYS.dt.weekday() < 6)
-    intervals = split.intervals(weekdays)
+    intervals = split.intervals(weekdays, 0)
     assert weekdays[intervals[1].start] == date(2020, 2, 3)  # 1 February 2020 is a Saturday
     assert weekdays[intervals[2].start] == date(2020, 3, 2)
     assert intervals[2].end == len(weekdays)

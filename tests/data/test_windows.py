@@ -8,8 +8,9 @@ from refold.data import Series, Windows
 
 def series(length: int = 40, F: int = 3, present: torch.Tensor | None = None) -> Series:
     values = torch.arange(length * F, dtype=torch.float32).view(length, F)
-    timestamps = pl.Series("timestamp", np.datetime64("2020-01-01", "D") + np.arange(length))
-    return Series(values, present, timestamps, ("A", "B"), np.array([0, 25]))
+    times = 18262 + np.arange(length)  # days since 1970: from 2020-01-01
+    close = 100 + torch.arange(length, dtype=torch.float32)
+    return Series(values, present, times, pl.Date(), close, ("A", "B"), np.array([0, 25]))
 
 
 def plain(values: torch.Tensor, segments: list[tuple[int, int]], T: int, stride: int) -> list[torch.Tensor]:

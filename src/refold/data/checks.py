@@ -1,63 +1,302 @@
-"""What is wrong with bars, found before anything is computed from them."""
+"""What is wrong with bars, found, counted and dealt with before anything is computed from them.
 
-from collections.abc import Sequence
+Each check says of each bar whether it is at fault, from that bar and earlier ones alone: a check that looked ahead
+would let the future decide which bars of the past may be trained on. What happens to a faulty bar is the policy of the
+check:
+
+    error   stop, with a message that names the first such bar
+    warn    count it in the table and leave it as it is
+    mask    keep its place, without values: models and scores pass over it, and so over features that look back on it
+    drop    take it out: the series is broken there, and neither windows nor look-backs cross the break
+
+Nothing is repaired. Sources: Brownlees and Gallo 2006 and Barndorff-Nielsen et al. 2009 for what goes wrong in price
+feeds.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 
-from refold.data.layout import OHLCV
+from refold.bounds import at_least, checked, more_than
+from refold.data.calendar import moments, not_session
+from refold.data.layout import OHLCV, PRICES
 from refold.errors import DataError
 
+Policy = Literal["error", "warn", "mask", "drop"]
 
-def sort_and_check(bars: pl.DataFrame) -> pl.DataFrame:
-    """Bars sorted by asset, then time.
+# a:b splits that exchanges see, as new shares per old one; each also the other way round
+SPLIT_RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0)
+# price in cents, pence or thousands instead of units
+UNIT_RATIOS = (100.0, 1000.0)
 
-    Raises: DataError: there are fewer than two bars, a bar comes twice, a value is missing, NaN or infinite, a price is
-    not above 0 or a volume is below 0. The message names the first such bar.
+
+class Check(NamedTuple):
+    """What a check says of a faulty bar, and the policies that make sense for it."""
+
+    complaint: str
+    policies: tuple[Policy, ...] = get_args(Policy)
+
+
+CHECKS = {
+    "missing_timestamp": Check("a bar must have a date and an asset", ("error", "drop")),
+    "out_of_order": Check("its bars must rise in time", ("error", "warn")),
+    "duplicate": Check("an asset has one bar at a time"),
+    "missing_value": Check("a bar must have all values of the table"),
+    "not_finite": Check("a value must be a finite number"),
+    "non_positive": Check("prices must be above 0 and volumes at least 0"),
+    "broken_bar": Check("low must be at most, and high at least, open and close"),
+    "stale_run": Check("the close has not moved for data.checks.stale_bars bars"),
+    "split_like": Check("the price jumps by the ratio of a split; adjust it, or let it pass"),
+    "unit_like": Check("the price jumps by a factor of 100 or 1000, as when the unit changes"),
+    "off_session": Check("the exchange of data.checks.calendar was closed"),
+    "gap": Check("bars are missing before it", ("error", "warn", "mask")),
+    "feature_not_finite": Check("a feature must be a finite number", ("error", "mask", "drop")),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Bars that passed.
+
+    bars: sorted by asset, then time; `asset` is an Enum; masked bars have null values. calendar: sorted unique
+    timestamps. moment: (N,) position of each bar on the calendar. table: one row per check and asset that found
+    something: check, policy, asset, bars (count), first (timestamp of the first).
     """
-    if bars.height < 2:
-        raise DataError(f"the data has {bars.height} row; a window needs at least data.window_size bars of one asset")
-    bars = bars.sort("asset", "timestamp", maintain_order=True)
-    _refuse(bars, pl.struct("asset", "timestamp").is_duplicated(), "timestamp", "comes more than once")
-    for name in (name for name in OHLCV if name in bars.columns):
-        value = pl.col(name)
-        _refuse(bars, value.is_null(), name, "is missing")
-        _refuse(bars, ~value.is_finite(), name, "must be a finite number")
-        if name != "volume":
-            _refuse(bars, value <= 0, name, "must be above 0")
-        else:
-            _refuse(bars, value < 0, name, "must be at least 0")
-    return bars
+
+    bars: pl.DataFrame
+    calendar: pl.Series
+    moment: np.ndarray
+    table: pl.DataFrame
 
 
-def _refuse(bars: pl.DataFrame, wrong: pl.Expr, column: str, complaint: str) -> None:
-    found = bars.filter(wrong)
-    if found.height:
-        asset, timestamp, value = found.row(0, named=True)["asset"], found["timestamp"][0], found[column][0]
-        more = f" ({found.height} such bars)" if found.height > 1 else ""
-        what = "" if column == "timestamp" else f", {column} is {value}"
-        raise DataError(f"{asset} {timestamp}{what}: it {complaint}{more}")
+class Checks:
+    """The checks and their policies.
 
-
-def unbroken(bars: pl.DataFrame, moment: np.ndarray) -> np.ndarray:
-    """Number of the unbroken run that each bar is in: an asset's run ends where a moment of the calendar is missing.
-
-    Args: bars: sorted by asset, then time. moment: (N,) position on the calendar. Returns: (N,) int64, rising.
+    Args: policies: check -> policy. calendar: "union" expects a bar wherever any asset has one, a market identifier
+        code such as XNYS one in each session of that exchange, None expects nothing. stale_bars: equal closes in a row
+        that are too many. split_tolerance: how far the log of a price ratio may be from that of a split.
     """
-    new_asset = (bars["asset"] != bars["asset"].shift(1)).fill_null(True).to_numpy()
-    return np.cumsum(new_asset | (np.diff(moment, prepend=moment[:1] - 1) != 1))
 
+    @checked("data.checks")
+    def __init__(
+        self,
+        *,
+        policies: Mapping[str, Policy],
+        calendar: str | None,
+        stale_bars: Annotated[int, at_least(2)],
+        split_tolerance: Annotated[float, more_than(0)],
+    ) -> None:
+        for name, policy in policies.items():
+            if name not in CHECKS:
+                near = difflib.get_close_matches(name, CHECKS, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CHECKS)}"
+                raise ValueError(f"data.checks.policies has {name!r}; {hint}")
+            if policy not in CHECKS[name].policies:
+                allowed = ", ".join(CHECKS[name].policies)
+                raise ValueError(f"data.checks.policies.{name} is {policy!r}; it must be one of {allowed}")
+        lacking = [name for name in CHECKS if name not in policies]
+        if lacking:
+            raise ValueError(f"data.checks.policies lacks {', '.join(lacking)}")
+        self.policies = dict(policies)
+        self.calendar = calendar
+        self.stale_bars = stale_bars
+        self.split_tolerance = split_tolerance
 
-def finite_features(rows: pl.DataFrame, names: Sequence[str], filled: np.ndarray) -> None:
-    """Refuse features that are not finite where their look-back is filled.
+    def run(self, bars: pl.DataFrame) -> Checked:
+        """Check, then apply the policies. Raises: DataError: a check whose policy is error found something."""
+        findings: list[pl.DataFrame] = []
+        bars = self._apply(
+            bars, {"missing_timestamp": pl.any_horizontal(pl.col("timestamp", "asset").is_null())}, findings
+        )
+        bars = bars.with_columns(pl.col("asset").cast(pl.Enum(bars["asset"].unique().sort())))
+        bars = self._apply(
+            bars, {"out_of_order": _same_asset() & (pl.col("timestamp") < pl.col("timestamp").shift(1))}, findings
+        )
+        keys = bars.select("asset", "timestamp")
+        if not keys.equals(keys.sort("asset", "timestamp")):
+            bars = bars.sort("asset", "timestamp", maintain_order=True)
+        exchange = None if self.calendar in (None, "union") else self.calendar
+        calendar, open_days = moments(bars["timestamp"], exchange)
+        bars = self._apply(bars, self._faults(bars.columns) | {"off_session": not_session(open_days)}, findings)
+        if bars.height < 2:
+            raise DataError(f"the data has {bars.height} usable row; a window needs data.window_size bars of one asset")
+        moment = _positions(calendar, bars["timestamp"])
+        if self.calendar is not None:
+            bars, moment = self._gaps(bars, moment, calendar, findings)
+        return Checked(bars, calendar, moment, _table(findings))
 
-    Args: filled: (N,) bool. Raises: DataError.
-    """
-    for name in names:
-        wrong = rows.filter(pl.Series(filled) & ~pl.col(name).is_finite().fill_null(False))
-        if wrong.height:
-            asset, timestamp, value = wrong["asset"][0], wrong["timestamp"][0], wrong[name][0]
-            raise DataError(
-                f"data.features has {name}, which is {value} for {asset} {timestamp} and {wrong.height - 1} other "
-                f"bars; it must be finite. Is there no volume, or no movement, in its look-back?"
+    def _faults(self, columns: list[str]) -> dict[str, pl.Expr]:
+        """Check -> whether a bar of a sorted table is at fault."""
+        values = [pl.col(name) for name in OHLCV if name in columns]
+        prices = [pl.col(name) for name in PRICES if name in columns]
+        nothing = pl.lit(False)
+        negative = pl.col("volume") < 0 if "volume" in columns else nothing
+        body = [name for name in ("open", "close") if name in columns]
+        broken = [pl.col("low") > pl.min_horizontal(*body, "high")] if "low" in columns and "high" in columns else []
+        broken += [pl.col("high") < pl.max_horizontal(*body, "low")] if broken else []
+        jump = _jump(columns)
+        return {
+            # a second bar of the same moment is at fault, not the first: drop keeps the one that came first
+            "duplicate": _same_asset() & (pl.col("timestamp") == pl.col("timestamp").shift(1)),
+            "missing_value": pl.any_horizontal(value.is_null() for value in values),
+            "not_finite": pl.any_horizontal(~value.is_finite() for value in values),
+            "non_positive": pl.any_horizontal(*(price <= 0 for price in prices), negative),
+            "broken_bar": pl.any_horizontal(broken) if broken else nothing,
+            "stale_run": _equal_before("close") >= self.stale_bars - 1 if "close" in columns else nothing,
+            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance) & _calm_trade(columns),
+            "unit_like": _near(jump, UNIT_RATIOS, self.split_tolerance),
+        }
+
+    def _apply(self, bars: pl.DataFrame, faults: dict[str, pl.Expr], findings: list[pl.DataFrame]) -> pl.DataFrame:
+        """Count faults, stop at those that are errors, then mask and drop."""
+        flags = bars.select(fault.fill_null(False).alias(name) for name, fault in faults.items())
+        flags = flags if flags.height == bars.height else pl.concat([flags] * bars.height)  # literals give one row
+        for name in faults:
+            if flags[name].any():
+                found = bars.filter(flags[name])
+                self._record(name, found, findings)
+        masked = [name for name in faults if self.policies[name] == "mask" and flags[name].any()]
+        if masked:
+            absent = flags.select(pl.any_horizontal(masked)).to_series()
+            values = [pl.col(name) for name in OHLCV if name in bars.columns]
+            bars = bars.with_columns(
+                pl.when(absent).then(None).otherwise(value).alias(value.meta.output_name()) for value in values
             )
+        dropped = [name for name in faults if self.policies[name] == "drop" and flags[name].any()]
+        return bars.filter(~flags.select(pl.any_horizontal(dropped)).to_series()) if dropped else bars
+
+    def _record(self, name: str, found: pl.DataFrame, findings: list[pl.DataFrame]) -> None:
+        """Add to the findings; raise a DataError instead if the policy is error."""
+        if self.policies[name] == "error":
+            row = found.row(0, named=True)
+            values = ", ".join(f"{key} {_short(row[key])}" for key in OHLCV if key in row)
+            more = f" ({found.height} such bars)" if found.height > 1 else ""
+            others = ", ".join(policy for policy in CHECKS[name].policies if policy != "error")
+            raise DataError(
+                f"{_place(row)}: {CHECKS[name].complaint}; it has {values}{more}. "
+                f"data.checks.policies.{name} is error; it can be {others}"
+            )
+        counts = found.group_by("asset", maintain_order=True).agg(
+            pl.len().cast(pl.Int64).alias("bars"), pl.col("timestamp").first().cast(pl.String).alias("first")
+        )
+        findings.append(
+            counts.select(
+                pl.lit(name).alias("check"),
+                pl.lit(self.policies[name]).alias("policy"),
+                pl.col("asset").cast(pl.String),
+                "bars",
+                "first",
+            )
+        )
+
+    def _gaps(
+        self, bars: pl.DataFrame, moment: np.ndarray, calendar: pl.Series, findings: list[pl.DataFrame]
+    ) -> tuple[pl.DataFrame, np.ndarray]:
+        """Count moments without a bar between an asset's first and last; under mask, give them a bar without values."""
+        codes = bars["asset"].to_physical().to_numpy()
+        skipped = np.diff(moment, prepend=moment[0]) - 1
+        skipped[1:][codes[1:] != codes[:-1]] = 0
+        after = np.flatnonzero(skipped > 0)
+        if not len(after):
+            return bars, moment
+        counts = skipped[after]
+        # each hole, written out: the positions between the bar before it and the bar after it
+        holes = np.repeat(moment[after] - counts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        absent = bars.select("asset")[np.repeat(after, counts)].with_columns(calendar.gather(holes).alias("timestamp"))
+        self._record("gap", pl.concat([absent, bars.head(0)], how="diagonal"), findings)
+        if self.policies["gap"] != "mask":
+            return bars, moment
+        bars = pl.concat([bars, absent], how="diagonal").sort("asset", "timestamp", maintain_order=True)
+        return bars, _positions(calendar, bars["timestamp"])
+
+    def features(self, rows: pl.DataFrame, wrong: pl.Series, names: list[str]) -> pl.DataFrame:
+        """Findings of features that are not finite where bars and look-back are there. Raises: DataError."""
+        findings: list[pl.DataFrame] = []
+        found = rows.filter(wrong)
+        if found.height and self.policies["feature_not_finite"] == "error":
+            row = found.row(0, named=True)
+            name = next(name for name in names if row[name] is None or not math.isfinite(row[name]))
+            raise DataError(
+                f"{_place(row)}: {name} of data.features is {row[name]} ({found.height} such bars); "
+                f"{CHECKS['feature_not_finite'].complaint}. Is there no volume, or no movement, in its look-back? "
+                f"data.checks.policies.feature_not_finite is error; it can be mask, drop"
+            )
+        if found.height:
+            self._record("feature_not_finite", found, findings)
+        return _table(findings)
+
+
+def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.ndarray:
+    """(N,) number of the unbroken run that each bar is in, rising.
+
+    A run ends with the asset and, if holes break it, where a moment of the calendar is missing or comes twice.
+    """
+    changed = np.diff(asset, prepend=asset[:1] - 1) != 0
+    step = np.diff(moment, prepend=moment[:1] - 1)
+    return np.cumsum(changed | (step != 1 if holes_break else step < 1))
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"{row['asset']} {row['timestamp']}"
+
+
+def _short(value: float | None) -> str:
+    return "empty" if value is None else f"{value:g}"
+
+
+def _same_asset() -> pl.Expr:
+    return pl.col("asset") == pl.col("asset").shift(1)
+
+
+def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:
+    return calendar.search_sorted(timestamps).to_numpy().astype(np.int64)
+
+
+def _jump(columns: list[str]) -> pl.Expr:
+    """Log ratio to the last close of the open, where there is one: a split shows overnight, a crash takes the day."""
+    if "close" not in columns:
+        return pl.lit(None, pl.Float64)
+    price = pl.col("open" if "open" in columns else "close")
+    return pl.when(_same_asset()).then((price / pl.col("close").shift(1)).log())
+
+
+def _near(log_ratio: pl.Expr, ratios: tuple[float, ...], tolerance: float) -> pl.Expr:
+    return pl.any_horizontal((log_ratio.abs() - math.log(ratio)).abs() < tolerance for ratio in ratios)
+
+
+def _calm_trade(columns: list[str]) -> pl.Expr:
+    """Price x volume is less than four times that of the bar before: a split leaves it, a crash does not."""
+    if not {"close", "volume"} <= set(columns):
+        return pl.lit(True)
+    traded = pl.col("close") * pl.col("volume")
+    return traded < 4 * traded.shift(1)
+
+
+def _equal_before(column: str) -> pl.Expr:
+    """How many bars right before this one, of the same asset, have the same value."""
+    row = pl.int_range(pl.len())
+    moved = (~_same_asset() | (pl.col(column) != pl.col(column).shift(1))).fill_null(True)
+    return row - pl.when(moved).then(row).forward_fill()
+
+
+_COLUMNS = {"check": pl.String, "policy": pl.String, "asset": pl.String, "bars": pl.Int64, "first": pl.String}
+
+
+def _table(findings: list[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat([pl.DataFrame(schema=_COLUMNS), *findings])
+
+
+def summary(table: pl.DataFrame) -> str:
+    """The findings in a line per check: counts by asset, most first."""
+    lines = []
+    for (check, policy), found in table.group_by("check", "policy", maintain_order=True):
+        worst = found.sort("bars", descending=True).head(4)
+        counts = ", ".join(f"{row['asset']} {row['bars']} (from {row['first']})" for row in worst.iter_rows(named=True))
+        others = f" and {found.height - 4} more assets" if found.height > 4 else ""
+        lines.append(f"{check} ({policy}): {counts}{others}")
+    return "\n".join(lines) or "nothing found"

@@ -1,44 +1,47 @@
-"""From a source to loaders of windows: load -> check -> features -> split -> scaler on the training part -> windows."""
+"""From a source to loaders of windows, as Lightning asks for them and as plain Python does."""
 
-import hashlib
-from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
 
-import numpy as np
 import polars as pl
 import torch
 from lightning import LightningDataModule
 
-from refold.bounds import at_least, checked
-from refold.data import checks
-from refold.data.features import Feature, find_all, longest_lookback
+from refold.bounds import at_least, checked, within
+from refold.data import cache as caching
+from refold.data.checks import Checks
 from refold.data.loader import WindowLoader
+from refold.data.pipeline import Layout, Prepared, Recipe, prepare
 from refold.data.scaler import Scaler
-from refold.data.split import PARTS, Interval, Part, cut
-from refold.data.windows import Series, Windows
+from refold.data.split import PARTS, Part, Split
+from refold.data.windows import Windows
 from refold.errors import DataError
 
 
 class Source(Protocol):
     """Where bars come from; `str(source)` describes it."""
 
-    def load(self, columns: Collection[str] | None = None) -> pl.DataFrame: ...
+    def load(self) -> pl.DataFrame:
+        """The canonical table; see `refold.data.layout`."""
+        ...
 
-
-class Split(Protocol):
-    """Which moments belong to which part."""
-
-    embargo: int
-
-    def intervals(self, calendar: pl.Series) -> list[Interval]: ...
+    def identity(self) -> Any:
+        """What changes when the data may have, as plain values; None if that cannot be told without loading."""
+        ...
 
 
 class WindowDataModule(LightningDataModule):
     """Windows of market data for training, validation and test.
 
-    Args: source: bars. features: names, see `refold.data.features`. window_size: bars. stride: bars between the starts
-        of neighbouring windows. batch_size: windows per step over all processes. split: parts. seed: of the training
-        order. path: what the source reads, for configurations that name it once; the source has it already.
+    Args: source: bars. features: names, see `refold.data.features`. layout: "per_asset" or "panel". min_assets: share
+        of the assets that a moment of a panel needs; fewer, and it is absent. window_size: bars. stride: bars between
+        the starts of neighbouring windows. max_masked: bars without values that a window may hold in a row. batch_size:
+        windows per step over all processes. split, fold: parts. checks: what is refused, masked or dropped. cache:
+        folder to build and map the series in; None keeps it in memory. device: "cpu" keeps the series in main memory,
+        "auto" puts it on the trainer's device if it takes at most a quarter of the free memory there. seed: of the
+        training order. path, uri: what the source reads, for configurations that name it once; the source has it
+        already.
     """
 
     # a small validation part may leave a process without a batch; that is no mistake
@@ -50,23 +53,40 @@ class WindowDataModule(LightningDataModule):
         *,
         source: Source,
         features: Sequence[str],
+        layout: Layout,
+        min_assets: Annotated[float, within(0, 1, open_start=True)],
         window_size: Annotated[int, at_least(1)],
         stride: Annotated[int, at_least(1)],
+        max_masked: Annotated[int, at_least(0)],
         batch_size: Annotated[int, at_least(1)],
         split: Split,
-        seed: int,
+        fold: Annotated[int, at_least(0)],
+        checks: Checks,
+        cache: str | None,
+        device: Literal["auto", "cpu"],
+        seed: Annotated[int, at_least(0)],
         path: str | None = None,
+        uri: str | None = None,
     ) -> None:
         super().__init__()
+        if max_masked >= window_size:
+            raise ValueError(f"data.max_masked is {max_masked}; it must be below data.window_size, {window_size}")
         self.source = source
-        self.feature_names = list(features)
+        self.recipe = Recipe(tuple(features), layout, min_assets, window_size, max_masked, split, fold, checks)
         self.window_size = window_size
         self.stride = stride
         self.batch_size = batch_size
-        self.split = split
+        self.cache = None if cache is None else Path(cache)
+        self.device = device
         self.seed = seed
         self.scaler: Scaler | None = None
+        self._prepared: Prepared | None = None
         self._windows: dict[Part, Windows] = {}
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the F columns of a window; of a panel, `AAPL/log_return`."""
+        return list(self._ready().column_names) if self.recipe.layout == "panel" else list(self.recipe.features)
 
     @property
     def num_features(self) -> int:
@@ -76,90 +96,89 @@ class WindowDataModule(LightningDataModule):
     @property
     def train_windows(self) -> Windows:
         """The windows that are trained on."""
-        return self._windows["train"]
+        return self._part("train")
 
     @property
     def val_windows(self) -> Windows:
         """The windows that epochs are compared on."""
-        return self._windows["val"]
+        return self._part("val")
 
     @property
     def test_windows(self) -> Windows:
         """The windows that results are reported on."""
-        return self._windows["test"]
+        return self._part("test")
+
+    @property
+    def gap_bars(self) -> int:
+        """Bars that each asset loses between parts: (window_size - 1) + (look-back - 1) + embargo."""
+        return self._ready().gap_bars
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of a hash of the bars."""
+        return self._ready().fingerprint
+
+    @property
+    def findings(self) -> pl.DataFrame:
+        """What the checks found: check, policy, asset, bars, first."""
+        return self._ready().findings
+
+    @property
+    def description(self) -> str:
+        """Source, bars, features, findings, parts and windows in a few lines."""
+        prepared = self._ready()
+        windows = ", ".join(f"{part} {len(self._windows[part]):,}" for part in PARTS)
+        return (
+            f"{self.source} (data {prepared.fingerprint}): {prepared.summary}\n"
+            f"windows of {self.window_size} bars: {windows}"
+        )
+
+    def prepare_data(self) -> None:
+        """Build the cache, if there is to be one. Lightning calls it on one process and lets the others wait."""
+        folder = self._cache_folder()
+        if folder is not None and not folder.is_dir():
+            try:
+                caching.write(prepare(self.source.load(), self.recipe, self.scaler), folder)
+            except OSError as error:
+                raise DataError(f"data.cache is {str(self.cache)!r}; it cannot be written: {error}") from None
 
     def setup(self, stage: str | None = None) -> None:
         """Do everything, once; later calls do nothing. Raises: DataError."""
-        if self._windows:
+        if self._prepared is not None:
             return
-        bars = checks.sort_and_check(self.source.load(needed_columns(self.feature_names)))
-        features = find_all(self.feature_names, bars.columns)
-        calendar = bars["timestamp"].unique().sort()
-        moment = calendar.search_sorted(bars["timestamp"]).to_numpy().astype(np.int64)
-        run = checks.unbroken(bars, moment)
-        rows = compute(bars, features, run)
-        lookback = longest_lookback(features)
-        usable = position_in_run(run) >= lookback - 1
-        checks.finite_features(rows, self.feature_names, usable)
-        self.gap_bars = (self.window_size - 1) + (lookback - 1) + self.split.embargo
-        names, starts = asset_table(rows["asset"])
-        segments = cut(
-            asset=np.repeat(np.arange(len(names)), np.diff(np.append(starts, rows.height))),
-            run=run,
-            moment=moment,
-            usable=usable,
-            intervals=self.split.intervals(calendar),
-            gap=self.gap_bars,
-        )
-        self._refuse_empty(segments, usable, run)
-        values = torch.from_numpy(rows.select(self.feature_names).to_numpy())
-        self.scaler = self.scaler or Scaler.fit(rows_of(values, segments["train"]), self.feature_names)
-        scaled = torch.where(torch.from_numpy(usable)[:, None], self.scaler.transform(values), 0.0).float()
-        series = Series(scaled.contiguous(), None, rows["timestamp"], names, starts)
-        self.fingerprint = fingerprint(bars)
+        folder = self._cache_folder()
+        if folder is None:
+            prepared = prepare(self.source.load(), self.recipe, self.scaler)
+        else:
+            self.prepare_data()
+            prepared = caching.read(folder)
+        self._prepared = prepared
+        self.scaler = prepared.scaler
         self._windows = {
-            part: Windows(series, segments[part], window_size=self.window_size, stride=self.stride) for part in PARTS
+            part: Windows(prepared.series, prepared.segments[part], window_size=self.window_size, stride=self.stride)
+            for part in PARTS
         }
-        self.description = self._describe(bars, segments)
 
-    def _refuse_empty(self, segments: dict[Part, np.ndarray], usable: np.ndarray, run: np.ndarray) -> None:
-        """Raise a DataError if the window is longer than every run of bars, or a part holds no window."""
-        T = self.window_size
-        longest_run = int(np.bincount(run[usable]).max()) if usable.any() else 0
-        if longest_run < T:
-            raise DataError(
-                f"data.window_size is {T}; the longest run of bars without a hole is {longest_run}. "
-                f"Choose data.window_size at most {longest_run}, or features with a shorter look-back"
-            )
-        for part in PARTS:
-            longest = int(segments[part][:, 1].max(initial=0))
-            if longest < T:
-                advice = f"choose data.window_size at most {longest}, " if longest else ""
-                raise DataError(
-                    f"data.split leaves no windows for {part}: its longest run has {longest} bars, after the "
-                    f"{self.gap_bars} that are dropped between parts, and data.window_size is {T}; {advice}give {part} "
-                    f"a larger part in data.split, or bring more bars"
-                )
+    def _cache_folder(self) -> Path | None:
+        if self.cache is None:
+            return None
+        identity = self.source.identity()
+        if identity is None:
+            raise DataError(f"data.cache is {str(self.cache)!r}; {self.source} may change unseen, so it must be null")
+        return self.cache / caching.key(identity, self.recipe, self.scaler)
 
-    def _describe(self, bars: pl.DataFrame, segments: dict[Part, np.ndarray]) -> str:
-        first, last = bars["timestamp"].min(), bars["timestamp"].max()
-        assets = bars["asset"].n_unique()
-        lines = [
-            f"{self.source}: {bars.height:,} bars of {assets} asset{'s' * (assets != 1)}, {first} to {last}, "
-            f"data {self.fingerprint}",
-            f"features {', '.join(self.feature_names)}; {self.gap_bars} bars dropped between parts",
-        ]
-        for part in PARTS:
-            held = np.concatenate([np.arange(start, start + count) for start, count in segments[part]])
-            when = self._windows[part].series.timestamps.gather(held)
-            lines.append(
-                f"{part:5}  {when.min()} to {when.max()}  {len(held):>9,} bars  {len(self._windows[part]):>9,} windows "
-                f"of {self.window_size} bars"
-            )
-        return "\n".join(lines)
+    def _ready(self) -> Prepared:
+        self.setup()
+        assert self._prepared is not None
+        return self._prepared
+
+    def _part(self, part: Part) -> Windows:
+        self.setup()
+        return self._windows[part]
 
     def _loader(self, part: Part) -> WindowLoader:
         self.setup()
+        self._move()
         trainer = self.trainer
         return WindowLoader(
             self._windows[part],
@@ -169,6 +188,19 @@ class WindowDataModule(LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
         )
+
+    def _move(self) -> None:
+        """Put the series on the trainer's GPU, if it is to be there and fits; then a batch never leaves the GPU."""
+        if self.device == "cpu" or not self.trainer:
+            return
+        device = self.trainer.strategy.root_device
+        series = self._windows["train"].series
+        if device.type != "cuda" or series.values.device == device:
+            return
+        if series.values.nbytes <= torch.cuda.mem_get_info(device)[0] / 4:
+            moved = series.to(device)
+            for windows in self._windows.values():
+                windows.series = moved
 
     def train_dataloader(self) -> WindowLoader:
         """Shuffled batches of the training windows."""
@@ -183,67 +215,18 @@ class WindowDataModule(LightningDataModule):
         return self._loader("test")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to read the windows: scaler and feature names."""
+        """What a checkpoint needs to read the windows: scaler, features and window size."""
         scaler = self.scaler.state_dict() if self.scaler else None
-        return {"scaler": scaler, "feature_names": self.feature_names, "window_size": self.window_size}
+        return {"scaler": scaler, "features": list(self.recipe.features), "window_size": self.window_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Scale as the checkpoint did. Raises: DataError: it had other features."""
-        if list(state_dict["feature_names"]) != self.feature_names:
-            raise DataError(
-                f"data.features is {self.feature_names}; the checkpoint was trained on {state_dict['feature_names']}"
-            )
+        features = list(self.recipe.features)
+        if list(state_dict["features"]) != features:
+            raise DataError(f"data.features is {features}; the checkpoint was trained on {state_dict['features']}")
         scaler = state_dict["scaler"] and Scaler.from_state_dict(state_dict["scaler"])
-        if scaler and self.scaler and scaler != self.scaler and self._windows:
-            # Lightning loads after setup: read again, on the scale of the checkpoint
-            self.scaler, self._windows = scaler, {}
+        if scaler and self._prepared and scaler != self.scaler:
+            # Lightning loads after setup: prepare again, on the scale of the checkpoint
+            self.scaler, self._prepared = scaler, None
             self.setup()
         self.scaler = scaler or self.scaler
-
-
-def needed_columns(names: Sequence[str]) -> set[str] | None:
-    """Columns that the features are computed from."""
-    return {
-        column for feature in find_all(names, ("open", "high", "low", "close", "volume")) for column in feature.columns
-    }
-
-
-def compute(bars: pl.DataFrame, features: Sequence[Feature], run: np.ndarray) -> pl.DataFrame:
-    """The features of each bar, from bars of its own unbroken run only. Args: bars: sorted; run: (N,), its run."""
-    keyed = bars.with_columns(pl.Series("run", run))
-    return keyed.select(
-        "asset", "timestamp", *(feature.expression.over("run").alias(feature.name) for feature in features)
-    )
-
-
-def position_in_run(run: np.ndarray) -> np.ndarray:
-    """(N,) bars of the same run before each bar."""
-    rows = np.arange(len(run))
-    return rows - np.maximum.accumulate(np.where(np.diff(run, prepend=run[:1] - 1) != 0, rows, 0))
-
-
-def asset_table(assets: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the assets and the first row of each, from the sorted asset column."""
-    runs = assets.rle().struct.unnest()
-    lengths = runs["len"].to_numpy().astype(np.int64)
-    return tuple(runs["value"].to_list()), np.cumsum(lengths) - lengths
-
-
-def rows_of(values: torch.Tensor, segments: np.ndarray) -> torch.Tensor:
-    """The rows that lie in segments, one after another."""
-    return torch.cat([values[start : start + count] for start, count in segments.tolist()])
-
-
-def fingerprint(bars: pl.DataFrame) -> str:
-    """Twelve hexadecimal digits of a hash of all values, for "was this trained on the same data?"."""
-    digest = hashlib.blake2b(digest_size=6)
-    for column in bars:
-        digest.update(f"{column.name} {column.dtype}".encode())
-        if column.dtype == pl.String:
-            runs = column.rle().struct.unnest()
-            digest.update(
-                "\n".join(f"{value} {count}" for value, count in zip(runs["value"], runs["len"], strict=True)).encode()
-            )
-        else:
-            digest.update(np.ascontiguousarray(column.to_physical().to_numpy()))
-    return digest.hexdigest()

@@ -4,14 +4,17 @@ Long tables have one row per asset and bar; wide tables have one row per bar and
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Annotated, Literal
 
 import polars as pl
 
+from refold.bounds import checked, more_than
 from refold.errors import DataError
 
 OHLCV = ("open", "high", "low", "close", "volume")
+PRICES = ("open", "high", "low", "close")
 NUMBERS = (*OHLCV, "adjusted_close")
 COLUMNS = ("timestamp", "asset", *NUMBERS)
 
@@ -26,78 +29,166 @@ _USUAL_NAMES = {
 }
 
 
-def find_columns(present: Sequence[str], chosen: Mapping[str, str | None], where: str) -> dict[str, str]:
-    """Which column of a table plays each canonical part.
+class Table:
+    """How a user's table is read. All sources of tables share it; the keys stand under data.source.table.
 
-    Args: present: the table's columns. chosen: canonical name -> column; None or absent looks for the usual names.
-        where: what the table is, for the message.
-    Raises: DataError: a chosen column does not exist, a part has two candidates, or there is no timestamp.
+    Args: shape: "auto" takes a table with an asset column, or with one of open, high, low, close, for long, any other
+        for wide. columns: canonical name -> the table's, where the usual names do not do. timestamp_format: strptime
+        codes for dates that are texts; None expects ISO 8601. price_scale: factor of all prices, such as 0.01 for
+        integer cents. adjusted: scale prices by adjusted close / close. assets: those to keep; None keeps all. start,
+        end: ISO dates; bars from start on and before end are kept; None is no limit.
     """
-    plain = {column: column.strip().lower().replace(" ", "_").replace("-", "_") for column in present}
-    found = {}
-    for part in COLUMNS:
-        if chosen.get(part) is not None:
-            if chosen[part] not in present:
-                raise DataError(f"data.source.columns.{part} is {chosen[part]!r}; {where} has {_some(present)}")
-            found[part] = chosen[part]
-            continue
-        candidates = [column for column in present if plain[column] in _USUAL_NAMES[part]]
-        if len(candidates) > 1:
-            raise DataError(f"{where} has {' and '.join(candidates)}; name one with data.source.columns.{part}")
-        if candidates:
-            found[part] = candidates[0]
-    if "timestamp" not in found:
-        usual = ", ".join(_USUAL_NAMES["timestamp"])
-        raise DataError(
-            f"{where} has no date column; its columns are {_some(present)}, and none of them is {usual}. "
-            f"Name it with data.source.columns.timestamp"
+
+    @checked("data.source.table")
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        columns: Mapping[str, str | None],
+        timestamp_format: str | None,
+        price_scale: Annotated[float, more_than(0)],
+        adjusted: bool,
+        assets: Sequence[str] | None,
+        start: str | None,
+        end: str | None,
+    ) -> None:
+        self.shape = shape
+        self.columns = dict(columns)
+        self.timestamp_format = timestamp_format
+        self.price_scale = price_scale
+        self.adjusted = adjusted
+        self.assets = None if assets is None else list(assets)
+        self.start = _date_setting("start", start)
+        self.end = _date_setting("end", end)
+
+    def canonical(self, table: pl.DataFrame, *, where: str, single_asset: str) -> pl.DataFrame:
+        """The canonical table; values may be texts or numbers. Rows keep their order.
+
+        Args: where: what the table is, for messages. single_asset: name of the asset of a long table without an asset
+            column.
+        Raises: DataError: there are no rows, a column is missing, or a text is not a date or a number.
+        """
+        if table.height == 0:
+            raise DataError(f"{where} has no rows; it needs a header and at least data.window_size bars")
+        found = self.find(table.columns, where)
+        bars = self._wide(table, found, where) if self.is_wide(found) else self._long(table, found, where, single_asset)
+        bars = bars.with_columns(
+            pl.col(name) * self.price_scale for name in (*PRICES, "adjusted_close") if name in bars.columns
         )
-    return found
+        bars = adjust(bars, where) if self.adjusted else bars
+        kept = bars.filter(*self._wanted(bars.schema))
+        if kept.height == 0:
+            raise DataError(
+                f"{where} has no bars of data.source.table.assets {self.assets or 'all'} from data.source.table.start "
+                f"{self.start} to before data.source.table.end {self.end}; it has "
+                f"{_some(bars['asset'].unique().sort())} from {bars['timestamp'].min()} to {bars['timestamp'].max()}"
+            )
+        return kept.select(name for name in ("timestamp", "asset", *OHLCV) if name in kept.columns)
+
+    def push_down(self, scan: pl.LazyFrame, where: str) -> pl.LazyFrame:
+        """What of `canonical` can be done before a table is read: only columns and rows that it would keep."""
+        schema = scan.collect_schema()
+        found = self.find(schema.names(), where)
+        if self.is_wide(found):
+            assets = [name for name in schema.names() if name != found["timestamp"]]
+            kept = [name for name in assets if self.assets is None or name in self.assets]
+            scan = scan.select(found["timestamp"], *kept)
+        else:
+            scan = scan.select(sorted(set(found.values()), key=schema.names().index))
+        return scan.filter(*self._wanted({part: schema[column] for part, column in found.items()}, found))
+
+    def find(self, present: Sequence[str], where: str) -> dict[str, str]:
+        """Which column of a table plays each canonical part.
+
+        Raises: DataError: a chosen column does not exist, a part has two candidates, or there is no timestamp.
+        """
+        plain = {column: column.strip().lower().replace(" ", "_").replace("-", "_") for column in present}
+        found = {}
+        for part in COLUMNS:
+            chosen = self.columns.get(part)
+            if chosen is not None and chosen not in present:
+                raise DataError(f"data.source.table.columns.{part} is {chosen!r}; {where} has {_some(present)}")
+            candidates = [column for column in present if plain[column] in _USUAL_NAMES[part]]
+            if chosen is None and len(candidates) > 1:
+                raise DataError(
+                    f"{where} has {' and '.join(candidates)}; name one with data.source.table.columns.{part}"
+                )
+            if chosen is not None or candidates:
+                found[part] = chosen or candidates[0]
+        if "timestamp" not in found:
+            usual = ", ".join(_USUAL_NAMES["timestamp"])
+            raise DataError(
+                f"{where} has no date column; its columns are {_some(present)}, and none of them is {usual}. "
+                f"Name it with data.source.table.columns.timestamp"
+            )
+        return found
+
+    def is_wide(self, found: Mapping[str, str]) -> bool:
+        """Whether a table with these parts has a column of closes per asset."""
+        return self.shape == "wide" or (self.shape == "auto" and not set(found) & {"asset", *PRICES})
+
+    def _wanted(self, schema: Mapping[str, pl.DataType], found: Mapping[str, str] | None = None) -> list[pl.Expr]:
+        """Filters for assets and dates, of the parts whose types allow it."""
+        name = (lambda part: found[part]) if found else (lambda part: part)
+        filters = []
+        if self.assets is not None and schema.get("asset") == pl.String:
+            filters.append(pl.col(name("asset")).is_in(self.assets))
+        if schema["timestamp"] == pl.Date or isinstance(schema["timestamp"], pl.Datetime):
+            moment = pl.col(name("timestamp"))
+            if self.start is not None:
+                filters.append(moment >= as_moment(self.start, schema["timestamp"]))
+            if self.end is not None:
+                filters.append(moment < as_moment(self.end, schema["timestamp"]))
+        return filters
+
+    def _wide(self, table: pl.DataFrame, found: Mapping[str, str], where: str) -> pl.DataFrame:
+        assets = [name for name in table.columns if name != found["timestamp"]]
+        if not assets:
+            raise DataError(f"{where} has only the date column; a wide table has one column of closes per asset")
+        timestamps = table.select(_as_timestamp(table[found["timestamp"]], self.timestamp_format, where))
+        closes = table.select(_as_number(table[name], where) for name in assets)
+        clash = {"timestamp": "timestamp "} if "timestamp" in assets else {}
+        wide = pl.concat([timestamps, closes.rename(clash)], how="horizontal")
+        # an empty cell of a wide table says that the asset has no bar then: it enters late, leaves early or has a hole
+        return wide.unpivot(index="timestamp", variable_name="asset", value_name="close").drop_nulls("close")
+
+    def _long(self, table: pl.DataFrame, found: Mapping[str, str], where: str, single_asset: str) -> pl.DataFrame:
+        parts = [_as_timestamp(table[found["timestamp"]], self.timestamp_format, where)]
+        if "asset" in found:
+            parts.append(table[found["asset"]].cast(pl.String).alias("asset"))
+        else:
+            parts.append(pl.Series("asset", [single_asset]).new_from_index(0, table.height))
+        parts.extend(_as_number(table[found[part]], where).alias(part) for part in NUMBERS if part in found)
+        if len(parts) == 2:
+            raise DataError(f"{where} has no prices; a long table needs one of {', '.join(OHLCV)}")
+        return pl.DataFrame(parts)
+
+
+def _date_setting(key: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        raise ValueError(f"data.source.table.{key} is {text!r}; it must be a date such as 2011-06-30") from None
+
+
+def as_moment(when: datetime, dtype: pl.DataType) -> pl.Expr:
+    """A literal to compare with a column of dates or datetimes; a time without a zone is in the column's own."""
+    if dtype == pl.Date:
+        # a day is at or after a time of it only if that time is its midnight
+        day = when.date() if when.time() == when.min.time() else date.fromordinal(when.toordinal() + 1)
+        return pl.lit(day)
+    zone, unit = dtype.time_zone, dtype.time_unit
+    if zone is None:
+        return pl.lit(when.replace(tzinfo=None)).cast(pl.Datetime(unit))
+    if when.tzinfo is None:
+        return pl.lit(when).cast(pl.Datetime(unit)).dt.replace_time_zone(zone)
+    return pl.lit(when.astimezone(UTC)).dt.convert_time_zone(zone).cast(pl.Datetime(unit, zone))
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def guess_shape(found: Mapping[str, str], shape: Shape) -> Literal["long", "wide"]:
-    """A table with an asset column, or with one of open, high, low, close, is long; any other is wide."""
-    if shape != "auto":
-        return shape
-    return "long" if set(found) & {"asset", "open", "high", "low", "close"} else "wide"
-
-
-def canonical(
-    table: pl.DataFrame,
-    *,
-    columns: Mapping[str, str | None],
-    shape: Shape,
-    timestamp_format: str | None,
-    single_asset: str,
-    where: str,
-) -> pl.DataFrame:
-    """The canonical table of a user's one; values may be texts or numbers. Rows keep their order.
-
-    Args: single_asset: name of the asset of a long table that has no asset column. where: for messages.
-    Raises: DataError: there are no rows, a column is missing, or a text is not a date or a number.
-    """
-    if table.height == 0:
-        raise DataError(f"{where} has no rows; it needs a header and at least data.window_size bars")
-    found = find_columns(table.columns, columns, where)
-    if guess_shape(found, shape) == "wide":
-        assets = [name for name in table.columns if name != found["timestamp"]]
-        if not assets:
-            raise DataError(f"{where} has only the date column; a wide table has one column of closes per asset")
-        timestamps = table.select(_as_timestamp(table[found["timestamp"]], timestamp_format, where))
-        closes = table.select(_as_number(table[name], where) for name in assets)
-        long = pl.concat([timestamps, closes], how="horizontal")
-        # an empty cell of a wide table says that the asset has no bar then: it enters late, leaves early or has a hole
-        return long.unpivot(index="timestamp", variable_name="asset", value_name="close").drop_nulls("close")
-    parts = [_as_timestamp(table[found["timestamp"]], timestamp_format, where)]
-    parts.append(_as_asset(table, found, single_asset, where))
-    parts.extend(_as_number(table[found[part]], where).alias(part) for part in NUMBERS if part in found)
-    if len(parts) == 2:
-        raise DataError(f"{where} has no prices; a long table needs one of {', '.join(OHLCV)}")
-    return pl.DataFrame(parts)
 
 
 def adjust(bars: pl.DataFrame, where: str) -> pl.DataFrame:
@@ -106,36 +197,36 @@ def adjust(bars: pl.DataFrame, where: str) -> pl.DataFrame:
     Raises: DataError: there is no close or no adjusted close.
     """
     if not {"close", "adjusted_close"} <= set(bars.columns):
-        raise DataError(f"data.source.adjusted is true; {where} has no adjusted close beside a close")
+        raise DataError(f"data.source.table.adjusted is true; {where} has no adjusted close beside a close")
     factor = pl.col("adjusted_close") / pl.col("close")
     prices = [pl.col(name) * factor for name in ("open", "high", "low", "close") if name in bars.columns]
     volume = [pl.col("volume") / factor] if "volume" in bars.columns else []
     return bars.with_columns(prices + volume)
 
 
-def _as_asset(table: pl.DataFrame, found: Mapping[str, str], single_asset: str, where: str) -> pl.Series:
-    if "asset" not in found:
-        return pl.Series("asset", [single_asset]).new_from_index(0, table.height)
-    assets = table[found["asset"]].cast(pl.String).alias("asset")
-    _refuse(assets.is_null(), table[found["asset"]], where, "is empty; it must name an asset")
-    return assets
-
-
 def _as_timestamp(column: pl.Series, timestamp_format: str | None, where: str) -> pl.Series:
     """Dates and datetimes as they are (with their time zone); texts by the format, or as ISO 8601."""
-    if column.dtype.is_temporal() and column.dtype != pl.Time and not isinstance(column.dtype, pl.Duration):
-        _refuse(column.is_null(), column, where, "is empty; it must be a date")
+    if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
         return column.alias("timestamp")
     texts = column.cast(pl.String).str.strip_chars()
+    texts = texts.set(texts == "", None)
     if timestamp_format is not None:
         pure_date = not any(code in timestamp_format for code in ("%H", "%I", "%s", "%T", "%R"))
         kind = pl.Date if pure_date else pl.Datetime("us")
         parsed = texts.str.strptime(kind, timestamp_format, strict=False)
-        _refuse(parsed.is_null(), column, where, f"does not fit data.source.timestamp_format {timestamp_format!r}")
+        _refuse(
+            parsed.is_null() & texts.is_not_null(),
+            column,
+            where,
+            f"does not fit data.source.table.timestamp_format {timestamp_format!r}",
+        )
         return parsed.alias("timestamp")
     parsed = _iso(texts)
-    wanted = "is not an ISO 8601 date such as 2024-03-28 or 2024-03-28T16:00:00+01:00; see data.source.timestamp_format"
-    _refuse(parsed.is_null(), column, where, wanted)
+    wanted = (
+        "is not an ISO 8601 date such as 2024-03-28 or 2024-03-28T16:00:00+01:00; "
+        "see data.source.table.timestamp_format"
+    )
+    _refuse(parsed.is_null() & texts.is_not_null(), column, where, wanted)
     return parsed.alias("timestamp")
 
 
@@ -171,12 +262,3 @@ def _refuse(wrong: pl.Series, column: pl.Series, where: str, complaint: str) -> 
         row = int(wrong.arg_max() or 0)
         more = f" ({count} such values)" if count > 1 else ""
         raise DataError(f"{where}, row {row + 2}, column {column.name!r}: {column[row]!r} {complaint}{more}")
-
-
-def project(bars: pl.DataFrame, wanted: Collection[str] | None) -> pl.DataFrame:
-    """The canonical columns that are wanted, those there are, in canonical order."""
-    return bars.select(
-        name
-        for name in COLUMNS
-        if name in bars.columns and (wanted is None or name in ("timestamp", "asset") or name in wanted)
-    )

@@ -23,21 +23,27 @@ class Scaler:
     def fit(cls, train_rows: Tensor, names: Sequence[str]) -> "Scaler":
         """Mean and standard deviation (maximum likelihood) of the training rows.
 
-        Args: train_rows: (N, F) finite. names: the F feature names, for the message.
-        Raises: DataError: a feature is constant on the training part.
+        Args: train_rows: (N, F); NaN where an asset of a panel has no bar. names: the F features, for the message.
+        Raises: DataError: a feature has no value, or is constant, on the training part.
         """
-        mean = train_rows.mean(dim=0, dtype=torch.float64)
-        # rows are centred in blocks, so that fitting needs no second copy of a long series
-        squares = sum((block.double() - mean).square().sum(dim=0) for block in train_rows.split(1 << 16))
-        std = (squares / len(train_rows)).sqrt()
-        for name, centre, spread in zip(names, mean.tolist(), std.tolist(), strict=True):
+        means, stds = [], []
+        for name, column in zip(names, train_rows.unbind(dim=1), strict=True):
+            values = column[~column.isnan()].double()
+            if not len(values):
+                raise DataError(
+                    f"{name} has no value on the {len(train_rows)} training rows: does the asset enter later? Leave it "
+                    f"out with data.source.table.assets, or make the training part longer"
+                )
+            centre, spread = values.mean().item(), values.std(correction=0).item()
             # float noise of a constant column is about 1e-16 of its size
             if not spread > 1e-12 * max(abs(centre), 1e-12):
                 raise DataError(
                     f"data.features has {name}, which is constant ({centre:g}) on the {len(train_rows)} training rows; "
                     f"its standard deviation must be above 0. Leave it out, or make the training part longer"
                 )
-        return cls(mean, std)
+            means.append(centre)
+            stds.append(spread)
+        return cls(torch.tensor(means, dtype=torch.float64), torch.tensor(stds, dtype=torch.float64))
 
     def transform(self, values: Tensor) -> Tensor:
         """(..., F) in the units of the features -> scaled, same dtype."""

@@ -6,13 +6,16 @@ Source: Lopez de Prado 2018, "Advances in financial machine learning", chapter 7
 """
 
 from collections.abc import Sequence
-from datetime import date, datetime
-from typing import Annotated, Literal, NamedTuple
+from datetime import datetime
+from itertools import pairwise
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 
 from refold.bounds import at_least, checked, within
+from refold.data.layout import as_moment
+from refold.errors import DataError
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -24,6 +27,22 @@ class Interval(NamedTuple):
     part: Part
     start: int
     end: int
+
+
+class Split(Protocol):
+    """Which moments of a calendar belong to which part, in one of several folds."""
+
+    embargo: int
+
+    def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
+        """Intervals in order of time. Args: calendar: sorted, unique timestamps. fold: from 0. Raises: DataError."""
+        ...
+
+
+def _refuse_fold(fold: int, folds: int, split: str) -> None:
+    if not 0 <= fold < folds:
+        only = "only fold 0" if folds == 1 else f"folds 0 to {folds - 1}"
+        raise DataError(f"data.fold is {fold}; data/split={split} has {only}")
 
 
 class ByFraction:
@@ -50,8 +69,9 @@ class ByFraction:
         self.val_fraction = val_fraction
         self.embargo = embargo
 
-    def intervals(self, calendar: pl.Series) -> list[Interval]:
-        """Intervals in order of time. Args: calendar: sorted, unique timestamps."""
+    def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
+        """Intervals in order of time; see Split."""
+        _refuse_fold(fold, 1, "fraction")
         count = len(calendar)
         train_end = round(count * self.train_fraction)
         val_end = round(count * min(1.0, self.train_fraction + self.val_fraction))
@@ -72,14 +92,105 @@ class ByDate:
             raise ValueError(f"data.split.val_start is {val_start}; it must be before test_start, {test_start}")
         self.embargo = embargo
 
-    def intervals(self, calendar: pl.Series) -> list[Interval]:
-        """Intervals in order of time. Args: calendar: sorted, unique timestamps."""
+    def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
+        """Intervals in order of time; see Split."""
+        _refuse_fold(fold, 1, "date")
         train_end, val_end = (position(calendar, start) for start in self.starts)
         return [
             Interval("train", 0, train_end),
             Interval("val", train_end, val_end),
             Interval("test", val_end, len(calendar)),
         ]
+
+
+class WalkForward:
+    """Test on one block of the calendar after another, each time trained on what came before.
+
+    The last `test_fraction` of the calendar is cut into `folds` equal blocks. Fold k tests block k, validates on as
+    many moments right before it, and trains on what is before those: on all of it (expanding) or on its last
+    `train_moments` (rolling).
+
+    Args: folds: how many. test_fraction: share of the calendar that all test blocks make up. train_moments: None
+        expands. embargo: bars to drop between parts beyond those that window and look-back ask for.
+    """
+
+    @checked("data.split")
+    def __init__(
+        self,
+        *,
+        folds: Annotated[int, at_least(1)],
+        test_fraction: Annotated[float, within(0, 1, open_start=True, open_end=True)],
+        train_moments: Annotated[int | None, at_least(1)],
+        embargo: Annotated[int, at_least(0)],
+    ) -> None:
+        self.folds = folds
+        self.test_fraction = test_fraction
+        self.train_moments = train_moments
+        self.embargo = embargo
+
+    def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
+        """Intervals in order of time; see Split."""
+        _refuse_fold(fold, self.folds, "walk_forward")
+        count = len(calendar)
+        first_test = round(count * (1 - self.test_fraction))
+        borders = np.linspace(first_test, count, self.folds + 1).round().astype(int).tolist()
+        test_start, test_end = borders[fold], borders[fold + 1]
+        val_start = max(0, test_start - (test_end - test_start))
+        train_start = 0 if self.train_moments is None else max(0, val_start - self.train_moments)
+        return [
+            Interval("train", train_start, val_start),
+            Interval("val", val_start, test_start),
+            Interval("test", test_start, test_end),
+        ]
+
+
+class PurgedKFold:
+    """Cut the calendar into k blocks; fold k tests block k, validates on the next (the first after the last), trains on
+    the rest, on both sides, with bars dropped wherever two parts meet.
+
+    Training on bars after the test is no look-ahead in the features, but it is knowledge of the future: use it to
+    measure how results vary, not to predict what would have been earned.
+
+    Args: folds: at least 3. embargo: bars to drop between parts beyond those that window and look-back ask for.
+    Source: Lopez de Prado 2018, section 7.4.
+    """
+
+    @checked("data.split")
+    def __init__(self, *, folds: Annotated[int, at_least(3)], embargo: Annotated[int, at_least(0)]) -> None:
+        self.folds = folds
+        self.embargo = embargo
+
+    def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
+        """Intervals in order of time; see Split."""
+        _refuse_fold(fold, self.folds, "purged_kfold")
+        borders = np.linspace(0, len(calendar), self.folds + 1).round().astype(int).tolist()
+        parts: list[Part] = ["train"] * self.folds
+        parts[fold] = "test"
+        parts[(fold + 1) % self.folds] = "val"
+        intervals: list[Interval] = []
+        for part, (start, end) in zip(parts, pairwise(borders), strict=True):
+            if intervals and intervals[-1].part == part:  # neighbouring blocks that train are one interval: no gap
+                start = intervals.pop().start
+            intervals.append(Interval(part, start, end))
+        return intervals
+
+
+def timeline(intervals: Sequence[Interval], calendar: pl.Series, gap: int, width: int = 72) -> str:
+    """The parts drawn to scale: `=` trains, `v` validates, `t` tests, `.` is dropped, a blank is in no part."""
+    marks = {"train": "=", "val": "v", "test": "t"}
+    line = [" "] * width
+    scale = width / max(1, len(calendar))
+    for number, (part, start, end) in enumerate(intervals):
+        dropped = start + gap if number and start < end else start
+        for column in range(round(start * scale), max(round(end * scale), round(start * scale) + (end > start))):
+            if column < width:
+                line[column] = "." if (column + 0.5) / scale < dropped else marks[part]
+    held = [
+        f"{part} {calendar[start]} to {calendar[end - 1]}"
+        for part, start, end in intervals
+        if start < end <= len(calendar)
+    ]
+    return f"|{''.join(line)}|\n{', '.join(held)}; {gap} bars dropped between parts (.)"
 
 
 def _iso_date(key: str, text: str) -> datetime:
@@ -91,18 +202,9 @@ def _iso_date(key: str, text: str) -> datetime:
 
 def position(calendar: pl.Series, start: datetime) -> int:
     """First position of a sorted calendar at or after a date; a date without a zone is in the calendar's own."""
-    zone = getattr(calendar.dtype, "time_zone", None)
-    if calendar.dtype == pl.Date:
-        bound: date | datetime = start.date() if start == datetime.combine(start.date(), start.min.time()) else start
-        literal = pl.lit(bound)
-        calendar = calendar if not isinstance(bound, datetime) else calendar.cast(pl.Datetime("us"))
-    else:
-        literal = pl.lit(start.replace(tzinfo=None)).cast(calendar.dtype if zone is None else pl.Datetime("us"))
-        if zone is not None:
-            literal = literal.dt.replace_time_zone(str(start.tzinfo) if start.tzinfo else zone).dt.convert_time_zone(
-                zone
-            )
-    return int(calendar.to_frame("timestamp").select((pl.col("timestamp") < literal).sum()).item())
+    return int(
+        calendar.to_frame("timestamp").select((pl.col("timestamp") < as_moment(start, calendar.dtype)).sum()).item()
+    )
 
 
 def cut(

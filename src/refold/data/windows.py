@@ -3,7 +3,7 @@
 Letters: N bars of all assets one after another, B windows in a batch, T bars in a window, F features, S segments.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,12 +31,15 @@ class Series:
     """All bars of all assets, asset after asset, each in order of time.
 
     values: (N, F) float32, scaled, contiguous; 0 where a bar is absent. present: (N,) bool, or None if all bars are.
-    timestamps: (N,) polars Series of dates or datetimes. asset_names and asset_starts: the assets and their first rows.
+    times: (N,) int64, in the units of time_dtype (days of pl.Date, or those of a pl.Datetime). close: (N,) float32
+    closing prices, None if there are none. asset_names, asset_starts: the assets and their first rows.
     """
 
     values: Tensor
     present: Tensor | None
-    timestamps: pl.Series
+    times: np.ndarray
+    time_dtype: pl.DataType
+    close: Tensor | None
     asset_names: tuple[str, ...]
     asset_starts: np.ndarray
 
@@ -44,6 +47,22 @@ class Series:
         """The asset of each row."""
         codes = np.searchsorted(self.asset_starts, rows, side="right") - 1
         return [self.asset_names[code] for code in codes]
+
+    def timestamps(self, rows: np.ndarray) -> np.ndarray:
+        """datetime64 of each row, of the shape of rows; UTC where there is a time zone."""
+        flat = pl.Series(self.times[rows.reshape(-1)])
+        return flat.cast(self.time_dtype).to_numpy().reshape(rows.shape)
+
+    def to(self, device: torch.device) -> "Series":
+        """The series with its values on a device."""
+        present = None if self.present is None else self.present.to(device)
+        return replace(self, values=self.values.to(device), present=present)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        tensors = (self.values, self.present, self.close)
+        return self.times.nbytes + sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 class Windows:
@@ -98,9 +117,17 @@ class Windows:
 
     def timestamps(self, index: Tensor | np.ndarray) -> np.ndarray:
         """(B, T) datetime64: when each bar of each window was."""
-        rows = self.rows(index)
-        return self.series.timestamps.gather(rows.reshape(-1)).to_numpy().reshape(rows.shape)
+        return self.series.timestamps(self.rows(index))
 
     def assets(self, index: Tensor | np.ndarray) -> list[str]:
         """The asset of each window."""
         return self.series.assets(self.starts(index))
+
+    def last_close(self, index: Tensor | np.ndarray) -> Tensor | None:
+        """(B,) the close right before each window, NaN if it is absent or of another asset; None without closes."""
+        if self.series.close is None:
+            return None
+        starts = self.starts(index)
+        inside = starts > self.series.asset_starts[np.searchsorted(self.series.asset_starts, starts, side="right") - 1]
+        closes = self.series.close[torch.from_numpy(np.maximum(starts - 1, 0))]
+        return torch.where(torch.from_numpy(inside), closes, torch.nan)

@@ -1,6 +1,10 @@
-"""Where bars come from. Each source has `load(columns)`, which returns the canonical table of `refold.data.layout`."""
+"""Where bars come from: `load()` returns the canonical table, `identity()` changes when the data may have."""
 
 from refold.data.sources.csv import Csv
+from refold.data.sources.panel import SkfolioPanel
+from refold.data.sources.parquet import Parquet
+from refold.data.sources.sql import Sql
 from refold.data.sources.stocks import Stocks
+from refold.data.sources.synthetic import Synthetic
 
-__all__ = ["Csv", "Stocks"]
+__all__ = ["Csv", "Parquet", "SkfolioPanel", "Sql", "Stocks", "Synthetic"]

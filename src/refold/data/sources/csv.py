@@ -1,12 +1,13 @@
 """Bars from a CSV file, wide or long, plain or compressed."""
 
-from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from refold.bounds import checked
-from refold.data.layout import Shape, adjust, canonical, project
+from refold.data.layout import Table
+from refold.data.sources.files import stamp
 from refold.errors import DataError
 
 
@@ -31,42 +32,23 @@ def read_texts(path: Path, separator: str) -> pl.DataFrame:
 class Csv:
     """A CSV file: long (date, symbol, what there is of open to volume) or wide (date, a column of closes per asset).
 
-    Args: path: the file; .gz and .zst are read as they are. shape: auto looks at the header. columns: canonical name ->
-        header, where the usual names do not do. timestamp_format: strptime codes; None expects ISO 8601. separator: one
-        character. adjusted: scale prices by adjusted close / close.
+    Args: path: the file; .gz and .zst are read as they are. separator: one character. table: how it is read.
     """
 
     @checked("data.source")
-    def __init__(
-        self,
-        *,
-        path: str,
-        shape: Shape,
-        columns: Mapping[str, str | None],
-        timestamp_format: str | None,
-        separator: str,
-        adjusted: bool,
-    ) -> None:
+    def __init__(self, *, path: str, separator: str, table: Table) -> None:
         self.path = Path(path).expanduser()
-        self.shape = shape
-        self.columns = dict(columns)
-        self.timestamp_format = timestamp_format
         self.separator = separator
-        self.adjusted = adjusted
+        self.table = table
 
-    def load(self, columns: Collection[str] | None = None) -> pl.DataFrame:
-        """The canonical table of the file. Args: columns: those wanted; None is all. Raises: DataError."""
-        bars = canonical(
-            read_texts(self.path, self.separator),
-            columns=self.columns,
-            shape=self.shape,
-            timestamp_format=self.timestamp_format,
-            single_asset=self.path.name.split(".")[0],
-            where=str(self.path),
-        )
-        if self.adjusted:
-            bars = adjust(bars, str(self.path))
-        return project(bars, columns)
+    def load(self) -> pl.DataFrame:
+        """The canonical table of the file. Raises: DataError."""
+        texts = read_texts(self.path, self.separator)
+        return self.table.canonical(texts, where=str(self.path), single_asset=self.path.name.split(".")[0])
+
+    def identity(self) -> Any:
+        """Changes when the file or the way it is read does."""
+        return [stamp(self.path), self.separator, vars(self.table)]
 
     def __str__(self) -> str:
         return f"csv {self.path}"

@@ -1,0 +1,108 @@
+"""Prepared data on disk: NumPy arrays that are mapped into memory, not read into it.
+
+A folder per source, recipe and state of the files: values.npy, present.npy, close.npy, times.npy and meta.json. It is
+written under another name and renamed when complete, so that a folder which exists is whole, whoever else writes it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from refold.data.pipeline import Prepared, Recipe
+from refold.data.scaler import Scaler
+from refold.data.split import PARTS
+from refold.data.windows import Series
+
+_VERSION = 1  # of the format and of the meaning of what is in it
+
+
+def key(identity: Any, recipe: Recipe, scaler: Scaler | None) -> str:
+    """Name of the folder: a hash of whatever decides what is in it."""
+    settings = [_VERSION, identity, _plain(recipe), scaler and [scaler.mean.tolist(), scaler.std.tolist()]]
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def _plain(thing: Any) -> Any:
+    """Settings of an object as nested lists and dicts, with the names of its classes."""
+    if isinstance(thing, dict):
+        return {str(name): _plain(value) for name, value in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_plain(value) for value in thing]
+    if hasattr(thing, "__dict__"):
+        return [type(thing).__name__, _plain(vars(thing))]
+    return thing
+
+
+def write(prepared: Prepared, folder: Path) -> None:
+    """Write all of it, then rename. If somebody else was faster, theirs stays: it is the same."""
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    building.mkdir(parents=True)
+    try:
+        series = prepared.series
+        np.save(building / "values.npy", series.values.numpy())
+        np.save(building / "times.npy", series.times)
+        if series.present is not None:
+            np.save(building / "present.npy", series.present.numpy())
+        if series.close is not None:
+            np.save(building / "close.npy", series.close.numpy())
+        prepared.findings.write_csv(building / "findings.csv")
+        (building / "meta.json").write_text(json.dumps(_meta(prepared)))
+        building.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _meta(prepared: Prepared) -> dict[str, Any]:
+    dtype = prepared.series.time_dtype
+    return {
+        "time": ["date"] if dtype == pl.Date else ["datetime", dtype.time_unit, dtype.time_zone],
+        "asset_names": prepared.series.asset_names,
+        "asset_starts": prepared.series.asset_starts.tolist(),
+        "column_names": prepared.column_names,
+        "mean": prepared.scaler.mean.tolist(),
+        "std": prepared.scaler.std.tolist(),
+        "segments": {part: prepared.segments[part].tolist() for part in PARTS},
+        "gap_bars": prepared.gap_bars,
+        "summary": prepared.summary,
+        "fingerprint": prepared.fingerprint,
+    }
+
+
+def read(folder: Path) -> Prepared:
+    """What `write` wrote, with its arrays mapped into memory: pages are read when windows touch them."""
+    meta = json.loads((folder / "meta.json").read_text())
+    kind, *details = meta["time"]
+    return Prepared(
+        series=Series(
+            values=_mapped(folder / "values.npy"),
+            present=_mapped(folder / "present.npy"),
+            times=np.load(folder / "times.npy", mmap_mode="r"),
+            time_dtype=pl.Date() if kind == "date" else pl.Datetime(*details),
+            close=_mapped(folder / "close.npy"),
+            asset_names=tuple(meta["asset_names"]),
+            asset_starts=np.array(meta["asset_starts"]),
+        ),
+        column_names=tuple(meta["column_names"]),
+        scaler=Scaler(torch.tensor(meta["mean"], dtype=torch.float64), torch.tensor(meta["std"], dtype=torch.float64)),
+        segments={part: np.array(meta["segments"][part], dtype=np.int64).reshape(-1, 2) for part in PARTS},
+        gap_bars=meta["gap_bars"],
+        findings=pl.read_csv(folder / "findings.csv", schema_overrides={"first": pl.String}),
+        summary=meta["summary"],
+        fingerprint=meta["fingerprint"],
+    )
+
+
+def _mapped(path: Path) -> torch.Tensor | None:
+    # "c": pages are private to the process if written to, which nothing does; torch warns of read-only arrays
+    return torch.from_numpy(np.load(path, mmap_mode="c")) if path.exists() else None

@@ -1,0 +1,52 @@
+"""Bars from Parquet: one file, a pattern of files, or a partitioned folder. Only what is needed is read."""
+
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from refold.bounds import checked
+from refold.data.layout import Table
+from refold.data.sources.files import stamp
+from refold.errors import DataError
+
+
+class Parquet:
+    """Parquet files, scanned lazily: columns, assets and dates that the table does not keep are not read.
+
+    Args: path: a file, a pattern such as `bars/*.parquet`, or a folder; folder names such as `symbol=AAPL` are columns.
+        table: how it is read.
+    """
+
+    @checked("data.source")
+    def __init__(self, *, path: str, table: Table) -> None:
+        self.path = Path(path).expanduser()
+        self.table = table
+
+    def files(self) -> list[Path]:
+        """The files, sorted. Raises: DataError: there are none."""
+        found = self.path.rglob("*.parquet") if self.path.is_dir() else map(Path, glob(str(self.path), recursive=True))
+        files = sorted(path for path in found if path.is_file())
+        if not files:
+            what = "the folder holds no .parquet file" if self.path.is_dir() else "there is no such file"
+            raise DataError(f"data.path is {str(self.path)!r}; {what}")
+        return files
+
+    def load(self) -> pl.DataFrame:
+        """The canonical table. Raises: DataError."""
+        # sorted files and folders as columns: the order of rows does not depend on the file system
+        try:
+            scan = pl.scan_parquet(self.files(), hive_partitioning=self.path.is_dir())
+            table = self.table.push_down(scan, str(self.path)).collect(engine="streaming")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"data.path is {str(self.path)!r}; it cannot be read as Parquet: {reason}") from None
+        return self.table.canonical(table, where=str(self.path), single_asset=self.path.name.split(".")[0])
+
+    def identity(self) -> Any:
+        """Changes when a file or the way it is read does."""
+        return [[stamp(path) for path in self.files()], vars(self.table)]
+
+    def __str__(self) -> str:
+        return f"parquet {self.path}"

@@ -1,0 +1,45 @@
+"""Bars from any database that ConnectorX reads: SQLite, PostgreSQL, MySQL, SQL Server, BigQuery, Redshift, ..."""
+
+import re
+from typing import Any
+
+import polars as pl
+
+from refold.bounds import checked
+from refold.data.layout import Table
+from refold.errors import DataError
+
+
+class Sql:
+    """The rows of a query. Source of the connector: github.com/sfu-db/connector-x.
+
+    Args: uri: such as sqlite:///prices.db or postgresql://user:password@host/name; never shown with its password.
+        query: such as `select date, symbol, close from bars`. table: how the result is read.
+    """
+
+    @checked("data.source")
+    def __init__(self, *, uri: str, query: str, table: Table) -> None:
+        self.uri = uri
+        self.query = query
+        self.table = table
+
+    def load(self) -> pl.DataFrame:
+        """The canonical table. Raises: DataError: the connector is missing, or the database refuses."""
+        try:
+            result = pl.read_database_uri(self.query, self.uri, engine="connectorx")
+        except ImportError:
+            raise DataError('data=sql needs connectorx; install it with: pip install "refold[sql]"') from None
+        except Exception as error:  # connectorx raises bare RuntimeErrors, and panics that are BaseExceptions elsewhere
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"data.uri is {self._shown()!r}; the query failed: {reason}") from None
+        return self.table.canonical(result, where=str(self), single_asset="asset")
+
+    def identity(self) -> Any:
+        """None: whether a database has changed cannot be told without reading it."""
+        return None
+
+    def _shown(self) -> str:
+        return re.sub(r"//([^:/@]+):[^@]+@", r"//\1:***@", self.uri)
+
+    def __str__(self) -> str:
+        return f"sql {self._shown()}"
