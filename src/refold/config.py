@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from refold.bounds import complaint, within
 from refold.errors import ConfigError, RefoldError
 from refold.hardware import find_machine, plan
-from refold.run import METRICS, RESOLVED
+from refold.run import BEST_CHECKPOINT, METRICS, RESOLVED
 
 if TYPE_CHECKING:
     import lightning as L
@@ -167,7 +167,10 @@ def _type_complaint(hint: Any, value: Any) -> str | None:
 
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, PydanticUserError):  # a protocol or a forward reference: nothing to hold it to
+    except (
+        PydanticSchemaGenerationError,
+        PydanticUserError,
+    ):  # a protocol or a forward reference: nothing to hold it to
         return None
     try:
         adapter.validate_python(_as_tuples(value) if "tuple" in str(hint) else value)
@@ -333,7 +336,7 @@ def load_run(path: str | os.PathLike) -> Run:
     from refold.data import Scaler
 
     directory = Path(path).resolve()
-    settings, weights = directory / RESOLVED, directory / "checkpoints" / "best.ckpt"
+    settings, weights = directory / RESOLVED, directory / BEST_CHECKPOINT
     for needed in (directory, settings, weights):
         if not needed.exists():
             raise ConfigError(f"{path} is not a finished run: there is no {needed}")
@@ -342,7 +345,9 @@ def load_run(path: str | os.PathLike) -> Run:
     data = checkpoint["WindowDataModule"]
     autoencoder = build_autoencoder(cfg, len(data["feature_names"]))
     prefix = "autoencoder."
-    state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    state = {
+        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
+    }
     autoencoder.load_state_dict(state)
     scaler = Scaler.from_state_dict(data["scaler"])
     return Run(directory, cfg, autoencoder.eval(), scaler, list(data["feature_names"]))

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from refold.errors import RefoldError
+from refold.errors import Interrupted, RefoldError
 from refold.hardware import Plan
-from refold.run import RESOLVED, RESULT
+from refold.run import LAST_CHECKPOINT, RESOLVED, RESULT
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def needs_workers(plan: Plan) -> bool:
 def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `python script --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailed: a process failed. KeyboardInterrupt: a signal came; the workers have been told and have left.
+    Raises: JobFailed: a process failed. Interrupted: a signal came; the workers have written their checkpoint and left.
+        KeyboardInterrupt: so too, before there was one.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,12 +74,15 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
         while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
             time.sleep(0.05)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C must not cut the clean-up short
+        before_int = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C must not cut the clean-up short
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
         _reap(workers)
-        raise
+        signal.signal(signal.SIGINT, before_int)
+        if not (run_dir / LAST_CHECKPOINT).exists():
+            raise
+        raise Interrupted(f"stopped; {run_dir / LAST_CHECKPOINT} is kept") from None
     finally:
         _reap(workers)
         signal.signal(signal.SIGTERM, before)

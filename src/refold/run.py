@@ -1,6 +1,6 @@
 """The run directory: what is written where, which one is the newest, and where a run goes on.
 
-    resolved.yaml  train.log  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
+resolved.yaml  train.log  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
 """
 
 import json
@@ -16,6 +16,8 @@ from refold.errors import ConfigError
 RESOLVED = "resolved.yaml"
 RESULT = "result.json"
 METRICS = "metrics.csv"
+BEST_CHECKPOINT = "checkpoints/best.ckpt"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -70,6 +72,12 @@ def write_result(directory: Path, result: dict[str, Any]) -> None:
     write_atomically(directory / RESULT, json.dumps(result, indent=2) + "\n")
 
 
+def resume_command(directory: Path) -> str:
+    """The command that goes on with a run."""
+    latest = Path("outputs/latest")
+    return f"python train.py resume={'latest' if latest.resolve() == directory.resolve() else directory}"
+
+
 def resume_arguments(arguments: list[str]) -> list[str]:
     """With resume=..., let Hydra use the directory of that run instead of a new one.
 
@@ -92,7 +100,7 @@ class Resume:
     def __init__(self, where: str):
         path = Path("outputs/latest" if where == "latest" else where)
         self.directory = (path.parent.parent if path.suffix == ".ckpt" else path).resolve()
-        self.checkpoint = path.resolve() if path.suffix == ".ckpt" else self.directory / "checkpoints" / "last.ckpt"
+        self.checkpoint = path.resolve() if path.suffix == ".ckpt" else self.directory / LAST_CHECKPOINT
         for needed in (self.directory / RESOLVED, self.checkpoint):
             if not needed.is_file():
                 raise ConfigError(f"resume is {where}; there is no {needed}, so there is nothing to go on with")
