@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from refold import config, launch, run
+from refold.check import check, explain
 from refold.errors import Interrupted, RefoldError
 from refold.hardware import find_machine, plan
 
@@ -39,9 +40,14 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
     """Check the configuration, run it on as many processes as it asks for, and print what came out."""
     from refold.report.summary import print_summary
 
-    cfg = prepare(cfg, run_dir)
-    for warning in config.check(cfg):
-        log.warning(warning)
+    try:
+        cfg = prepare(cfg, run_dir)
+        without_effect = check(cfg)
+    except RefoldError:
+        run.discard_unopened(run_dir)
+        raise
+    for message in without_effect:
+        log.warning(message)
     machine = find_machine()
     hardware = plan(config.to_plain(cfg.trainer), machine)
     cfg.trainer = hardware.settings
@@ -78,23 +84,26 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     """What every process of a job runs. Returns: the result, on the first process."""
-    import lightning as L
+    import lightning
 
     from refold.report.result import summarise
     from refold.training.loggers import finish_loggers
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they repeat what our own first lines say
-    L.seed_everything(cfg.seed, verbose=False)
+    lightning.seed_everything(cfg.seed, verbose=False)
     data = config.build_data(cfg)
     data.setup()
     module = config.build_module(cfg, data.num_features)
     trainer = config.build_trainer(cfg, run_dir)
     log.info(
-        "%s: %s x %s, strategy %s, precision %s, %d windows per step over all",
-        cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision, data.batch_size,
-    )  # fmt: skip
+        "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
+        *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
+        data.batch_size,
+    )
     log.info(data.description)
+    if trainer.is_global_zero:
+        run.point_latest(run_dir)
     status = 1
     try:
         trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
@@ -131,7 +140,7 @@ def command_line() -> int:
         print("\nInterrupted before the first checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
-        if message := config.explain(error, Path(__file__).parent / "conf"):
+        if message := explain(error, Path(__file__).parent / "conf"):
             print(message, file=sys.stderr)
             return 2
         raise

@@ -1,4 +1,4 @@
-"""What a trainer's settings mean on the machine at hand: device, number of processes, precision. Decided before any work."""
+"""What a trainer's settings mean on the machine at hand: device, number of processes, precision."""
 
 import os
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ GRACE_S = 15.0
 JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
-class JobFailed(RefoldError):
+class JobFailedError(RefoldError):
     """A process of the job failed; its own message stands above. `status` is its exit status."""
 
     def __init__(self, message: str, status: int):
@@ -55,7 +55,7 @@ def needs_workers(plan: Plan) -> bool:
 def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `python script --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailed: a process failed. Interrupted: a signal came; the workers have written their checkpoint and left.
+    Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have written their checkpoint and left.
         KeyboardInterrupt: so too, before there was one.
     """
     with socket.socket() as free:
@@ -89,7 +89,7 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
     failed = {rank: worker.returncode for rank, worker in enumerate(workers) if worker.returncode}
     if failed:
         status = next((code for code in failed.values() if code > 0), 1)  # who raised, not who was killed for it
-        raise JobFailed(f"the job failed; exit status by process: {failed}; log: {run_dir}/train.log", status)
+        raise JobFailedError(f"the job failed; exit status by process: {failed}; log: {run_dir}/train.log", status)
     return json.loads((run_dir / RESULT).read_text())
 
 

@@ -92,7 +92,7 @@ class Checkpoints(Checkpoint):
 
 
 class StopOnSignal(L.Callback):
-    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, and raise `Interrupted`. A second signal stops at once.
+    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, raise `Interrupted`. A second signal stops at once.
 
     Args: checkpoints: writes the checkpoint.
     """

@@ -96,8 +96,8 @@ class AutoencoderModule(L.LightningModule):
         optimizer = self.optimizer(self.parameters())
 
         def factor(step: int) -> float:
-            # The number of steps is asked for during the training only: asked for here, before a checkpoint is restored,
-            # it would have Lightning set up the loader and then never give it its saved position.
+            # The number of steps is asked for during the training only: before a checkpoint is restored, the question
+            # would have Lightning set up the loader, and then never give it its saved position.
             return self.lr_schedule(step / self.trainer.estimated_stepping_batches if step else 0.0)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
