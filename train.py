@@ -14,10 +14,12 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from refold import config, launch, run
-from refold.errors import RefoldError
+from refold.check import check, explain
+from refold.errors import Interrupted, RefoldError
 from refold.hardware import find_machine, plan
 
 log = logging.getLogger("refold")
@@ -26,23 +28,40 @@ log = logging.getLogger("refold")
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     """One job, as Hydra composed it. Returns: the monitored value, for a sweeper to minimise."""
+    try:
+        return run_job(cfg, Path(HydraConfig.get().runtime.output_dir))
+    except RefoldError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        sys.exit(report(error))  # past Hydra, which would add lines of its own
+
+
+def run_job(cfg: DictConfig, run_dir: Path) -> float:
+    """Check the configuration, run it on as many processes as it asks for, and print what came out."""
     from refold.report.summary import print_summary
 
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    cfg = prepare(cfg, run_dir)
-    for warning in config.check(cfg):
-        log.warning(warning)
+    try:
+        cfg = prepare(cfg, run_dir)
+        without_effect = check(cfg)
+    except RefoldError:
+        run.discard_unopened(run_dir)
+        raise
+    for message in without_effect:
+        log.warning(message)
     machine = find_machine()
     hardware = plan(config.to_plain(cfg.trainer), machine)
     cfg.trainer = hardware.settings
     run.open_run(cfg, run_dir)
     for note in hardware.notes:
         log.info(note)
-    with launch.restored_environment():
-        if launch.needs_workers(hardware):
-            result = launch.run_workers(Path(__file__), run_dir, hardware, machine.cores)
-        else:
-            result = train(cfg, run_dir)
+    try:
+        with launch.restored_environment():
+            if launch.needs_workers(hardware):
+                result = launch.run_workers(Path(__file__), run_dir, hardware, machine.cores)
+            else:
+                result = train(cfg, run_dir)
+    except Interrupted as error:
+        raise Interrupted(f"{error}. Go on with: {run.resume_command(run_dir)}") from None
     print_summary(result, run_dir)
     return result["metrics"][cfg.checkpoint.monitor]
 
@@ -57,7 +76,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
         cfg.resume = str(resume.checkpoint)
         return cfg
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
-    sweep = run_dir.parent.name if str(hydra_config.mode).endswith("MULTIRUN") else None
+    sweep = run_dir.parent.name if hydra_config.mode is RunMode.MULTIRUN else None
     with open_dict(cfg):
         cfg.run = {"id": run.identify(run_dir), "group": sweep, "choices": choices, "overrides": overrides}
     return cfg
@@ -65,22 +84,26 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     """What every process of a job runs. Returns: the result, on the first process."""
-    import lightning as L
+    import lightning
 
     from refold.report.result import summarise
     from refold.training.loggers import finish_loggers
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it repeats what our own first lines say
-    L.seed_everything(cfg.seed, verbose=False)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they repeat what our own first lines say
+    lightning.seed_everything(cfg.seed, verbose=False)
     data = config.build_data(cfg)
     data.setup()
     module = config.build_module(cfg, data.num_features)
     trainer = config.build_trainer(cfg, run_dir)
     log.info(
-        "%s: %s x %s, strategy %s, precision %s, %d windows per step over all",
-        cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision, data.batch_size,
-    )  # fmt: skip
+        "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
+        *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
+        data.batch_size,
+    )
     log.info(data.description)
+    if trainer.is_global_zero:
+        run.point_latest(run_dir)
     status = 1
     try:
         trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
@@ -91,26 +114,33 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     return result
 
 
+def report(error: RefoldError) -> int:
+    """Print a user's mistake: its message alone. Returns: exit status."""
+    print(f"\n{error}", file=sys.stderr)
+    return getattr(error, "status", 2)
+
+
 def command_line() -> int:
-    """Run the command line; a user's mistake ends in its message alone. Returns: exit status."""
+    """Run the command line. Returns: exit status; 2 for a user's mistake, 130 after ctrl-C or SIGTERM."""
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module="lightning")
-    if sys.argv[1:2] == ["--job"]:
-        action = lambda: launch.work(Path(sys.argv[2]), train)  # noqa: E731
-    else:
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
-        action = main
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
     try:
-        sys.argv[1:] = run.resume_arguments(sys.argv[1:])
-        action()
+        if sys.argv[1:2] == ["--job"]:
+            launch.work(Path(sys.argv[2]), train)
+        else:
+            sys.argv[1:] = run.resume_arguments(sys.argv[1:])
+            main()
     except RefoldError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return getattr(error, "status", 2)
+        return report(error)
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
-        print("\nInterrupted. Go on with: python train.py resume=latest", file=sys.stderr)
+        print("\nInterrupted before the first checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
-        if message := config.explain(error, Path(__file__).parent / "conf"):
+        if message := explain(error, Path(__file__).parent / "conf"):
             print(message, file=sys.stderr)
             return 2
         raise

@@ -1,7 +1,7 @@
 """Bounds of settings, declared once in a constructor's annotations.
 
     @checked("decoder")
-    def __init__(self, *, hidden_size: Annotated[int, at_least(1)], dropout: Annotated[float, within(0, 1, open_end=True)])
+    def __init__(self, *, dropout: Annotated[float, within(0, 1, open_end=True)])
 
 `checked` refuses a value at construction with "decoder.dropout is 1.5; it must be in [0, 1)". The same annotations let
 `refold.config.check` refuse it before any data is read. Standard library only.

@@ -11,3 +11,11 @@ class ConfigError(RefoldError):
 
 class DataError(RefoldError):
     """The data cannot be read, or cannot be turned into windows."""
+
+
+class Interrupted(BaseException):
+    """A run stopped on ctrl-C or SIGTERM after it wrote its checkpoint.
+
+    A BaseException, so that no `except Exception` on the way takes it for a failure; not a KeyboardInterrupt, at which
+    Lightning leaves the process by itself.
+    """

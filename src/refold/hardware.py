@@ -1,4 +1,4 @@
-"""What a trainer's settings mean on the machine at hand: device, number of processes, precision. Decided before any work."""
+"""What a trainer's settings mean on the machine at hand: device, number of processes, precision."""
 
 import os
 from dataclasses import dataclass
@@ -95,7 +95,9 @@ def _precision(precision: str, on_gpu: bool, machine: Machine) -> str:
         return "bf16-mixed" if machine.bf16 else "16-mixed"
     if not on_gpu and str(precision).startswith("16"):
         # Lightning would turn it into bf16-mixed without a word
-        raise ConfigError(f"trainer.precision is {precision}; a CPU has no float16: run with trainer.precision=bf16-mixed")
+        raise ConfigError(
+            f"trainer.precision is {precision}; a CPU has no float16: run with trainer.precision=bf16-mixed"
+        )
     return precision
 
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from refold.errors import RefoldError
+from refold.errors import Interrupted, RefoldError
 from refold.hardware import Plan
-from refold.run import RESOLVED, RESULT
+from refold.run import LAST_CHECKPOINT, RESOLVED, RESULT
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ GRACE_S = 15.0
 JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
-class JobFailed(RefoldError):
+class JobFailedError(RefoldError):
     """A process of the job failed; its own message stands above. `status` is its exit status."""
 
     def __init__(self, message: str, status: int):
@@ -55,7 +55,8 @@ def needs_workers(plan: Plan) -> bool:
 def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `python script --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailed: a process failed. KeyboardInterrupt: a signal came; the workers have been told and have left.
+    Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have written their checkpoint and left.
+        KeyboardInterrupt: so too, before there was one.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,19 +74,22 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
         while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
             time.sleep(0.05)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C must not cut the clean-up short
+        before_int = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C must not cut the clean-up short
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
         _reap(workers)
-        raise
+        signal.signal(signal.SIGINT, before_int)
+        if not (run_dir / LAST_CHECKPOINT).exists():
+            raise
+        raise Interrupted(f"stopped; {run_dir / LAST_CHECKPOINT} is kept") from None
     finally:
         _reap(workers)
         signal.signal(signal.SIGTERM, before)
     failed = {rank: worker.returncode for rank, worker in enumerate(workers) if worker.returncode}
     if failed:
         status = next((code for code in failed.values() if code > 0), 1)  # who raised, not who was killed for it
-        raise JobFailed(f"the job failed; exit status by process: {failed}; log: {run_dir}/train.log", status)
+        raise JobFailedError(f"the job failed; exit status by process: {failed}; log: {run_dir}/train.log", status)
     return json.loads((run_dir / RESULT).read_text())
 
 

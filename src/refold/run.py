@@ -1,11 +1,12 @@
 """The run directory: what is written where, which one is the newest, and where a run goes on.
 
-    resolved.yaml  train.log  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
+resolved.yaml  train.log  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
 """
 
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from refold.errors import ConfigError
 RESOLVED = "resolved.yaml"
 RESULT = "result.json"
 METRICS = "metrics.csv"
+BEST_CHECKPOINT = "checkpoints/best.ckpt"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -38,36 +41,49 @@ def identify(directory: Path) -> str:
 
 
 def open_run(cfg: DictConfig, directory: Path) -> None:
-    """Write resolved.yaml and point `latest` at this run.
+    """Write resolved.yaml into the run directory.
 
-    Raises: ConfigError: the directory cannot be written.
+    Raises: ConfigError: another run is there already, or the directory cannot be written.
     """
+    if not cfg.resume and (directory / LAST_CHECKPOINT).exists():
+        raise ConfigError(f"hydra.run.dir is {directory}; a run is there already: resume={directory} goes on with it")
     try:
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         (directory / RESULT).unlink(missing_ok=True)  # whoever finds one may trust that the run is complete
         write_atomically(directory / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:
         raise ConfigError(f"hydra.run.dir is {directory}; it cannot be written: {error.strerror}") from None
-    _point_latest(directory)
 
 
-def _point_latest(directory: Path) -> None:
-    """`outputs/latest` -> the newest run. Kept beside the run's own top folder; never a reason to stop."""
+def discard_unopened(directory: Path) -> None:
+    """Remove the directory of a job that was refused: Hydra made it before the configuration was checked."""
+    if directory.is_dir() and {path.name for path in directory.iterdir()} <= {".hydra", "train.log"}:
+        shutil.rmtree(directory)
+
+
+def point_latest(directory: Path) -> None:
+    """`outputs/latest` -> this run. It lies in the folder `outputs` that holds the run; without one there is none."""
     outputs = next((parent for parent in directory.parents if parent.name == "outputs"), None)
     if outputs is None:
         return
-    link, fresh = outputs / "latest", outputs / f".latest-{os.getpid()}"
+    fresh = outputs / f".latest-{os.getpid()}"
     try:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(directory.relative_to(outputs), target_is_directory=True)
-        os.replace(fresh, link)
-    except OSError:  # a file system without links, or a folder called latest
+        os.replace(fresh, outputs / "latest")
+    except OSError:  # a file system without links, or a folder called latest: no reason to stop a run
         fresh.unlink(missing_ok=True)
 
 
 def write_result(directory: Path, result: dict[str, Any]) -> None:
     """result.json: the last thing that a run writes, so its presence says that the run is complete."""
     write_atomically(directory / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def resume_command(directory: Path) -> str:
+    """The command that goes on with a run."""
+    latest = Path("outputs/latest")
+    return f"python train.py resume={'latest' if latest.resolve() == directory.resolve() else directory}"
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
@@ -92,7 +108,7 @@ class Resume:
     def __init__(self, where: str):
         path = Path("outputs/latest" if where == "latest" else where)
         self.directory = (path.parent.parent if path.suffix == ".ckpt" else path).resolve()
-        self.checkpoint = path.resolve() if path.suffix == ".ckpt" else self.directory / "checkpoints" / "last.ckpt"
+        self.checkpoint = path.resolve() if path.suffix == ".ckpt" else self.directory / LAST_CHECKPOINT
         for needed in (self.directory / RESOLVED, self.checkpoint):
             if not needed.is_file():
                 raise ConfigError(f"resume is {where}; there is no {needed}, so there is nothing to go on with")

@@ -24,7 +24,9 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     if result["windows_per_s"]:
-        console.print(f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights")
+        console.print(
+            f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights"
+        )
     directory = _short(run_dir)
     console.print(f"run directory: {directory}")
     if (run_dir / "wandb").is_dir():

@@ -79,6 +79,6 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
     """The error of a fitted baseline on windows, by the metric that models are measured with."""
     error = None
     for batch in batches(windows):
-        error = error or ReconstructionError(batch.shape[2])
+        error = error or ReconstructionError(batch.shape[2], sync_on_compute=False)
         error.update(baseline.reconstruct(batch), batch, None)
     return {name: float(value) for name, value in error.compute().items()}

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from refold.bounds import at_least, checked, more_than
+from refold.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +23,6 @@ Monitor = Literal["val/reconstruction_mse", "val/reconstruction_mae"]
 
 SIGNAL_CHECK_STEPS = 16
 """On several processes a stop is agreed on every so many batches; on one it is seen at once."""
-
-
-class Interrupted(BaseException):
-    """Training stopped on ctrl-C or SIGTERM, after the checkpoint was written.
-
-    A BaseException, so that no `except Exception` on the way takes it for a failure.
-    """
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -98,7 +92,7 @@ class Checkpoints(Checkpoint):
 
 
 class StopOnSignal(L.Callback):
-    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, and raise `Interrupted`. A second signal stops at once.
+    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, raise `Interrupted`. A second signal stops at once.
 
     Args: checkpoints: writes the checkpoint.
     """
@@ -125,17 +119,20 @@ class StopOnSignal(L.Callback):
             return
         if self._agreed(trainer):
             self.checkpoints.write_last(trainer)
-            self._stop()
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._agreed(trainer):
-            self._stop()  # this callback comes after Checkpoints, which has just written
+            self._stop(trainer)  # this callback comes after Checkpoints, which has just written
 
     def _agreed(self, trainer: L.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
 
-    def _stop(self) -> None:
-        raise Interrupted(signal.Signals(self.received or signal.SIGINT).name)
+    def _stop(self, trainer: L.Trainer) -> None:
+        name = signal.Signals(self.received or signal.SIGINT).name
+        raise Interrupted(
+            f"{name}: stopped after optimizer step {trainer.global_step}; {self.checkpoints.last} is kept"
+        )
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
@@ -147,38 +144,58 @@ class StopOnSignal(L.Callback):
 
 
 class EpochReport(L.Callback):
-    """Measures `perf/windows_per_s` of training, without validation, and writes one log line per epoch."""
+    """Logs `train/epoch_loss` and `perf/windows_per_s` of training alone, and writes one log line per epoch.
+
+    Its sums are part of a checkpoint, so that an epoch in two halves is reported as one.
+    """
 
     def __init__(self) -> None:
-        self.windows = 0
-        self.seconds = 0.0
-        self.started = 0.0
         self.rates: list[float] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.windows, self.batches, self.seconds, self.started = 0, 0, 0.0, 0.0
+        self.loss: torch.Tensor | float = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {
+            "windows": self.windows, "batches": self.batches, "seconds": self.seconds, "loss": float(self.loss)
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        vars(self).update(state_dict)
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.loss = self.loss + outputs["loss"].detach()  # stays on the device: reading it would wait for the GPU
         if trainer.strategy.root_device.type == "cuda" and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             torch.cuda.synchronize()  # kernels of the whole epoch are queued: wait once, where the epoch ends
         self.seconds += time.perf_counter() - self.started
-        self.windows += batch.windows.shape[0] * trainer.world_size
+        self.windows += batch.windows.shape[0]
+        self.batches += 1
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.rates.append(self.windows / self.seconds)
-        pl_module.log("perf/windows_per_s", self.rates[-1], rank_zero_only=True)
-        self.windows, self.seconds = 0, 0.0
+        rate = self.windows * trainer.world_size / self.seconds
+        self.rates.append(rate)
+        # outputs hold the loss divided by the batches that make one optimizer step
+        loss = self.loss * trainer.accumulate_grad_batches / self.batches
+        pl_module.log("train/epoch_loss", loss, sync_dist=True)
+        pl_module.log("perf/windows_per_s", rate, rank_zero_only=True)
         metrics = trainer.callback_metrics
         log.info(
-            "epoch %d/%s  train/loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  %.0f windows/s",
+            "epoch %d/%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  "
+            "%.0f windows/s",
             trainer.current_epoch + 1,
             trainer.max_epochs,
-            metrics.get("train/loss", math.nan),
+            metrics["train/epoch_loss"],
             metrics.get("val/reconstruction_mse", math.nan),
             metrics.get("val/r2", math.nan),
-            metrics.get("train/teacher_forcing_ratio", math.nan),
-            self.rates[-1],
+            pl_module.teacher_forcing.ratio(trainer.global_step),
+            rate,
         )
+        self._reset()
 
 
 @checked("early_stopping")

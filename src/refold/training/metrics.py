@@ -1,5 +1,7 @@
 """Reconstruction error as one metric that is exact over batches, masks and processes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -12,13 +14,13 @@ class ReconstructionError(Metric):
     number of processes changes the result. R2 = 1 - sum of squared errors / sum of squared deviations from the mean of
     the windows seen; both sums run over all features, so predicting that mean scores 0.
 
-    Args: num_features: F.
+    Args: num_features: F. settings: of `torchmetrics.Metric`; sync_on_compute=False measures on one process alone.
     """
 
     full_state_update = False
 
-    def __init__(self, num_features: int):
-        super().__init__()
+    def __init__(self, num_features: int, **settings: Any):
+        super().__init__(**settings)
         for name in ("squared_error", "absolute_error", "total", "total_of_squares"):
             self.add_state(name, torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("bars", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
