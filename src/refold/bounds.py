@@ -32,8 +32,8 @@ class Bounds:
 
     def __str__(self) -> str:
         if math.isinf(self.end):
-            return f"greater than {self.start:g}" if self.open_start else f"at least {self.start:g}"
-        return f"in {'(' if self.open_start else '['}{self.start:g}, {self.end:g}{')' if self.open_end else ']'}"
+            return f"{'greater than' if self.open_start else 'at least'} {self.start}"
+        return f"in {'(' if self.open_start else '['}{self.start}, {self.end}{')' if self.open_end else ']'}"
 
 
 def at_least(start: float) -> Bounds:

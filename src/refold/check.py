@@ -1,7 +1,7 @@
 """Refuse a configuration that cannot run, before any data is read, with all its mistakes at once.
 
-What is checked stands in the constructors: argument names, types and bounds. A new class with its YAML is checked without
-a line here. torch and lightning are imported inside the functions: completion and `--help` do without them.
+What is checked stands in the constructors: argument names, types and bounds. A new class with its YAML is checked
+without a line here. torch and lightning are imported inside the functions: completion and `--help` do without them.
 """
 
 import difflib
@@ -171,14 +171,16 @@ def _type_complaint(hint: Any, value: Any) -> str | None:
         others = [part["msg"] for part in error.errors() if part["type"] not in ("literal_error", *uninformative)]
         others = others or ([] if choices else [part["msg"] for part in error.errors()])
         reasons = [
-            text.replace("Input should be", "it must be").replace("Field required", "an entry is missing")
-            for text in dict.fromkeys(others)
+            _PLAIN_WORDS.get(text, text.replace("Input should be", "it must be")) for text in dict.fromkeys(others)
         ]
         if choices:
             allowed = dict.fromkeys(re.findall(r"[^\s,']+", " ".join(choices).replace(" or ", " ")))
             reasons.append(f"it must be one of {', '.join(allowed)}")
         return " or ".join(reasons)
     return None
+
+
+_PLAIN_WORDS = {"Field required": "an entry is missing"}
 
 
 def _as_tuples(value: Any) -> Any:
@@ -222,11 +224,10 @@ def explain(error: Exception, conf: Path) -> str | None:
     """
     from hydra.errors import HydraException
 
-    if isinstance(error, OSError) and not any(
-        frame.name == "train" for frame in traceback.extract_tb(error.__traceback__)
-    ):
-        return f"hydra.run.dir: {error.filename or 'the run directory'} cannot be written: {error.strerror}"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        frames = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        if isinstance(error, OSError) and "run_job" in frames and "train" not in frames:
+            return f"hydra.run.dir: {error.filename or 'the run directory'} cannot be written: {error.strerror}"
         return None
     text = str(error).strip()
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):

@@ -55,7 +55,7 @@ def needs_workers(plan: Plan) -> bool:
 def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `python script --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have written their checkpoint and left.
+    Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have left, with a checkpoint kept.
         KeyboardInterrupt: so too, before there was one.
     """
     with socket.socket() as free:

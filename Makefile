@@ -1,0 +1,39 @@
+# Two commands do all the set-up:   make train   |   make test
+# Settings go into ARGS:            make train ARGS="decoder=repeat trainer.max_epochs=5"
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+ARGS ?=
+
+.PHONY: train test quick lint clean
+
+train: .venv/installed
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/installed-for-tests lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+# without the tests that start whole training processes
+quick: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+lint: .venv/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "refold needs Python 3.11 or later; name one: make train PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(INSTALL) .
+	@touch $@
+
+.venv/installed-for-tests: .venv/created pyproject.toml constraints.txt
+	$(INSTALL) '.[test]'
+	@touch $@ .venv/installed
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

@@ -1,0 +1,76 @@
+"""Compose once per test into a temporary directory; start `train.py` as a user would."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, open_dict
+
+import refold.config  # noqa: F401  registers the resolvers
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+TINY = [
+    "logger=csv",
+    "data.stride=16",
+    "layers.hidden_size=8",
+    "layers.latent_dim=4",
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+]
+"""A whole run in about a second."""
+
+
+def compose_run(overrides: list[str]) -> DictConfig:
+    """The configuration that `train.py` would see, with a run id and the trainer's `auto` made definite."""
+    from refold.config import to_plain
+    from refold.hardware import find_machine, plan
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    with open_dict(cfg):
+        cfg.run = {"id": "test-run", "group": None, "choices": {}, "overrides": overrides}
+        cfg.trainer = plan(to_plain(cfg.trainer), find_machine()).settings
+    return cfg
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> Callable[..., tuple[DictConfig, dict]]:
+    """Train in this process: (*overrides) -> configuration and result; the run directory is tmp_path / "run"."""
+    import train
+    from refold.run import open_run
+
+    def run(*overrides: str, directory: str = "run") -> tuple[DictConfig, dict]:
+        cfg = compose_run([*TINY, *overrides])
+        run_dir = tmp_path / directory
+        open_run(cfg, run_dir)
+        return cfg, train.train(cfg, run_dir)
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `python train.py ...` in an empty directory with an empty home."""
+
+    def run(*arguments: str, script: str = "train.py", timeout: float = 300) -> subprocess.CompletedProcess:
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=tmp_path, env=clean_environment(home), capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """The environment without W&B's and Hydra's variables, and with a home that holds no key."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "PYTEST"))}
+    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1"}

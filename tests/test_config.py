@@ -1,0 +1,129 @@
+"""Every option of every group on disk composes, passes the check, builds, and takes a training step."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from conftest import CONF, TINY, compose_run
+from omegaconf import OmegaConf
+
+from refold import config
+from refold.check import check
+from refold.errors import ConfigError
+from refold.hardware import find_machine
+from refold.training.loggers import finish_loggers
+
+GROUPS = (
+    "bridge", "data", "data/split", "decoder", "encoder", "experiment", "layers", "logger", "loss", "lr_schedule",
+    "optimizer", "teacher_forcing", "trainer",
+)  # fmt: skip
+NO_CHOICE = ("data/base",)
+"""Folders of settings that options share."""
+
+OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))
+
+
+def test_what_is_tested_is_what_is_on_disk():
+    on_disk = {path.relative_to(CONF) for path in CONF.rglob("*.yaml")} - {Path("train.yaml")}
+    tested = {Path(group) / f"{option}.yaml" for group, option in OPTIONS}
+    shared = {path.relative_to(CONF) for folder in NO_CHOICE for path in (CONF / folder).glob("*.yaml")}
+    assert tested | shared == on_disk
+    assert len(OPTIONS) > 40
+
+
+def inputs(option: str, folder: Path) -> list[str]:
+    """What the options that read a file of the user's need beside their name."""
+    import polars as pl
+
+    from refold.data.sources import Stocks  # noqa: F401  the same bars as the default, from a file
+
+    source = config.build_data(compose_run([])).source
+    bars = source.load()
+    if option == "csv":
+        bars.write_csv(folder / "bars.csv")
+        return [f"data.path={folder / 'bars.csv'}"]
+    if option == "parquet":
+        bars.write_parquet(folder / "bars.parquet")
+        return [f"data.path={folder / 'bars.parquet'}"]
+    if option == "sql":
+        import sqlite3
+
+        with sqlite3.connect(folder / "bars.db") as database:
+            rows = bars.with_columns(pl.col("timestamp").cast(pl.String)).rows()
+            columns = ", ".join(bars.columns)
+            database.execute(f"CREATE TABLE bars ({columns})")
+            database.executemany(f"INSERT INTO bars VALUES ({', '.join('?' * len(bars.columns))})", rows)
+        return [f"data.uri=sqlite://{folder / 'bars.db'}", "data.source.query=SELECT * FROM bars"]
+    return []
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{group}={option}" for group, option in OPTIONS])
+def test_every_option_takes_a_training_step(group, option, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # no W&B key
+    tiny = [setting for setting in TINY if not (group == "logger" and setting.startswith("logger"))]
+    if group == "trainer":
+        tiny = [setting for setting in tiny if not setting.startswith("trainer.accelerator")]
+    overrides = [
+        *tiny,
+        "trainer.max_steps=1",
+        f"{group}={option}",
+        *(inputs(option, tmp_path) if group == "data" else []),
+    ]
+    if (group, option) == ("trainer", "gpu") and not find_machine().gpus:
+        with pytest.raises(ConfigError, match="this machine has no GPU: run with trainer=cpu"):
+            compose_run(overrides)
+        return
+    cfg = compose_run(overrides)
+    assert check(cfg) == []
+    if cfg.trainer.strategy == "ddp":  # in this process; the launcher's own tests start several
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        cfg.trainer.strategy = "auto"
+    L.seed_everything(cfg.seed, verbose=False)
+    data = config.build_data(cfg)
+    data.setup()
+    module = config.build_module(cfg, data.num_features)
+    trainer = config.build_trainer(cfg, tmp_path)
+    before = [weights.clone() for weights in module.parameters()]
+    try:
+        trainer.fit(module, datamodule=data)
+    finally:
+        finish_loggers(0)
+    assert trainer.global_step == 1
+    # the learning rate of a warm-up's very first step is 0
+    moved = any(not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
+    assert moved or module.lr_schedule(0.0) == 0
+
+
+def test_every_key_carries_a_comment_and_every_file_says_when_to_choose_it():
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text()
+        head = [line for line in text.splitlines() if line.startswith("#") and not line.startswith("# @package")]
+        assert head, f"{path} has no head"
+        if path.parent.name not in ("base",) and path.name != "train.yaml":
+            assert "python train.py" in text, f"{path} shows no command"
+
+
+def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
+    cfg, result = tiny_run("trainer.max_epochs=2")
+    loaded = config.load_run(tmp_path / "run")
+    data = config.build_data(cfg)
+    data.setup()
+    module = config.build_module(cfg, data.num_features)
+    checkpoint = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    module.eval()
+    windows = data.test_windows.gather(torch.arange(8))
+    with torch.no_grad():
+        assert torch.equal(loaded.autoencoder(windows), module(windows))
+    assert loaded.feature_names == data.feature_names
+    assert torch.equal(loaded.scaler.transform(torch.ones(1, 5)), data.scaler.transform(torch.ones(1, 5)))
+    assert OmegaConf.to_container(loaded.config)["layers"]["hidden_size"] == 8
+    assert set(result["metrics"]) >= {"val/reconstruction_mse", "test/reconstruction_mse", "test/r2"}
+
+
+def test_a_directory_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"is not a finished run: there is no .*resolved\.yaml"):
+        config.load_run(tmp_path)
+    with pytest.raises(ConfigError, match="there is no .*nowhere"):
+        config.load_run(tmp_path / "nowhere")

@@ -1,0 +1,98 @@
+"""The run directory: ids, `latest`, refusals, and where a run goes on."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from refold import run
+from refold.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("2026-01-02_03-04-05_autoregressive-two-s0-7f3a", r"autoregressive-two-s0-7f3a"),
+        ("3_repeat-one-s11-00ff", r"repeat-one-s11-00ff"),
+        ("my run, it's = here", r"my-run-it-s-here-[0-9a-f]{4}"),
+        ("###", r"run-[0-9a-f]{4}"),
+    ],
+)
+def test_ids_are_readable_and_fit_for_a_file_name(name, expected):
+    import re
+
+    assert re.fullmatch(expected, run.identify(Path(name)))
+
+
+def make_run(directory: Path) -> Path:
+    run.open_run(OmegaConf.create({"resume": None, "seed": 0, "optimizer": {"lr": 0.1}}), directory)
+    (directory / run.LAST_CHECKPOINT).write_bytes(b"")
+    return directory
+
+
+def test_latest_points_to_the_newest_run_and_survives_a_folder_of_that_name(tmp_path):
+    first, second = make_run(tmp_path / "outputs/a"), make_run(tmp_path / "outputs/sweep/b")
+    run.point_latest(first)
+    assert (tmp_path / "outputs/latest").resolve() == first
+    run.point_latest(second)
+    assert (tmp_path / "outputs/latest").resolve() == second
+    (tmp_path / "outputs/latest").unlink()
+    (tmp_path / "outputs/latest").mkdir()
+    run.point_latest(first)
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["a", "latest", "sweep"]
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    directory = make_run(tmp_path / "a")
+    with pytest.raises(ConfigError, match="a run is there already: resume="):
+        make_run(directory)
+
+
+def test_a_refused_job_leaves_no_directory_but_never_takes_another_file_along(tmp_path):
+    job = tmp_path / "job"
+    (job / ".hydra").mkdir(parents=True)
+    run.discard_unopened(job)
+    assert not job.exists()
+    job.mkdir()
+    (job / "notes.txt").write_text("mine")
+    run.discard_unopened(job)
+    assert (job / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("where", ["outputs/a", "outputs/a/checkpoints/last.ckpt", "latest"])
+def test_a_run_is_found_by_directory_checkpoint_or_latest(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = make_run(tmp_path / "outputs/a")
+    run.point_latest(directory)
+    found = run.Resume(where)
+    assert found.directory == directory
+    assert found.checkpoint == directory / "checkpoints/last.ckpt"
+    assert run.resume_arguments(["x=1", f"resume={where}"])[-2:] == [
+        f"hydra.run.dir='{directory}'", "hydra.output_subdir=null"
+    ]  # fmt: skip
+
+
+def test_arguments_without_resume_stay_as_they_are():
+    assert run.resume_arguments(["seed=1", "resume=null"]) == ["seed=1", "resume=null"]
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"resume is .*nowhere; there is no .*resolved\.yaml"):
+        run.Resume(str(tmp_path / "nowhere"))
+
+
+def test_values_can_change_on_resume_and_parts_cannot(tmp_path):
+    resume = run.Resume(str(make_run(tmp_path / "a")))
+    assert resume.config(["resume=x", "optimizer.lr=0.2"]).optimizer.lr == 0.2
+    for override in ("optimizer=sgd", "nothing.here=1"):
+        with pytest.raises(ConfigError, match="a resumed run keeps its parts"):
+            resume.config([override])
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "result.json"
+    run.write_result(tmp_path, {"a": 1})
+    with pytest.raises(TypeError):
+        run.write_result(tmp_path, {"a": object()})
+    assert target.read_text() == '{\n  "a": 1\n}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

@@ -1,0 +1,108 @@
+"""Schedules are pure functions of the step with the stated landmarks; coins are pure functions of (seed, step)."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refold.training.teacher_forcing import (
+    Constant,
+    Cosine,
+    Exponential,
+    FreeRunning,
+    InverseSigmoid,
+    Linear,
+    TeacherForcing,
+)
+
+FALLING = [
+    Linear(start=0.9, end=0.1, steps=100),
+    Exponential(half_life_steps=40),
+    InverseSigmoid(half_life_steps=200),
+    Cosine(start=1.0, end=0.2, steps=100),
+]
+
+
+@pytest.mark.parametrize("schedule", [FreeRunning(), Constant(ratio=0.3), *FALLING], ids=lambda s: type(s).__name__)
+def test_every_ratio_is_a_probability_also_at_very_large_steps(schedule):
+    for step in (0, 1, 57, 1000, 10**6, 10**12):
+        assert 0 <= schedule(step) <= 1
+
+
+@pytest.mark.parametrize("schedule", FALLING, ids=lambda s: type(s).__name__)
+def test_decaying_schedules_never_rise(schedule):
+    ratios = [schedule(step) for step in range(0, 500, 7)]
+    assert all(later <= earlier for earlier, later in zip(ratios, ratios[1:], strict=False))
+    assert ratios[-1] < ratios[0]
+
+
+def test_landmarks():
+    assert FreeRunning()(5) == 0
+    assert Constant(ratio=0.3)(5) == 0.3
+    linear = Linear(start=0.9, end=0.1, steps=100)
+    assert [linear(step) for step in (0, 50, 100, 999)] == pytest.approx([0.9, 0.5, 0.1, 0.1])
+    cosine = Cosine(start=1.0, end=0.2, steps=100)
+    assert [cosine(step) for step in (0, 50, 100, 999)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    exponential = Exponential(half_life_steps=40)
+    assert [exponential(step) for step in (0, 40, 80)] == pytest.approx([1, 0.5, 0.25])
+
+
+@given(st.floats(0.01, 1e6))
+def test_inverse_sigmoid_has_the_papers_form_and_its_half_life(half_life):
+    schedule = InverseSigmoid(half_life_steps=half_life)
+    k = schedule.k
+    assert k * math.log(k) == pytest.approx(half_life, rel=1e-9)
+    assert schedule(0) == pytest.approx(k / (k + 1))
+    step = round(half_life / 2)
+    assert schedule(step) == pytest.approx(k / (k + math.exp(step / k)))
+    assert schedule(half_life) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])
+def test_a_ratio_outside_the_unit_interval_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"teacher_forcing\.schedule\.ratio is .*; it must be in \[0, 1\]"):
+        Constant(ratio=ratio)
+
+
+def teacher_forcing(schedule, coin="step", seed=0):
+    return TeacherForcing(schedule=schedule, coin=coin, detach_feedback=False, parallel_passes=0, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("coin", "shape"), [("step", (50,)), ("sequence", (8, 1)), ("sequence_step", (8, 50)), ("prefix", (50,))]
+)
+def test_coins_have_the_shape_that_their_kind_says(coin, shape):
+    coins = teacher_forcing(Constant(ratio=0.5), coin).feeding(3, batch_size=8, window_size=50).coins
+    assert coins.shape == shape
+    assert coins.dtype == torch.bool
+
+
+def test_coins_repeat_for_the_same_seed_and_step_and_only_for_them():
+    forcing = teacher_forcing(Constant(ratio=0.5), "sequence_step")
+    torch.manual_seed(1)
+    first = forcing.feeding(7, batch_size=16, window_size=64).coins
+    torch.manual_seed(2)
+    again = teacher_forcing(Constant(ratio=0.5), "sequence_step").feeding(7, batch_size=16, window_size=64).coins
+    assert torch.equal(first, again)
+    assert not torch.equal(first, forcing.feeding(8, batch_size=16, window_size=64).coins)
+    other_seed = teacher_forcing(Constant(ratio=0.5), "sequence_step", seed=1)
+    assert not torch.equal(first, other_seed.feeding(7, batch_size=16, window_size=64).coins)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+def test_coins_show_the_truth_with_their_ratio(ratio):
+    coins = teacher_forcing(Constant(ratio=ratio), "sequence_step").feeding(0, batch_size=400, window_size=400).coins
+    # 160,000 tosses: five standard errors are at most 5 * 0.5 / 400
+    assert coins.float().mean().item() == pytest.approx(ratio, abs=5 * 0.5 / 400)
+
+
+def test_the_extremes_need_no_luck():
+    assert teacher_forcing(FreeRunning()).feeding(0, batch_size=4, window_size=9).coins is None
+    assert teacher_forcing(Constant(ratio=1.0)).feeding(0, batch_size=4, window_size=9).coins.all()
+
+
+def test_prefix_feeds_the_first_bars():
+    coins = teacher_forcing(Constant(ratio=0.3), "prefix").feeding(0, batch_size=4, window_size=10).coins
+    assert coins.tolist() == [True] * 3 + [False] * 7
