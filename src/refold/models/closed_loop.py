@@ -141,7 +141,8 @@ def by_segments(weights: Weights, fed: Tensor, coins: list[bool], conditioning: 
             inputs = nn.functional.pad((first - own).unsqueeze(1), (0, 0, 0, end - start - 1))
         out, state = fused_lstm(_beside(inputs, conditioning), state, weights.layers if kind else [folded], 0.0)
         hidden.append(out)
-    return project(torch.cat(hidden, dim=1), weights.w_o, weights.b_o)
+    together = hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1)  # cat would copy a single one
+    return project(together, weights.w_o, weights.b_o)
 
 
 def truth_fed(weights: Weights, fed: Tensor, conditioning: Tensor | None, state: State) -> Tensor:
@@ -187,7 +188,7 @@ def unroll(
         return _sequences_apart(weights, start_token, conditioning, state, T, truth, feeding)
     coins[..., 0] = True
     start = start_token.expand(B, 1, -1)
-    fed = start.expand(B, T, -1) if truth is None else torch.cat([start, truth[:, :-1]], dim=1)
+    fed = start.expand(B, T, -1) if feeding.coins is None else torch.cat([start, truth[:, :-1]], dim=1)
     if coins.all():
         return truth_fed(weights, fed, conditioning, state)
     if feeding.parallel_passes:
