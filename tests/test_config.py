@@ -116,7 +116,7 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
     windows = data.test_windows.gather(torch.arange(8))
     with torch.no_grad():
         assert torch.equal(loaded.autoencoder(windows), module(windows))
-    assert loaded.feature_names == data.feature_names
+    assert loaded.features == data.feature_names
     assert torch.equal(loaded.scaler.transform(torch.ones(1, 5)), data.scaler.transform(torch.ones(1, 5)))
     assert OmegaConf.to_container(loaded.config)["layers"]["hidden_size"] == 8
     assert set(result["metrics"]) >= {"val/reconstruction_mse", "test/reconstruction_mse", "test/r2"}

@@ -137,7 +137,7 @@ class Run(NamedTuple):
     config: DictConfig
     autoencoder: "Autoencoder"
     scaler: "Scaler"
-    feature_names: list[str]
+    features: list[str]
 
 
 def load_run(path: str | os.PathLike) -> Run:
@@ -158,11 +158,11 @@ def load_run(path: str | os.PathLike) -> Run:
     cfg = OmegaConf.load(settings)
     checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
     data = checkpoint["WindowDataModule"]
-    autoencoder = build_autoencoder(cfg, len(data["feature_names"]))
+    scaler = Scaler.from_state_dict(data["scaler"])
+    autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
     prefix = "autoencoder."
     state = {
         key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
     }
     autoencoder.load_state_dict(state)
-    scaler = Scaler.from_state_dict(data["scaler"])
-    return Run(directory, cfg, autoencoder.eval(), scaler, list(data["feature_names"]))
+    return Run(directory, cfg, autoencoder.eval(), scaler, list(data["features"]))

@@ -1,5 +1,6 @@
 """Schedules are pure functions of the step with the stated landmarks; coins are pure functions of (seed, step)."""
 
+import itertools
 import math
 
 import pytest
@@ -34,7 +35,7 @@ def test_every_ratio_is_a_probability_also_at_very_large_steps(schedule):
 @pytest.mark.parametrize("schedule", FALLING, ids=lambda s: type(s).__name__)
 def test_decaying_schedules_never_rise(schedule):
     ratios = [schedule(step) for step in range(0, 500, 7)]
-    assert all(later <= earlier for earlier, later in zip(ratios, ratios[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(ratios))
     assert ratios[-1] < ratios[0]
 
 

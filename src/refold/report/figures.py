@@ -65,7 +65,7 @@ def reconstructions(module: AutoencoderModule, data: WindowDataModule) -> Figure
     windows = data.test_windows
     index = torch.linspace(0, len(windows) - 1, min(NUM_WINDOWS, len(windows))).long()
     truth, mask = windows.gather(index), windows.mask(index)
-    made = _free_running(module, truth, mask)
+    truth, made = truth.cpu(), _free_running(module, truth, mask)
     names, assets, moments = data.feature_names[:8], windows.assets(index), windows.timestamps(index)
     size = (4 * len(index), 1.6 * len(names) + 0.6)
     figure, axes = plt.subplots(len(names), len(index), figsize=size, squeeze=False, sharex=True, layout="constrained")
@@ -88,6 +88,7 @@ def latent_map(module: AutoencoderModule, data: WindowDataModule) -> Figure:
     index = torch.linspace(0, len(windows) - 1, min(LARGEST_MAP, len(windows))).long().unique()
     batch, mask = windows.gather(index), windows.mask(index)
     module.eval()
+    mask = mask if mask is None else mask.to(module.device)
     codes = module.autoencoder.encode(batch.to(module.device), mask).cpu().double()
     centred = codes - codes.mean(0)
     axes_count = min(2, *centred.shape)

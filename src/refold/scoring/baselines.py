@@ -32,12 +32,12 @@ class PCA:
         size, count = T * F, len(train_windows)
         kept = min(self.num_components, size, count)
         total = torch.zeros(size, dtype=torch.float64)
-        for windows in batches(train_windows):
+        for windows, _ in batches(train_windows):
             total += windows.flatten(1).double().sum(0)
         self.mean = total / count
         if size <= _LARGEST_EXACT:
             covariance = torch.zeros(size, size, dtype=torch.float64)
-            for windows in batches(train_windows):
+            for windows, _ in batches(train_windows):
                 centred = windows.flatten(1).double() - self.mean
                 covariance += centred.T @ centred
             self.components = torch.linalg.eigh(covariance).eigenvectors[:, -kept:]  # (T F, Z), eigenvalues ascend
@@ -46,7 +46,9 @@ class PCA:
             centred = train_windows.gather(chosen).flatten(1).double() - self.mean
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                self.components = torch.pca_lowrank(centred, q=min(kept, len(chosen)), center=False)[2]
+                # more components and iterations than asked for: with neither, its error was 9 % above the exact one
+                rank = min(kept + 20, *centred.shape)
+                self.components = torch.pca_lowrank(centred, q=rank, center=False, niter=8)[2][:, :kept]
         return self
 
     def reconstruct(self, windows: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ class TrainingMean:
 
     def fit(self, train_windows: Windows) -> "TrainingMean":
         """Learn the mean from the training windows."""
-        sums = [windows.double().sum(dim=(0, 1)) for windows in batches(train_windows)]
+        sums = [windows.double().sum(dim=(0, 1)) for windows, _ in batches(train_windows)]
         self.mean = torch.stack(sums).sum(0) / (len(train_windows) * train_windows.window_size)
         return self
 
@@ -69,16 +71,18 @@ class TrainingMean:
         return self.mean.expand_as(windows)
 
 
-def batches(windows: Windows) -> Iterator[Tensor]:
-    """All windows in order, (B, T, F) at a time, on the CPU."""
+def batches(windows: Windows) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """All windows in order, on the CPU: (B, T, F), absent bars 0, and their mask (B, T) if there is one."""
     for start in range(0, len(windows), _BATCH):
-        yield windows.gather(torch.arange(start, min(start + _BATCH, len(windows)))).cpu()
+        index = torch.arange(start, min(start + _BATCH, len(windows)))
+        mask = windows.mask(index)
+        yield windows.gather(index).cpu(), mask if mask is None else mask.cpu()
 
 
 def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict[str, float]:
     """The error of a fitted baseline on windows, by the metric that models are measured with."""
     error = None
-    for batch in batches(windows):
+    for batch, mask in batches(windows):
         error = error or ReconstructionError(batch.shape[2], sync_on_compute=False)
-        error.update(baseline.reconstruct(batch), batch, None)
+        error.update(baseline.reconstruct(batch), batch, mask)
     return {name: float(value) for name, value in error.compute().items()}

@@ -100,14 +100,13 @@ class StopOnSignal(L.Callback):
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
         self.received: int | None = None
+        self.saved = False
         self.handlers: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # not earlier: Lightning takes note of the handlers when training starts, and puts them back at the end
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._receive)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._restore()
@@ -119,20 +118,31 @@ class StopOnSignal(L.Callback):
             return
         if self._agreed(trainer):
             self.checkpoints.write_last(trainer)
-            self._stop(trainer)
+            self.saved = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._agreed(trainer):
-            self._stop(trainer)  # this callback comes after Checkpoints, which has just written
+        self.saved = self._agreed(trainer)  # this callback comes after Checkpoints, which has just written
+
+    # Leaving waits for the next hook, so that what was logged until here is on disk.
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._leave(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._leave(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+        self._leave(trainer)
 
     def _agreed(self, trainer: L.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
 
-    def _stop(self, trainer: L.Trainer) -> None:
-        name = signal.Signals(self.received or signal.SIGINT).name
-        raise Interrupted(
-            f"{name}: stopped after optimizer step {trainer.global_step}; {self.checkpoints.last} is kept"
-        )
+    def _leave(self, trainer: L.Trainer) -> None:
+        if self.saved:
+            name = signal.Signals(self.received or signal.SIGINT).name
+            step = trainer.global_step
+            raise Interrupted(f"{name}: stopped after optimizer step {step}; {self.checkpoints.last} is kept")
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number

@@ -1,0 +1,50 @@
+"""PCA and the mean, against their definitions."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from refold.data.windows import Series, Windows
+from refold.scoring import baselines
+from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
+
+
+@pytest.fixture
+def windows() -> Windows:
+    generator = torch.Generator().manual_seed(0)
+    walk = torch.randn(400, 3, generator=generator).cumsum(0)
+    series = Series(walk.contiguous(), None, np.arange(400), pl.Date(), None, ("A",), np.array([0]))
+    return Windows(series, np.array([[0, 400]]), window_size=8, stride=1)
+
+
+def flat(windows: Windows) -> torch.Tensor:
+    return windows.gather(torch.arange(len(windows))).flatten(1).double()
+
+
+@pytest.mark.parametrize("components", [1, 5, 24])
+def test_pca_leaves_what_the_singular_values_say(windows, components):
+    data = flat(windows)
+    values = torch.linalg.svdvals(data - data.mean(0))
+    expected = values[components:].square().sum() / data.numel()
+    error = reconstruction_error(PCA(components, seed=0).fit(windows), windows)
+    assert error["reconstruction_mse"] == pytest.approx(expected.item(), rel=1e-6, abs=1e-12)
+
+
+def test_more_components_than_numbers_reconstruct_everything(windows):
+    assert reconstruction_error(PCA(1000, seed=0).fit(windows), windows)["r2"] == pytest.approx(1)
+
+
+def test_the_randomised_decomposition_is_close_to_the_exact_one(windows, monkeypatch):
+    exact = reconstruction_error(PCA(4, seed=0).fit(windows), windows)["reconstruction_mse"]
+    monkeypatch.setattr(baselines, "_LARGEST_EXACT", 0)
+    state = torch.get_rng_state()
+    close = reconstruction_error(PCA(4, seed=0).fit(windows), windows)["reconstruction_mse"]
+    assert close == pytest.approx(exact, rel=0.005)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_training_mean_is_per_feature_and_scores_about_zero(windows):
+    mean = TrainingMean().fit(windows)
+    assert torch.allclose(mean.mean, flat(windows).view(-1, 8, 3).mean(dim=(0, 1)))
+    assert reconstruction_error(mean, windows)["r2"] == pytest.approx(0, abs=1e-9)

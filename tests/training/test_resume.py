@@ -1,0 +1,97 @@
+"""A run that was stopped and resumed ends where an uninterrupted one does, bit for bit."""
+
+import os
+import signal
+
+import pytest
+import torch
+from conftest import TINY, compose_run
+
+import train
+from refold.errors import Interrupted
+from refold.run import Resume, open_run
+from refold.training.module import AutoencoderModule
+
+SETTINGS = [
+    "trainer.max_epochs=3",
+    "layers=two",
+    "encoder.dropout=0.2",
+    "teacher_forcing=linear",
+    "layers.hidden_size=4",
+]
+
+
+def stop_at(monkeypatch, step: int, number: int) -> None:
+    """Send this process a signal while it is in the training step before `step`."""
+    plain_step = AutoencoderModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step - 1:
+            os.kill(os.getpid(), number)
+        return plain_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(AutoencoderModule, "training_step", training_step)
+
+
+def last_weights(directory):
+    return torch.load(directory / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGTERM), (10, signal.SIGINT), (14, signal.SIGINT)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, tiny_run, tmp_path, monkeypatch):
+    _, whole = tiny_run(*SETTINGS, directory="whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, number)
+        with pytest.raises(Interrupted, match=f"{signal.Signals(number).name}: stopped after optimizer step"):
+            tiny_run(*SETTINGS, directory="halved")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (tmp_path / "halved/result.json").exists()
+    resume = Resume(str(tmp_path / "halved"))
+    cfg = resume.config([])
+    cfg.resume = str(resume.checkpoint)
+    open_run(cfg, resume.directory)
+    halved = train.train(cfg, resume.directory)
+    expected, found = last_weights(tmp_path / "whole"), last_weights(tmp_path / "halved")
+    assert all(torch.equal(weights, found[name]) for name, weights in expected.items())
+    assert halved["metrics"] == whole["metrics"]
+    assert without_speed(tmp_path / "halved/metrics.csv") == without_speed(tmp_path / "whole/metrics.csv")
+
+
+def without_speed(path):
+    import csv
+
+    with path.open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name != "perf/windows_per_s"} for row in csv.DictReader(file)
+        ]
+
+
+def test_a_finished_run_can_be_trained_for_longer(tiny_run, tmp_path):
+    tiny_run("trainer.max_epochs=1", "lr_schedule=constant", directory="short")
+    tiny_run("trainer.max_epochs=2", "lr_schedule=constant", directory="long")
+    resume = Resume(str(tmp_path / "short"))
+    cfg = resume.config(["trainer.max_epochs=2"])
+    cfg.resume = str(resume.checkpoint)
+    open_run(cfg, resume.directory)
+    assert train.train(cfg, resume.directory)["epochs"] == 2
+    expected, found = last_weights(tmp_path / "long"), last_weights(tmp_path / "short")
+    assert all(torch.equal(weights, found[name]) for name, weights in expected.items())
+
+
+def test_checkpoints_hold_plain_values_only(tiny_run, tmp_path):
+    tiny_run()
+    for name in ("best", "last"):
+        assert torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=True)["global_step"] > 0
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tiny_run, tmp_path):
+    settings = ["teacher_forcing=constant", "layers=two", "encoder.dropout=0.1"]
+    runs = {
+        name: tiny_run(*settings, f"seed={seed}", directory=name)[1] for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    }
+    assert without_speed(tmp_path / "a/metrics.csv") == without_speed(tmp_path / "b/metrics.csv")
+    assert runs["a"]["metrics"] != runs["c"]["metrics"]
+
+
+def test_tiny_is_what_the_fixture_uses():
+    assert compose_run(TINY).layers.hidden_size == 8
