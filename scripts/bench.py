@@ -1,8 +1,11 @@
-"""Time the decoders against the usual loop and against a fused LSTM that is fed the truth, in one process.
+"""Time what is said to be fast against what it replaces, in one process.
 
     python scripts/bench.py decoders                              # all sizes, one thread, on the CPU and any CUDA GPU
     python scripts/bench.py decoders --sizes 64,64,5,64,1 --repeats 9
     python scripts/bench.py decoders --write docs/benchmarks.md   # put the table between the page's markers
+    python scripts/bench.py masks                                 # windows of different lengths: packed, ours, unmasked
+
+`decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
 
 It needs torch and refold.models alone. The loop is that of tests/naive.py, to which the tests hold the decoders.
 Letters: B windows, T bars, F features, H hidden size, L layers.
@@ -17,6 +20,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +32,15 @@ from torch.profiler import profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from refold.models import AutoregressiveDecoder, ConditionalDecoder, Feeding, RepeatDecoder, closed_loop
+from refold.models import (
+    AutoregressiveDecoder,
+    ConditionalDecoder,
+    Feeding,
+    LSTMEncoder,
+    RepeatDecoder,
+    closed_loop,
+    lengths_to_mask,
+)
 from tests import naive
 
 DECODERS = {"autoregressive": AutoregressiveDecoder, "conditional": ConditionalDecoder, "repeat": RepeatDecoder}
@@ -205,7 +218,49 @@ def decoders(args: argparse.Namespace) -> str:
             f"| {ratio_of(loop, ours):.2f} | {ratio_of(ours, fused):.2f} | {memory} |"
         )
         print(rows[-1], flush=True)
-    return "\n".join([*rows, "", *(f"Not measured: {d}." for d in ("cuda",) if d not in devices)]).rstrip()
+    return "\n".join([*rows, *not_measured(devices)])
+
+
+def masks(args: argparse.Namespace) -> str:
+    """The encoder's training step on windows of T/2 to T bars, beside torch's packed sequences and beside no mask."""
+    devices = args.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    rows = [
+        "| device | B, T, F, H, L | directions | packed, ms | no mask, ms | ours, ms | packed / ours | ours / no mask |"
+    ]
+    rows.append("|---|---|---|---|---|---|---|---|")
+    print(*rows, sep="\n")
+    for device, (B, T, F, H, L), both in product(devices, args.sizes or [SIZES[0], SIZES[4]], (False, True)):
+        torch.manual_seed(0)
+        sizes = {"input_size": F, "hidden_size": H, "num_layers": L, "dropout": 0.0, "bidirectional": both}
+        encoder, windows = LSTMEncoder(**sizes).to(device), torch.randn(B, T, F, device=device)
+        lengths = torch.randint(T // 2, T + 1, (B,))
+        mask = lengths_to_mask(lengths, T).to(device)
+
+        def train(read: Callable[[], tuple[Tensor, Tensor]], encoder: LSTMEncoder = encoder) -> Callable[[int], None]:
+            def step(_: int) -> None:
+                encoder.zero_grad()
+                torch.cat(read()).sum().backward()
+
+            return step
+
+        def packed(encoder: LSTMEncoder = encoder, windows: Tensor = windows, lengths: Tensor = lengths) -> tuple:
+            rows = nn.utils.rnn.pack_padded_sequence(windows, lengths, batch_first=True, enforce_sorted=False)
+            return encoder.lstm(rows)[1]
+
+        read = {"packed": packed, "none": partial(encoder, windows, None), "ours": partial(encoder, windows, mask)}
+        times = milliseconds({name: train(each) for name, each in read.items()}, device, args.repeats)
+        milli = " | ".join(f"{statistics.median(seen):.2f}" for seen in times.values())
+        ratios = ratio_of(times["packed"], times["ours"]), ratio_of(times["ours"], times["none"])
+        rows.append(
+            f"| {device} | {B}, {T}, {F}, {H}, {L} | {1 + both} | {milli} | {ratios[0]:.2f} | {ratios[1]:.2f} |"
+        )
+        print(rows[-1], flush=True)
+    return "\n".join([*rows, *not_measured(devices)])
+
+
+def not_measured(devices: list[str]) -> list[str]:
+    """The devices that a table lacks, so that nobody takes silence for a figure."""
+    return [] if "cuda" in devices else ["", "Not measured: CUDA."]
 
 
 def conditions(args: argparse.Namespace) -> str:
@@ -236,21 +291,27 @@ def write(page: Path, table: str, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = parser.add_subparsers(dest="table", required=True)
-    table = tables.add_parser("decoders", help="decoder x coin x sizes x device x dtype")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--sizes", action="append", type=sizes_of, metavar="B,T,F,H,L", help="may be given repeatedly")
+    common.add_argument("--device", action="append", choices=["cpu", "cuda"], help="default: all there are")
+    common.add_argument("--threads", type=int, default=1, help="of the CPU")
+    common.add_argument("--repeats", type=int, default=7, help="interleaved repeats, at least 5 for figures to be kept")
+    common.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
+    table = tables.add_parser("decoders", help="decoder x coin x sizes x device x dtype", parents=[common])
     table.set_defaults(run=decoders)
-    table.add_argument(
-        "--sizes", action="append", type=lambda text: Sizes(*map(int, text.split(","))), help="B,T,F,H,L"
-    )
-    table.add_argument("--device", action="append", choices=["cpu", "cuda"], help="default: all there are")
-    table.add_argument("--threads", type=int, default=1, help="of the CPU")
-    table.add_argument("--repeats", type=int, default=7, help="interleaved repeats, at least 5 for figures to be kept")
     table.add_argument("--segments-per-step", type=float, help="0: shared coins always step, 1: always in segments")
-    table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
+    table = tables.add_parser("masks", help="encoder of windows of different lengths", parents=[common])
+    table.set_defaults(run=masks)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     text = f"{conditions(args)}\n\n{args.run(args)}"
     if args.write:
         write(args.write, args.table, text)
+
+
+def sizes_of(text: str) -> Sizes:
+    """Sizes from "64,64,5,64,1"."""
+    return Sizes(*map(int, text.split(",")))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-import itertools
 from datetime import date, datetime
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refold.data.split import ByDate, ByFraction, Interval, cut, position
+from refold.data.split import (
+    ByDate,
+    ByFraction,
+    Interval,
+    PurgedKFold,
+    WalkForward,
+    cut,
+    position,
+    timeline,
+)
+from refold.errors import DataError
 from tests.data.makers import fractions
 
 DAYS = pl.date_range(date(2020, 1, 1), date(2020, 4, 9), eager=True)  # 100 days
@@ -74,7 +84,7 @@ def markets(draw):
     names = draw(
         st.lists(st.sampled_from(["train", "val", "test"]), min_size=len(borders) - 1, max_size=len(borders) - 1)
     )
-    intervals = [Interval(name, *pair) for name, pair in zip(names, itertools.pairwise(borders), strict=True)]
+    intervals = [Interval(name, *pair) for name, pair in zip(names, pairwise(borders), strict=True)]
     run = draw(st.lists(st.integers(0, 1), min_size=len(asset), max_size=len(asset)))
     usable = draw(st.lists(st.booleans(), min_size=len(asset), max_size=len(asset)))
     arrays = (np.array(asset, int), np.cumsum(run), np.array(moment, int), np.array(usable, bool))
@@ -101,7 +111,7 @@ def test_parts_are_apart(market):
                 assert row not in owner
                 owner[row] = (part, next(iter(homes)))
     held = sorted(owner)
-    for early, late in itertools.pairwise(held):
+    for early, late in pairwise(held):
         if asset[early] == asset[late] and owner[early][1] != owner[late][1]:
             assert late - early > gap
 
@@ -120,3 +130,61 @@ def test_no_bar_is_dropped_without_a_reason(market):
         before = range(max(0, row - gap), row)
         crowded = any(asset[b] == asset[row] and home[b] is not None and home[b] != home[row] for b in before)
         assert (row in held) == (bool(usable[row]) and home[row] is not None and not crowded)
+
+
+@pytest.mark.parametrize("train_moments", [None, 20])
+def test_walking_forward_tests_each_moment_of_the_end_once_and_trains_on_what_is_before(train_moments):
+    split = WalkForward(folds=4, test_fraction=0.4, train_moments=train_moments, embargo=0)
+    tested = []
+    for fold in range(4):
+        train, val, test = split.intervals(DAYS, fold)
+        assert (train.part, val.part, test.part) == ("train", "val", "test")
+        assert train.end == val.start
+        assert val.end == test.start
+        assert val.end - val.start == test.end - test.start == 10
+        assert train.start == (0 if train_moments is None else train.end - 20)
+        tested += range(test.start, test.end)
+    assert tested == list(range(60, 100))
+
+
+def test_k_folds_test_and_validate_each_moment_once():
+    split = PurgedKFold(folds=5, embargo=0)
+    tested, validated = [], []
+    for fold in range(5):
+        intervals = split.intervals(DAYS, fold)
+        assert [interval.start for interval in intervals] == [0] + [interval.end for interval in intervals[:-1]]
+        assert intervals[-1].end == 100
+        assert all(one.part != two.part for one, two in pairwise(intervals))
+        tested += [m for part, start, end in intervals if part == "test" for m in range(start, end)]
+        validated += [m for part, start, end in intervals if part == "val" for m in range(start, end)]
+    assert sorted(tested) == sorted(validated) == list(range(100))
+
+
+def test_k_folds_drop_bars_on_both_sides_of_the_test():
+    intervals = PurgedKFold(folds=5, embargo=2).intervals(DAYS, 1)  # train, test, val, train
+    arrays = {"asset": np.zeros(100, int), "run": np.zeros(100, int), "moment": np.arange(100)}
+    segments = cut(usable=np.ones(100, bool), intervals=intervals, gap=7, **arrays)
+    assert segments["train"].tolist() == [[0, 20], [67, 33]]
+    assert segments["test"].tolist() == [[27, 13]]
+    assert segments["val"].tolist() == [[47, 13]]
+
+
+@pytest.mark.parametrize(
+    ("split", "fold", "message"),
+    [
+        (fractions(), 1, "data.fold is 1; data/split=fraction has only fold 0"),
+        (WalkForward(folds=4, test_fraction=0.4, train_moments=None, embargo=0), 4, "walk_forward has folds 0 to 3"),
+        (PurgedKFold(folds=5, embargo=0), 7, "data.fold is 7; data/split=purged_kfold has folds 0 to 4"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_named(split, fold, message):
+    with pytest.raises(DataError) as error:
+        split.intervals(DAYS, fold)
+    assert message in str(error.value)
+
+
+def test_timeline_is_drawn_to_scale():
+    drawn = timeline(fractions(0.5, 0.25).intervals(DAYS, 0), DAYS, gap=5, width=20)
+    assert drawn.splitlines()[0] == "|==========.vvvv.tttt|"
+    assert "train 2020-01-01 to 2020-02-19" in drawn
+    assert "5 bars dropped" in drawn

@@ -193,8 +193,9 @@ def unroll(
         return truth_fed(weights, fed, conditioning, state)
     if feeding.parallel_passes:
         return _in_parallel(weights, fed, coins, conditioning, state, feeding)
-    detach, shared = feeding.detach_feedback and torch.is_grad_enabled(), coins.ndim == 1
-    folds = shared and len(weights.layers) == 1
+    detach = feeding.detach_feedback and torch.is_grad_enabled()
+    coins = coins[0] if B == 1 and coins.ndim == 2 else coins
+    folds = coins.ndim == 1 and len(weights.layers) == 1
     if not folds or len(segments(coins.tolist())) > max(2.0, SEGMENTS_PER_STEP * T):
         return step_by_step(
             *weights[:3], fed, coins, conditioning, state, dropout=weights.dropout, detach_feedback=detach

@@ -1,0 +1,293 @@
+"""Time the data layer against the usual dataset, and measure the memory that iterating takes.
+
+    python scripts/bench_data.py gather     windows per second against a per-item dataset with default collation
+    python scripts/bench_data.py memory     peak memory of one epoch against the bytes of the series, in fresh processes
+    python scripts/bench_data.py parquet    a Parquet file of 10 million rows, from nothing to the first batch
+    python scripts/bench_data.py mapped     100 million bars mapped from disk: seconds and memory to the first steps
+    python scripts/bench_data.py            all of them, as the tables of docs/benchmarks.md
+
+Letters: B windows, T bars, F features. Times are medians; memory is the resident set of a process, in MiB.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from refold.data import Scaler, Series, WindowDataModule, WindowLoader, Windows, cache
+from refold.data.checks import CHECKS, Checks
+from refold.data.layout import Table
+from refold.data.pipeline import Prepared
+from refold.data.sources import Parquet
+from refold.data.split import ByFraction
+
+F, B = 5, 256
+REPEATS = 7
+MIB = 1 << 20
+
+
+class PerItem(Dataset):
+    """What a tutorial would write: one window per item, sliced from the series."""
+
+    def __init__(self, values: torch.Tensor, window_size: int) -> None:
+        self.values = values
+        self.window_size = window_size
+
+    def __len__(self) -> int:
+        return len(self.values) - self.window_size + 1
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return self.values[number : number + self.window_size]
+
+
+def series_of(values: torch.Tensor) -> Series:
+    """One asset of random bars, a minute apart."""
+    times = np.arange(len(values), dtype=np.int64) * 60_000_000
+    return Series(values, None, times, pl.Datetime("us"), None, ("A",), np.array([0]))
+
+
+def windows_of(values: torch.Tensor, window_size: int) -> Windows:
+    return Windows(series_of(values), np.array([[0, len(values)]]), window_size=window_size, stride=1)
+
+
+def seconds_per_batch(batches: Iterator, count: int) -> float:
+    next(batches)
+    started = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    return (time.perf_counter() - started) / count
+
+
+def bench_gather() -> list[str]:
+    """Interleaved repeats: the same machine noise falls on both."""
+    rows = ["| T | per-item dataset, windows/s | one gather, windows/s | ratio |", "|---|---|---|---|"]
+    values = torch.randn(1_000_000, F, generator=torch.Generator().manual_seed(0))
+    for T in (16, 64, 128, 512):
+        loader = WindowLoader(windows_of(values, T), batch_size=B, shuffle=True, seed=0)
+        usual = DataLoader(PerItem(values, T), batch_size=B, shuffle=True)
+        ours, theirs = [], []
+        for _ in range(REPEATS):
+            ours.append(seconds_per_batch(iter(loader), 200))
+            theirs.append(seconds_per_batch(iter(usual), 20))
+        one, other = B / statistics.median(ours), B / statistics.median(theirs)
+        rows.append(f"| {T} | {other:,.0f} | {one:,.0f} | {one / other:.1f} |")
+    return [f"Batches of {B} windows of {F} features, shuffled, medians of {REPEATS}.", "", *rows]
+
+
+def resident() -> float:
+    """MiB of the process now, mapped pages of files included."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def peak() -> float:
+    """MiB that the process had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def epoch_memory(T: int, bars: int) -> dict[str, float]:
+    """In a fresh process: what one epoch adds to the resident set, which already holds the series."""
+    values = torch.empty(bars, F).normal_(generator=torch.Generator().manual_seed(0))
+    loader = WindowLoader(windows_of(values, T), batch_size=B, shuffle=True, seed=0)
+    before = resident()
+    for number, batch in enumerate(loader):
+        if number % 4 == 0:  # each batch touches random windows: a quarter of them touches every page of the series
+            batch.windows.sum()
+    return {"series": loader.windows.series.nbytes / MIB, "added": peak() - before}
+
+
+def bench_memory() -> list[str]:
+    bars = 4_000_000
+    rows = ["| T | series, MiB | added by one epoch, MiB | peak / series |", "|---|---|---|---|"]
+    for T in (16, 64, 512):
+        found = in_fresh_process("epoch_memory", T, bars)
+        ratio = 1 + found["added"] / found["series"]
+        rows.append(f"| {T} | {found['series']:.0f} | {found['added']:.0f} | {ratio:.2f} |")
+    return [f"{bars:,} bars, {F} features, stride 1.", "", *rows]
+
+
+def module_of(source: Parquet, folder: str) -> WindowDataModule:
+    policies = {name: "warn" if "warn" in check.policies else "error" for name, check in CHECKS.items()}
+    return WindowDataModule(
+        source=source,
+        features=["log_return", "parkinson_range", "intraday_return", "trailing_volatility_20", "relative_volume_20"],
+        layout="per_asset",
+        min_assets=1.0,
+        window_size=64,
+        stride=1,
+        max_masked=0,
+        batch_size=B,
+        split=ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0),
+        fold=0,
+        checks=Checks(policies=policies, calendar="union", stale_bars=5, split_tolerance=0.03),
+        cache=folder,
+        device="cpu",
+        seed=0,
+    )
+
+
+def write_parquet(path: Path, rows: int, assets: int) -> None:
+    """Random walks of several assets, a minute apart."""
+    generator = np.random.default_rng(0)
+    count = rows // assets
+    stamps = pl.datetime_range(
+        datetime(2020, 1, 1), datetime(2020, 1, 1) + timedelta(minutes=count - 1), "1m", eager=True
+    )
+    frames = []
+    for asset in range(assets):
+        close = 100 * np.exp(np.cumsum(generator.normal(0, 1e-4, count)))
+        open_ = close * np.exp(generator.normal(0, 1e-4, count))
+        high = np.maximum(open_, close) * np.exp(generator.exponential(1e-4, count))
+        low = np.minimum(open_, close) * np.exp(-generator.exponential(1e-4, count))
+        volume = np.round(np.exp(generator.normal(8, 1, count))) + 1
+        prices = {"open": open_, "high": high, "low": low, "close": close, "volume": volume}
+        frames.append(pl.DataFrame({"timestamp": stamps, "symbol": [f"A{asset:02}"] * count, **prices}))
+    pl.concat(frames).write_parquet(path)
+
+
+def first_batch(path: str, folder: str) -> dict[str, float]:
+    """In a fresh process: seconds and peak memory from a Parquet file to the first batch, cache built on the way."""
+    started = time.perf_counter()
+    table = Table(
+        shape="auto",
+        columns={},
+        timestamp_format=None,
+        price_scale=1.0,
+        adjusted=False,
+        assets=None,
+        start=None,
+        end=None,
+    )
+    module = module_of(Parquet(path=path, table=table), folder)
+    next(iter(module.train_dataloader()))
+    return {"seconds": time.perf_counter() - started, "peak": peak()}
+
+
+def bench_parquet() -> list[str]:
+    rows, assets = 10_000_000, 20
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bars.parquet"
+        write_parquet(path, rows, assets)
+        built = in_fresh_process("first_batch", str(path), folder)
+        again = in_fresh_process("first_batch", str(path), folder)
+    return [
+        f"| {rows:,} rows of {assets} assets | seconds to the first batch | rows/s | peak, MiB |",
+        "|---|---|---|---|",
+        *(
+            f"| {what} | {found['seconds']:.1f} | {rows / found['seconds']:,.0f} | {found['peak']:,.0f} |"
+            for what, found in (("read, checked, cache built", built), ("cache found", again))
+        ),
+    ]
+
+
+def write_mapped(folder: Path, bars: int) -> None:
+    """A cache as `refold.data.cache` writes it, a block at a time."""
+    empty = np.lib.format.open_memmap(folder / "values.npy", mode="w+", dtype=np.float32, shape=(bars, F))
+    generator = np.random.default_rng(0)
+    for start in range(0, bars, 1_000_000):
+        empty[start : start + 1_000_000] = generator.standard_normal(
+            (min(1_000_000, bars - start), F), dtype=np.float32
+        )
+    empty.flush()
+    np.save(folder / "times.npy", np.arange(bars, dtype=np.int64) * 60_000_000)
+    edge = int(bars * 0.9)
+    small = series_of(torch.zeros(1, F))
+    prepared = Prepared(
+        series=small,
+        column_names=tuple(f"feature_{number}" for number in range(F)),
+        scaler=Scaler(torch.zeros(F), torch.ones(F)),
+        segments={
+            "train": np.array([[0, edge]]),
+            "val": np.array([[edge, bars - edge]]),
+            "test": np.zeros((0, 2), int),
+        },
+        gap_bars=0,
+        findings=pl.DataFrame(schema={"check": pl.String, "first": pl.String}),
+        summary="made by the bench",
+        fingerprint="0" * 12,
+    )
+    (folder / "meta.json").write_text(json.dumps(cache._meta(prepared)))
+    prepared.findings.write_csv(folder / "findings.csv")
+
+
+def first_steps(folder: str, steps: int) -> dict[str, float]:
+    """In a fresh process: open the cache and train a small LSTM autoencoder for some steps."""
+    started = time.perf_counter()
+    prepared = cache.read(Path(folder))
+    windows = Windows(prepared.series, prepared.segments["train"], window_size=64, stride=1)
+    loader = iter(WindowLoader(windows, batch_size=B, shuffle=True, seed=0))
+    encoder, decoder = torch.nn.LSTM(F, 64, batch_first=True), torch.nn.LSTM(64, F, batch_first=True)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
+    for _ in range(steps):
+        batch = next(loader).windows
+        code = encoder(batch)[1][0][-1]
+        loss = (decoder(code[:, None].expand(-1, batch.shape[1], -1))[0] - batch).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {"seconds": time.perf_counter() - started, "peak": peak()}
+
+
+def bench_mapped() -> list[str]:
+    bars, steps = 100_000_000, 20
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write_mapped(Path(folder), bars)
+        writing = time.perf_counter() - started
+        found = in_fresh_process("first_steps", folder, steps)
+    return [
+        f"| {bars:,} bars, {F} features | writing, s | {steps} training steps from start, s | peak, MiB |",
+        "|---|---|---|---|",
+        f"| {bars * F * 4 / MIB:,.0f} MiB on disk | {writing:.0f} | {found['seconds']:.1f} | {found['peak']:,.0f} |",
+    ]
+
+
+def in_fresh_process(function: str, *arguments: str | int) -> dict[str, float]:
+    """Peak memory is of a whole process: each measurement gets its own."""
+    command = [sys.executable, __file__, "--inside", json.dumps([function, *arguments])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout)
+
+
+BENCHES: dict[str, Callable[[], list[str]]] = {
+    "gather": bench_gather,
+    "memory": bench_memory,
+    "parquet": bench_parquet,
+    "mapped": bench_mapped,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benches", nargs="*", choices=[*BENCHES, []], help="all, if none is named")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside:
+        function, *rest = json.loads(arguments.inside)
+        print(json.dumps(globals()[function](*rest)))
+        return
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {os.cpu_count()} cores, {torch.get_num_threads()} threads", end=", ")
+    print(f"torch {torch.__version__}, polars {pl.__version__}, Python {platform.python_version()}")
+    for name in arguments.benches or BENCHES:
+        print(f"\n### {name}\n", *BENCHES[name](), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""scripts/bench.py decoders: every row runs, and a page keeps what stands outside its markers."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tests.models import parity
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "scripts" / "bench.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_cases_hold_every_decoder_coin_mode_and_dtype(bench):
+    seen = list(bench.cases(["cpu"], bench.SIZES))
+    assert {case.decoder for case in seen} == set(bench.DECODERS)
+    assert set(bench.DECODERS.values()) == set(parity.DECODERS)
+    assert {case.coin for case in seen} == set(parity.COINS)
+    assert {case.mode for case in seen} == {"train", "infer"}
+    assert {case.dtype for case in seen} == set(bench.DTYPES)
+
+
+def test_every_contestant_of_every_case_runs(bench):
+    for case in bench.cases(["cpu"], [bench.Sizes(2, 4, 2, 3, 1), bench.Sizes(2, 4, 2, 3, 2)]):
+        steps = bench.contestants(case)
+        assert list(steps) == ["loop", "ours", "fused"]
+        for step in steps.values():
+            step(0)
+
+
+def test_a_table_is_measured_and_written_between_its_markers(bench, monkeypatch, tmp_path):
+    sizes = bench.Sizes(2, 4, 2, 3, 1)
+    case = bench.Case("cpu", "float32", "train", "autoregressive", "step", 0.5, sizes)
+    monkeypatch.setattr(bench, "cases", lambda devices, sizes: [case])
+    args = argparse.Namespace(
+        device=["cpu"], sizes=[sizes], repeats=1, threads=1, table="decoders", segments_per_step=None
+    )
+    text = bench.decoders(args)
+    assert "| cpu | float32 | 2, 4, 2, 3, 1 | autoregressive | step | 0.5 | train |" in text
+    assert text.endswith("Not measured: CUDA.")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- decoders: begin -->\nold\n<!-- decoders: end -->\nafter\n")
+    bench.write(page, "decoders", text)
+    assert page.read_text() == f"before\n<!-- decoders: begin -->\n{text}\n<!-- decoders: end -->\nafter\n"
+
+
+def test_the_page_has_the_markers(bench):
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert all(f"<!-- {table}: {end} -->" in page for table in ("decoders", "masks") for end in ("begin", "end"))
