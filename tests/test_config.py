@@ -125,5 +125,5 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a finished run: there is no .*resolved\.yaml"):
         config.load_run(tmp_path)
-    with pytest.raises(ConfigError, match="there is no .*nowhere"):
+    with pytest.raises(ConfigError, match=r"there is no .*nowhere"):
         config.load_run(tmp_path / "nowhere")
