@@ -33,6 +33,7 @@ lint: .venv/installed-for-tests
 
 .venv/installed-for-tests: .venv/created pyproject.toml constraints.txt
 	$(INSTALL) '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt skfolio  # its data file alone, for data=panel
 	@touch $@ .venv/installed
 
 clean:

@@ -49,7 +49,8 @@ def loss_curves(metrics_csv: Path) -> Figure:
 
     figure, left = plt.subplots(figsize=(8, 4.5), layout="constrained")
     right = left.twinx()
-    left.plot(*series("train/loss"), color="tab:blue", alpha=0.5, label="train/loss")
+    left.plot(*series("train/loss"), color="tab:blue", alpha=0.3, label="train/loss")
+    left.plot(*series("train/epoch_loss"), color="tab:blue", label="train/epoch_loss")
     left.plot(*series("val/reconstruction_mse"), color="tab:orange", marker=".", label="val/reconstruction_mse, free")
     right.plot(*series("train/teacher_forcing_ratio"), color="tab:green", ls="--", label="teacher-forcing ratio")
     left.set(xlabel="optimizer step", ylabel="error", yscale="log")

@@ -125,6 +125,7 @@ def _start_run(mode: str, page: dict[str, Any]) -> wandb.Run:
                 log.info("W&B: %s", run.url)
             except (wandb.Error, OSError) as error:  # a wrong key, no network, no such entity
                 reason = str(error).splitlines()[0]
+                wandb.teardown()  # the failed run holds on to its id
         else:
             reason = "no API key, see `wandb login`"
     if run is None:
