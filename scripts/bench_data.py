@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -95,8 +94,9 @@ def resident() -> float:
 
 
 def peak() -> float:
-    """MiB that the process had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB that the process had at most. Not getrusage: a child's ru_maxrss counts its parent's memory before exec."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def epoch_memory(T: int, bars: int) -> dict[str, float]:
