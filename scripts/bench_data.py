@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -95,8 +94,9 @@ def resident() -> float:
 
 
 def peak() -> float:
-    """MiB that the process had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB that the process had at most. Not getrusage: a child's ru_maxrss counts its parent's memory before exec."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def epoch_memory(T: int, bars: int) -> dict[str, float]:
@@ -202,7 +202,7 @@ def write_mapped(folder: Path, bars: int) -> None:
         empty[start : start + 1_000_000] = generator.standard_normal(
             (min(1_000_000, bars - start), F), dtype=np.float32
         )
-    empty.flush()
+    empty.flush()  # or the first steps would wait for the disk to finish writing
     np.save(folder / "times.npy", np.arange(bars, dtype=np.int64) * 60_000_000)
     edge = int(bars * 0.9)
     small = series_of(torch.zeros(1, F))
@@ -225,7 +225,8 @@ def write_mapped(folder: Path, bars: int) -> None:
 
 
 def first_steps(folder: str, steps: int) -> dict[str, float]:
-    """In a fresh process: open the cache and train a small LSTM autoencoder for some steps."""
+    """In a fresh process: open the cache and train a small LSTM autoencoder for some steps, on one thread."""
+    torch.set_num_threads(1)
     started = time.perf_counter()
     prepared = cache.read(Path(folder))
     windows = Windows(prepared.series, prepared.segments["train"], window_size=64, stride=1)

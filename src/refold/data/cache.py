@@ -6,6 +6,7 @@ written under another name and renamed when complete, so that a folder which exi
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -104,5 +105,14 @@ def read(folder: Path) -> Prepared:
 
 
 def _mapped(path: Path) -> torch.Tensor | None:
-    # "c": pages are private to the process if written to, which nothing does; torch warns of read-only arrays
-    return torch.from_numpy(np.load(path, mmap_mode="c")) if path.exists() else None
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+        # pages would be private to the process if anything wrote to them; torch warns of arrays that are read-only
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    # shuffled windows are far apart: reading ahead of each would read the series many times over
+    pages.madvise(mmap.MADV_RANDOM)
+    return torch.from_numpy(np.frombuffer(pages, dtype=dtype, offset=offset).reshape(shape))

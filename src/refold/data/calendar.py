@@ -1,5 +1,6 @@
 """When bars were to be expected: the moments that any asset has, or the sessions of an exchange."""
 
+import difflib
 from datetime import date
 
 import holidays
@@ -14,9 +15,13 @@ def sessions(exchange: str, first: date, last: date) -> pl.Series:
     Args: exchange: market identifier code (ISO 10383), such as XNYS. Raises: DataError: the exchange is not known.
     Source: the `holidays` package, which knows single closings too, such as New York's of 2001-09-11 and 2012-10-29.
     """
-    codes = sorted(holidays.list_supported_financial())
+    codes = holidays.list_supported_financial()
     if exchange not in codes:
-        raise DataError(f"data.checks.calendar is {exchange!r}; it must be union, null or one of {', '.join(codes)}")
+        near = difflib.get_close_matches(exchange, codes, n=1)
+        hint = f"; did you mean {near[0]}?" if near else " such as XNYS, XLON or XJPX"
+        raise DataError(
+            f"data.checks.calendar is {exchange!r}; it must be union, null or the code of an exchange{hint}"
+        )
     closed = holidays.financial_holidays(exchange, years=range(first.year, last.year + 1))
     days = pl.date_range(first, last, eager=True).alias("timestamp")
     return days.filter((days.dt.weekday() <= 5) & ~days.is_in(list(closed)))

@@ -54,7 +54,7 @@ CHECKS = {
     "split_like": Check("the price jumps by the ratio of a split; adjust it, or let it pass"),
     "unit_like": Check("the price jumps by a factor of 100 or 1000, as when the unit changes"),
     "off_session": Check("the exchange of data.checks.calendar was closed"),
-    "gap": Check("bars are missing before it", ("error", "warn", "mask")),
+    "gap": Check("the calendar expects a bar that is not there", ("error", "warn", "mask")),
     "feature_not_finite": Check("a feature must be a finite number", ("error", "mask", "drop")),
 }
 
@@ -175,10 +175,11 @@ class Checks:
         if self.policies[name] == "error":
             row = found.row(0, named=True)
             values = ", ".join(f"{key} {_short(row[key])}" for key in OHLCV if key in row)
+            values = "" if name == "gap" else f"; it has {values}"
             more = f" ({found.height} such bars)" if found.height > 1 else ""
             others = ", ".join(policy for policy in CHECKS[name].policies if policy != "error")
             raise DataError(
-                f"{_place(row)}: {CHECKS[name].complaint}; it has {values}{more}. "
+                f"{_place(row)}: {CHECKS[name].complaint}{values}{more}. "
                 f"data.checks.policies.{name} is error; it can be {others}"
             )
         counts = found.group_by("asset", maintain_order=True).agg(

@@ -1,0 +1,170 @@
+"""Forty and more ways to spoil a file. spoilt.md says what becomes of each, and test_spoilt.py that it does."""
+
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+FIRST, DAYS = date(2020, 1, 1), 40
+HEADER = "date,symbol,open,high,low,close,volume"
+
+
+def _price(day: int) -> float:
+    return 100 + 5 * ((day * 7) % 11) / 11 + day / 10
+
+
+def _row(day: int, symbol: str = "A") -> str:
+    close, open_ = _price(day), _price(day - 1)
+    high, low = max(close, open_) + 1, min(close, open_) - 1
+    return (
+        f"{FIRST + timedelta(days=day)},{symbol},{open_:.2f},{high:.2f},{low:.2f},{close:.2f},{1000 + 37 * (day % 5)}"
+    )
+
+
+SOUND = [HEADER, *(_row(day) for day in range(DAYS))]
+ROW = 11  # the line that is spoilt: the tenth day, 2020-01-11
+
+
+def cell(column: str, value: str, *lines: int) -> list[str]:
+    """The sound file with another value in a column of some lines."""
+    spoilt, place = list(SOUND), HEADER.split(",").index(column)
+    for line in lines or (ROW,):
+        cells = spoilt[line].split(",")
+        cells[place] = value
+        spoilt[line] = ",".join(cells)
+    return spoilt
+
+
+def scaled(factor: float, *lines: int) -> list[str]:
+    """The sound file with all prices of some lines times a factor."""
+    spoilt = list(SOUND)
+    for line in lines:
+        cells = spoilt[line].split(",")
+        spoilt[line] = ",".join([*cells[:2], *(f"{float(price) * factor:.4f}" for price in cells[2:6]), cells[6]])
+    return spoilt
+
+
+def without(*lines: int) -> list[str]:
+    return [line for number, line in enumerate(SOUND) if number not in lines]
+
+
+def renamed(old: str, new: str) -> list[str]:
+    return [SOUND[0].replace(old, new), *SOUND[1:]]
+
+
+def column_dropped(*columns: str) -> list[str]:
+    kept = [number for number, name in enumerate(HEADER.split(",")) if name not in columns]
+    return [",".join(line.split(",")[number] for number in kept) for line in SOUND]
+
+
+def wide(**cells: str) -> list[str]:
+    """A sound wide file of closes of A and B, with another value for A or B on the tenth day."""
+    lines = ["date,A,B"]
+    for day in range(DAYS):
+        values = {"A": f"{_price(day):.2f}", "B": f"{_price(day + 3):.2f}", **(cells if day == ROW - 1 else {})}
+        lines.append(f"{FIRST + timedelta(days=day)},{values['A']},{values['B']}")
+    return lines
+
+
+def stale() -> list[str]:
+    """The sound file with all prices of six bars equal."""
+    spoilt = list(SOUND)
+    for line in range(ROW, ROW + 6):
+        cells = spoilt[line].split(",")
+        spoilt[line] = ",".join([*cells[:2], *["102.00"] * 4, cells[6]])
+    return spoilt
+
+
+@dataclass(frozen=True)
+class Case:
+    """A spoilt file, and the settings it is read with."""
+
+    name: str
+    lines: list[str]
+    policies: dict[str, str] = field(default_factory=dict)
+    table: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+
+CASES = [
+    Case("sound", SOUND),
+    Case("empty file", []),
+    Case("header alone", SOUND[:1]),
+    Case("one row", SOUND[:2]),
+    Case("two rows", SOUND[:3]),
+    Case("no header", SOUND[1:]),
+    Case("no date column", column_dropped("date")),
+    Case("a date column of another name", renamed("date", "day")),
+    Case("the same, named", renamed("date", "day"), table={"columns": {"timestamp": "day"}}),
+    Case("two date columns", renamed("symbol", "Time")),
+    Case("dates alone", column_dropped("symbol", "open", "high", "low", "close", "volume")),
+    Case("no prices", column_dropped("open", "high", "low", "close", "volume")),
+    Case("no close", column_dropped("close")),
+    Case("a named column that is not there", SOUND, table={"columns": {"close": "last"}}),
+    Case("adjusted without an adjusted close", SOUND, table={"adjusted": True}),
+    Case("a text for a price", cell("close", "n/a")),
+    Case("a comma for a point", cell("close", '"100,5"')),
+    Case("an American date", cell("date", "01/11/2020")),
+    Case("a day that does not exist", cell("date", "2020-02-30")),
+    Case("a date and time among dates", cell("date", "2020-01-11 16:00")),
+    Case("another date format than the one given", SOUND, table={"timestamp_format": "%d.%m.%Y"}),
+    Case("another separator", [line.replace(",", ";") for line in SOUND]),
+    Case("a cell too many", [*SOUND[:ROW], SOUND[ROW] + ",1,2", *SOUND[ROW + 1 :]]),
+    Case("an empty date", cell("date", "")),
+    Case("an empty date, dropped", cell("date", ""), {"missing_timestamp": "drop"}),
+    Case("an empty symbol", cell("symbol", "")),
+    Case("two rows the wrong way round", [*SOUND[:ROW], SOUND[ROW + 1], SOUND[ROW], *SOUND[ROW + 2 :]]),
+    Case(
+        "the same, not allowed",
+        [*SOUND[:ROW], SOUND[ROW + 1], SOUND[ROW], *SOUND[ROW + 2 :]],
+        {"out_of_order": "error"},
+    ),
+    Case("a row twice", [*SOUND, SOUND[ROW]]),
+    Case("a row twice, dropped", [*SOUND, SOUND[ROW]], {"duplicate": "drop"}),
+    Case("a row twice, masked", [*SOUND, SOUND[ROW]], {"duplicate": "mask"}),
+    Case("an empty price", cell("close", "")),
+    Case("an empty price, masked", cell("close", ""), {"missing_value": "mask"}),
+    Case("an empty price, dropped", cell("close", ""), {"missing_value": "drop"}),
+    Case("an empty price, warned of", cell("close", ""), {"missing_value": "warn"}),
+    Case("NaN", cell("close", "NaN")),
+    Case("NaN, warned of", cell("close", "NaN"), {"not_finite": "warn"}),
+    Case("NaN, masked", cell("close", "NaN"), {"not_finite": "mask"}),
+    Case("infinity", cell("high", "inf")),
+    Case("a price of 0", cell("low", "0")),
+    Case("a price below 0", cell("close", "-100")),
+    Case("a price below 0, warned of", cell("close", "-100"), {"non_positive": "warn", "broken_bar": "warn"}),
+    Case("a volume below 0", cell("volume", "-1")),
+    Case("low above open", cell("low", "103.9")),
+    Case("high below close", cell("high", "90")),
+    Case("high below close, dropped", cell("high", "90"), {"broken_bar": "drop"}),
+    Case("a close that stands still", stale()),
+    Case("a close that stands still, masked", stale(), {"stale_run": "mask"}),
+    Case("an unadjusted split", scaled(0.5, *range(20, 41))),
+    Case("an unadjusted split, not allowed", scaled(0.5, *range(20, 41)), {"split_like": "error"}),
+    Case("a bar in cents", scaled(100, ROW)),
+    Case("a bar in cents, masked", scaled(100, ROW), {"unit_like": "mask"}),
+    Case("bars on days without a session", SOUND, settings={"calendar": "XNYS"}),
+    Case("an exchange that is not known", SOUND, settings={"calendar": "NASDAQ"}),
+    Case("a missing day", without(ROW)),
+    Case("a missing session", without(10), settings={"calendar": "XNYS"}),
+    Case("a missing session, not allowed", without(10), {"gap": "error"}, settings={"calendar": "XNYS"}),
+    Case("a wide file", wide()),
+    Case("a wide file with a text", wide(A="one")),
+    Case("a wide file with NaN", wide(B="nan")),
+    Case("a hole in one asset", wide(A="")),
+    Case("a hole in one asset, masked", wide(A=""), {"gap": "mask"}),
+    Case("a hole in one asset, not allowed", wide(A=""), {"gap": "error"}),
+    Case("a hole in one asset of a panel", wide(A=""), {"gap": "mask"}, settings={"layout": "panel"}),
+    Case("volume of 0 in a log", cell("volume", "0"), settings={"features": ["volume_change"]}),
+    Case(
+        "volume of 0 in a log, masked",
+        cell("volume", "0"),
+        {"feature_not_finite": "mask"},
+        settings={"features": ["volume_change"]},
+    ),
+    Case("a price that never moves", cell("close", "102.00", *range(1, 41)), {"broken_bar": "warn"}),
+    Case("a feature that needs more columns", column_dropped("high"), settings={"features": ["parkinson_range"]}),
+    Case("a window longer than the file", SOUND, settings={"window_size": 100}),
+    Case("a look-back longer than the file", SOUND, settings={"features": ["trailing_volatility_60"]}),
+    Case("a part without windows", SOUND[:20]),
+    Case("an asset that is not there", SOUND, table={"assets": ["B"]}),
+    Case("dates that are not there", SOUND, table={"start": "2030-01-01"}),
+]
