@@ -70,15 +70,15 @@ def test_a_run_from_the_command_line_to_its_directory(command, tmp_path):
     assert f"{best:.6f}"[:7] in text
 
     loaded = subprocess.run(
-        [sys.executable, "-c", LOAD_TWICE], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-c", LOAD_IN_A_FRESH_PROCESS], cwd=tmp_path, env=clean_environment(tmp_path),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
     reconstruction = config.load_run(run_dir).autoencoder(_ramp())
     assert loaded.stdout.strip() == str(reconstruction.double().sum().item())
 
 
-LOAD_TWICE = """
+LOAD_IN_A_FRESH_PROCESS = """
 import torch
 from refold.config import load_run
 windows = torch.linspace(-1, 1, 2 * 32 * 5).view(2, 32, 5)
