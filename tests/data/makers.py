@@ -105,6 +105,7 @@ ALL_FEATURES = [
     "intraday_return",
     "high_return",
     "low_return",
+    "window_log_price",
     "volume_change",
     "parkinson_range",
     "garman_klass_range",

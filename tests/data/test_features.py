@@ -26,6 +26,7 @@ LAST = {  # value on the last bar, written out from the definitions
     "intraday_return": math.log(10.5 / 12),
     "high_return": math.log(12.5 / 12),
     "low_return": math.log(10 / 12),
+    "window_log_price": math.log(10.5),  # the window takes off its own first bar
     "volume_change": math.log(50 / 200),
     "parkinson_range": math.sqrt(math.log(12.5 / 10) ** 2 / (4 * math.log(2))),
     "garman_klass_range": math.sqrt(0.5 * math.log(12.5 / 10) ** 2 - (2 * math.log(2) - 1) * math.log(10.5 / 12) ** 2),

@@ -172,3 +172,33 @@ def test_no_look_ahead_in_any_layout_and_policy(layout, policy, change):
         assert torch.equal(before.gather(index), after.gather(same))
         if before.series.present is not None and after.series.present is not None:
             assert torch.equal(before.mask(index), after.mask(same))
+
+
+# Relative to the window ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_masked", [0, 3])
+def test_window_log_price_is_relative_to_the_first_present_bar(max_masked):
+    bars = spoilt([20])
+    settings = {"features": ["window_log_price"], "window_size": 6, "max_masked": max_masked}
+    data = ready(bars, checks=checks(missing_value="mask"), **settings)
+    windows = data.train_windows
+    index = np.arange(len(windows))
+    levels = data.scaler.inverse_transform(windows.gather(index).double())[..., 0].numpy()
+    closes = bars["close"].log().to_numpy()[windows.rows(index)]
+    there = np.isfinite(closes)
+    first = np.take_along_axis(closes, there.argmax(axis=1)[:, None], axis=1)
+    assert levels[there] == pytest.approx((closes - first)[there], abs=1e-6)
+    assert (levels[~there] == 0).all()
+    assert there.all() == (max_masked == 0)
+
+
+def test_window_log_price_has_mean_square_one_over_the_training_windows():
+    data = ready(random_bars([100, 80]), features=["window_log_price"], window_size=6)
+    windows = data.train_windows.gather(np.arange(len(data.train_windows)))
+    assert windows.square().mean().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_window_log_price_needs_all_assets_of_a_panel():
+    with pytest.raises(DataError, match=r"data\.min_assets is 0\.5; it must be 1 for A/window_log_price"):
+        panel(random_bars([100, 100]), features=["window_log_price"], min_assets=0.5)

@@ -20,7 +20,10 @@ OPEN, HIGH, LOW, CLOSE, VOLUME = (pl.col(name) for name in ("open", "high", "low
 
 @dataclass(frozen=True)
 class Feature:
-    """One column of a window. `unit` and `origin` (where the formula is from) are for documentation and plots."""
+    """One column of a window. `unit` and `origin` (where the formula is from) are for documentation and plots.
+
+    relative: the value of the window's first present bar is taken off when the window is gathered.
+    """
 
     name: str
     expression: pl.Expr
@@ -28,6 +31,7 @@ class Feature:
     lookback: int
     unit: str
     origin: str
+    relative: bool = False
 
 
 def _log_ratio(price: pl.Expr, reference: pl.Expr) -> pl.Expr:
@@ -61,6 +65,15 @@ _PLAIN = (
     ),
     Feature(
         "low_return", _log_ratio(LOW, CLOSE.shift(1)), ("low", "close"), 2, "log ratio to the last close", "definition"
+    ),
+    Feature(
+        "window_log_price",
+        CLOSE.log(),
+        ("close",),
+        1,
+        "log ratio of the close to that of the window's first present bar",
+        "definition",
+        relative=True,
     ),
     Feature(
         "volume_change",

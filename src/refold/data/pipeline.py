@@ -4,6 +4,7 @@ Letters: N bars, F features, A assets, M moments of the calendar.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -86,6 +87,12 @@ def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) ->
         rows = _pivot(rows, len(names), len(checked.calendar), recipe.min_assets)
         columns = tuple(f"{asset}/{feature}" for asset in names for feature in recipe.features)
         names = ("panel",)
+    relative = tuple(c for c in range(len(columns)) if features[c % len(features)].relative)
+    if relative and recipe.layout == "panel" and recipe.min_assets < 1:
+        raise DataError(
+            f"data.min_assets is {recipe.min_assets}; it must be 1 for {columns[relative[0]]}, which is relative to "
+            f"the window's first bar"
+        )
     gap = (recipe.window_size - 1) + (lookback - 1) + recipe.split.embargo
     intervals = recipe.split.intervals(checked.calendar, recipe.fold)
     usable = rows.present | _short_stretches(rows, recipe.max_masked)
@@ -94,6 +101,9 @@ def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) ->
     if scaler is None:
         train = np.concatenate([np.arange(first, first + count) for first, count in segments["train"]])
         scaler = Scaler.fit(torch.from_numpy(rows.values[train[rows.present[train]]]), columns)
+        for column in relative:
+            scaler.mean[column] = 0.0  # of log ratios to a bar of the window itself
+            scaler.std[column] = _spread(rows, column, segments["train"], recipe)
     times = checked.calendar.to_physical().to_numpy()[rows.moment].astype(np.int64)
     series = Series(
         values=_scaled(rows, scaler),
@@ -103,6 +113,7 @@ def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) ->
         close=None if rows.close is None else torch.from_numpy(rows.close),
         asset_names=names,
         asset_starts=np.flatnonzero(np.diff(rows.asset, prepend=-1)),
+        relative=relative,
     )
     return Prepared(
         series=series,
@@ -176,6 +187,24 @@ def _held(segments: dict[Part, np.ndarray]) -> np.ndarray:
     """All rows of all parts."""
     pieces = [np.arange(first, first + count) for part in PARTS for first, count in segments[part]]
     return np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
+
+
+def _spread(rows: _Rows, column: int, segments: np.ndarray, recipe: Recipe) -> float:
+    """Root mean square of a relative column over all training windows: of its differences to their first bars."""
+    values = np.where(rows.present, rows.values[:, column], np.nan)
+    total, count = 0.0, 0
+    for first, bars in segments.tolist():
+        piece, windows = values[first : first + bars], max(0, bars - recipe.window_size + 1)
+        for lag in range(recipe.window_size):
+            squares = np.square(piece[lag : lag + windows] - piece[:windows])
+            total, count = total + float(np.nansum(squares)), count + int(np.isfinite(squares).sum())
+    if total == 0.0:
+        name = recipe.features[column % len(recipe.features)]
+        raise DataError(
+            f"data.features has {name}, which is constant (0) on the training windows; a window must have at least 2 "
+            f"bars, and the price must move"
+        )
+    return math.sqrt(total / count)
 
 
 def _scaled(rows: _Rows, scaler: Scaler) -> torch.Tensor:
