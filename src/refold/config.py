@@ -126,8 +126,15 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     from refold.training.callbacks import EpochReport, StopOnSignal
 
     checkpoints = _instantiate(cfg, "checkpoint", directory=run_dir / "checkpoints")
-    bar = [RichProgressBar()] if sys.stdout.isatty() else []
-    return [EpochReport(), *bar, *_instantiate(cfg, "early_stopping"), checkpoints, StopOnSignal(checkpoints)]
+    terminal = sys.stdout.isatty()
+    bar = [RichProgressBar()] if terminal else []
+    return [
+        EpochReport(beside_bar=terminal),
+        *bar,
+        *_instantiate(cfg, "early_stopping"),
+        checkpoints,
+        StopOnSignal(checkpoints),
+    ]
 
 
 class Run(NamedTuple):

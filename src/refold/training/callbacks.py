@@ -157,9 +157,15 @@ class EpochReport(L.Callback):
     """Logs `train/epoch_loss` and `perf/windows_per_s` of training alone, and writes one log line per epoch.
 
     Its sums are part of a checkpoint, so that an epoch in two halves is reported as one.
+
+    Args: beside_bar: a progress bar runs on the terminal; the lines go to log files only, and do not cut into it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, beside_bar: bool) -> None:
+        if beside_bar:
+            for handler in logging.getLogger().handlers:
+                if not isinstance(handler, logging.FileHandler):
+                    handler.addFilter(lambda record: record.name != log.name)
         self.rates: list[float] = []
         self._reset()
 

@@ -89,7 +89,8 @@ class AutoencoderModule(L.LightningModule):
         self._report("test", self.test_error)
 
     def _report(self, split: str, error: ReconstructionError) -> None:
-        self.log_dict({f"{split}/{name}": value.float() for name, value in error.compute().items()}, sync_dist=False)
+        for name, value in error.compute().items():  # the same on every process
+            self.log(f"{split}/{name}", value.float(), prog_bar=f"{split}/{name}" == "val/reconstruction_mse")
         error.reset()
 
     def configure_optimizers(self) -> dict:
