@@ -104,6 +104,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     log.info(data.description)
     if trainer.is_global_zero:
         run.point_latest(run_dir)
+        data.findings.write_csv(run_dir / run.FINDINGS)
     status = 1
     try:
         trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)

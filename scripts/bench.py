@@ -4,10 +4,11 @@
     python scripts/bench.py decoders --sizes 64,64,5,64,1 --repeats 9
     python scripts/bench.py decoders --write docs/benchmarks.md   # put the table between the page's markers
     python scripts/bench.py masks                                 # windows of different lengths: packed, ours, unmasked
+    python scripts/bench.py data gather memory                    # the data layer against the usual dataset
 
 `decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
 
-It needs torch and refold.models alone. The loop is that of tests/naive.py, to which the tests hold the decoders.
+All but `data` need torch and refold.models alone. The loop is that of tests/naive.py, to which the tests hold the decoders.
 Letters: B windows, T bars, F features, H hidden size, L layers.
 """
 
@@ -302,7 +303,14 @@ def main() -> None:
     table.add_argument("--segments-per-step", type=float, help="0: shared coins always step, 1: always in segments")
     table = tables.add_parser("masks", help="encoder of windows of different lengths", parents=[common])
     table.set_defaults(run=masks)
+    table = tables.add_parser("data", help="gather, memory, Parquet and mapped series; needs all of refold")
+    table.add_argument("benches", nargs="*", help="gather, memory, parquet, mapped; all, if none is named")
     args = parser.parse_args()
+    if args.table == "data":
+        import bench_data  # beside this file; it imports what the decoders do without
+
+        bench_data.report(args.benches)
+        return
     torch.set_num_threads(args.threads)
     text = f"{conditions(args)}\n\n{args.run(args)}"
     if args.write:

@@ -1,15 +1,14 @@
 """Time the data layer against the usual dataset, and measure the memory that iterating takes.
 
-    python scripts/bench_data.py gather     windows per second against a per-item dataset with default collation
-    python scripts/bench_data.py memory     peak memory of one epoch against the bytes of the series, in fresh processes
-    python scripts/bench_data.py parquet    a Parquet file of 10 million rows, from nothing to the first batch
-    python scripts/bench_data.py mapped     100 million bars mapped from disk: seconds and memory to the first steps
-    python scripts/bench_data.py            all of them, as the tables of docs/benchmarks.md
+    python scripts/bench.py data gather     windows per second against a per-item dataset with default collation
+    python scripts/bench.py data memory     peak memory of one epoch against the bytes of the series, in fresh processes
+    python scripts/bench.py data parquet    a Parquet file of 10 million rows, from nothing to the first batch
+    python scripts/bench.py data mapped     100 million bars mapped from disk: seconds and memory to the first steps
+    python scripts/bench.py data            all of them, as the tables of docs/benchmarks.md
 
 Letters: B windows, T bars, F features. Times are medians; memory is the resident set of a process, in MiB.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -259,7 +258,7 @@ def bench_mapped() -> list[str]:
 
 def in_fresh_process(function: str, *arguments: str | int) -> dict[str, float]:
     """Peak memory is of a whole process: each measurement gets its own."""
-    command = [sys.executable, __file__, "--inside", json.dumps([function, *arguments])]
+    command = [sys.executable, __file__, json.dumps([function, *arguments])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -274,21 +273,19 @@ BENCHES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benches", nargs="*", choices=[*BENCHES, []], help="all, if none is named")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.inside:
-        function, *rest = json.loads(arguments.inside)
-        print(json.dumps(globals()[function](*rest)))
-        return
+def report(names: list[str]) -> None:
+    """Run the named benches, or all, and print their tables."""
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        sys.exit(f"there is no bench {', '.join(sorted(unknown))}; it must be one of {', '.join(BENCHES)}")
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {os.cpu_count()} cores, {torch.get_num_threads()} threads", end=", ")
     print(f"torch {torch.__version__}, polars {pl.__version__}, Python {platform.python_version()}")
-    for name in arguments.benches or BENCHES:
+    for name in names or BENCHES:
         print(f"\n### {name}\n", *BENCHES[name](), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    # a measurement in a process of its own: see in_fresh_process
+    function, *rest = json.loads(sys.argv[1])
+    print(json.dumps(globals()[function](*rest)))
