@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 RUN_FILES = {
     "resolved.yaml",
     "train.log",
+    "findings.csv",
     "metrics.csv",
     "result.json",
     "checkpoints/best.ckpt",

@@ -1,6 +1,6 @@
 """The run directory: what is written where, which one is the newest, and where a run goes on.
 
-resolved.yaml  train.log  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
+resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
 """
 
 import json
@@ -17,6 +17,7 @@ from refold.errors import ConfigError
 RESOLVED = "resolved.yaml"
 RESULT = "result.json"
 METRICS = "metrics.csv"
+FINDINGS = "findings.csv"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 
