@@ -122,6 +122,13 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
     assert set(result["metrics"]) >= {"val/reconstruction_mse", "test/reconstruction_mse", "test/r2"}
 
 
+def test_passwords_do_not_reach_a_logger():
+    settings = {"data": {"uri": "postgresql://me:se:cret@host/db"}, "run": {"overrides": ["data.uri=mysql://a:b@c/d"]}}
+    assert config.without_passwords(settings) == {
+        "data": {"uri": "postgresql://me:***@host/db"}, "run": {"overrides": ["data.uri=mysql://a:***@c/d"]}
+    }  # fmt: skip
+
+
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a finished run: there is no .*resolved\.yaml"):
         config.load_run(tmp_path)

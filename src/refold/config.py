@@ -3,6 +3,7 @@ file that knows Hydra; torch and lightning are imported inside the functions: co
 """
 
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -96,7 +97,17 @@ def build_module(cfg: DictConfig, num_features: int) -> "AutoencoderModule":
 
 def build_logger(cfg: DictConfig, run_dir: Path) -> Any:
     """The logger beside metrics.csv, or None. Its page shows the resolved configuration, choices and overrides."""
-    return _instantiate(cfg, "logger", run_dir=run_dir, run_id=cfg.run.id, settings=to_plain(cfg), group=cfg.run.group)
+    settings = without_passwords(to_plain(cfg))
+    return _instantiate(cfg, "logger", run_dir=run_dir, run_id=cfg.run.id, settings=settings, group=cfg.run.group)
+
+
+def without_passwords(settings: Any) -> Any:
+    """Settings with `user:password@` in addresses reduced to `user:***@`: a logger may send them elsewhere."""
+    if isinstance(settings, dict):
+        return {key: without_passwords(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_passwords(value) for value in settings]
+    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", settings) if isinstance(settings, str) else settings
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
