@@ -15,7 +15,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from refold import config, launch, run
 from refold.check import check, explain
@@ -28,40 +28,40 @@ log = logging.getLogger("refold")
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     """One job, as Hydra composed it. Returns: the monitored value, for a sweeper to minimise."""
+    job = HydraConfig.get()
+    run_dir = Path(job.runtime.output_dir)
     try:
-        return run_job(cfg, Path(HydraConfig.get().runtime.output_dir))
+        return run_job(cfg, run_dir)
     except RefoldError as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+        if not cfg.resume:
+            run.discard_unused(run_dir)
+        if job.mode is RunMode.MULTIRUN:
+            print(f"\njob {job.job.num}, {job.job.override_dirname}, failed: {error}", file=sys.stderr)
             raise
         sys.exit(report(error))  # past Hydra, which would add lines of its own
+    except Interrupted as stop:
+        hint = f". Go on with: {run.resume_command(run_dir)}" if (run_dir / run.LAST_CHECKPOINT).exists() else ""
+        raise Interrupted(f"{stop}{hint}") from None
 
 
 def run_job(cfg: DictConfig, run_dir: Path) -> float:
     """Check the configuration, run it on as many processes as it asks for, and print what came out."""
     from refold.report.summary import print_summary
 
-    try:
-        cfg = prepare(cfg, run_dir)
-        without_effect = check(cfg)
-    except RefoldError:
-        run.discard_unopened(run_dir)
-        raise
-    for message in without_effect:
-        log.warning(message)
+    cfg = prepare(cfg, run_dir)
+    for without_effect in check(cfg):
+        log.warning(without_effect)
     machine = find_machine()
     hardware = plan(config.to_plain(cfg.trainer), machine)
     cfg.trainer = hardware.settings
     run.open_run(cfg, run_dir)
     for note in hardware.notes:
         log.info(note)
-    try:
-        with launch.restored_environment():
-            if launch.needs_workers(hardware):
-                result = launch.run_workers(Path(__file__), run_dir, hardware, machine.cores)
-            else:
-                result = train(cfg, run_dir)
-    except Interrupted as error:
-        raise Interrupted(f"{error}. Go on with: {run.resume_command(run_dir)}") from None
+    with launch.restored_environment():
+        if launch.needs_workers(hardware):
+            result = launch.run_workers(Path(__file__), run_dir, hardware, machine.cores)
+        else:
+            result = train(cfg, run_dir)
     print_summary(result, run_dir)
     return result["metrics"][cfg.checkpoint.monitor]
 
@@ -78,41 +78,46 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
     sweep = run_dir.parent.name if hydra_config.mode is RunMode.MULTIRUN else None
     with open_dict(cfg):
+        cfg.resume = None
         cfg.run = {"id": run.identify(run_dir), "group": sweep, "choices": choices, "overrides": overrides}
+        if not OmegaConf.is_missing(cfg.data, "path") and cfg.data.get("path"):
+            cfg.data.path = os.path.abspath(os.path.expanduser(cfg.data.path))  # a run resumes from any folder
     return cfg
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     """What every process of a job runs. Returns: the result, on the first process."""
-    import lightning
+    with launch.interruptible(run_dir):
+        import lightning
 
-    from refold.report.result import summarise
-    from refold.training.loggers import finish_loggers
+        from refold.report.result import summarise
+        from refold.training.loggers import finish_loggers
 
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they repeat what our own first lines say
-    lightning.seed_everything(cfg.seed, verbose=False)
-    data = config.build_data(cfg)
-    data.setup()
-    module = config.build_module(cfg, data.num_features)
-    trainer = config.build_trainer(cfg, run_dir)
-    log.info(
-        "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
-        *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
-        data.batch_size,
-    )
-    log.info(data.description)
-    if trainer.is_global_zero:
-        run.point_latest(run_dir)
-        data.findings.write_csv(run_dir / run.FINDINGS)
-    status = 1
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
-        result = summarise(cfg, run_dir, trainer, module, data)
-        status = 0
-    finally:
-        finish_loggers(status)
-    return result
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they repeat what our own first lines say
+        if cfg.resume:
+            config.read_checkpoint(Path(cfg.resume))  # refused here, if it is broken, and not inside the trainer
+        lightning.seed_everything(cfg.seed, verbose=False)
+        data = config.build_data(cfg)
+        data.setup()
+        module = config.build_module(cfg, data.num_features)
+        trainer = config.build_trainer(cfg, run_dir)
+        log.info(
+            "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
+            *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
+            data.batch_size,
+        )
+        log.info(data.description)
+        if trainer.is_global_zero:
+            data.findings.write_csv(run_dir / run.FINDINGS)
+        status = 1
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+            result = summarise(cfg, run_dir, trainer, module, data)
+            status = 0
+        finally:
+            finish_loggers(status)
+        return result
 
 
 def report(error: RefoldError) -> int:
@@ -126,19 +131,20 @@ def command_line() -> int:
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module="lightning")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
+    worker = sys.argv[1:2] == ["--job"]
     try:
-        if sys.argv[1:2] == ["--job"]:
+        if worker:
             launch.work(Path(sys.argv[2]), train)
         else:
-            sys.argv[1:] = run.resume_arguments(sys.argv[1:])
+            sys.argv[1:] = run.resume_arguments(sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun")))
             main()
     except RefoldError as error:
         return report(error)
     except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
+        if not worker:  # there, the process that started it says so
+            print(f"\n{stop}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("\nInterrupted before the first checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
         if message := explain(error, Path(__file__).parent / "conf"):

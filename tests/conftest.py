@@ -27,8 +27,8 @@ TINY = [
 """A whole run in about a second."""
 
 
-def compose_run(overrides: list[str]) -> DictConfig:
-    """The configuration that `train.py` would see, with a run id and the trainer's `auto` made definite."""
+def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
+    """The configuration that `train.py` would see, with a run id and, if definite, no `auto` left in the trainer."""
     from refold.config import to_plain
     from refold.hardware import find_machine, plan
 
@@ -36,7 +36,8 @@ def compose_run(overrides: list[str]) -> DictConfig:
         cfg = compose("train", overrides=overrides)
     with open_dict(cfg):
         cfg.run = {"id": "test-run", "group": None, "choices": {}, "overrides": overrides}
-        cfg.trainer = plan(to_plain(cfg.trainer), find_machine()).settings
+        if definite:
+            cfg.trainer = plan(to_plain(cfg.trainer), find_machine()).settings
     return cfg
 
 

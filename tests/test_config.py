@@ -18,7 +18,7 @@ GROUPS = (
     "bridge", "data", "data/split", "decoder", "encoder", "experiment", "layers", "logger", "loss", "lr_schedule",
     "optimizer", "teacher_forcing", "trainer",
 )  # fmt: skip
-NO_CHOICE = ("data/base",)
+NO_CHOICE = ("data/base", "teacher_forcing/base")
 """Folders of settings that options share."""
 
 OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))

@@ -1,8 +1,10 @@
 """The run directory: ids, `latest`, refusals, and where a run goes on."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from refold import run
@@ -25,20 +27,21 @@ def test_ids_are_readable_and_fit_for_a_file_name(name, expected):
 
 
 def make_run(directory: Path) -> Path:
-    run.open_run(OmegaConf.create({"resume": None, "seed": 0, "optimizer": {"lr": 0.1}}), directory)
+    cfg = {"resume": None, "seed": 0, "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 3}, "logger": {"tags": []}}
+    run.open_run(OmegaConf.create(cfg), directory)
     (directory / run.LAST_CHECKPOINT).write_bytes(b"")
     return directory
 
 
 def test_latest_points_to_the_newest_run_and_survives_a_folder_of_that_name(tmp_path):
     first, second = make_run(tmp_path / "outputs/a"), make_run(tmp_path / "outputs/sweep/b")
-    run.point_latest(first)
+    run.begin_writing(first)
     assert (tmp_path / "outputs/latest").resolve() == first
-    run.point_latest(second)
+    run.begin_writing(second)
     assert (tmp_path / "outputs/latest").resolve() == second
     (tmp_path / "outputs/latest").unlink()
     (tmp_path / "outputs/latest").mkdir()
-    run.point_latest(first)
+    run.begin_writing(first)
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["a", "latest", "sweep"]
 
 
@@ -51,11 +54,12 @@ def test_a_run_is_not_overwritten(tmp_path):
 def test_a_refused_job_leaves_no_directory_but_never_takes_another_file_along(tmp_path):
     job = tmp_path / "job"
     (job / ".hydra").mkdir(parents=True)
-    run.discard_unopened(job)
+    (job / "checkpoints").mkdir()
+    run.discard_unused(job)
     assert not job.exists()
     job.mkdir()
     (job / "notes.txt").write_text("mine")
-    run.discard_unopened(job)
+    run.discard_unused(job)
     assert (job / "notes.txt").exists()
 
 
@@ -63,12 +67,12 @@ def test_a_refused_job_leaves_no_directory_but_never_takes_another_file_along(tm
 def test_a_run_is_found_by_directory_checkpoint_or_latest(where, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     directory = make_run(tmp_path / "outputs/a")
-    run.point_latest(directory)
+    run.begin_writing(directory)
     found = run.Resume(where)
     assert found.directory == directory
     assert found.checkpoint == directory / "checkpoints/last.ckpt"
-    assert run.resume_arguments(["x=1", f"resume={where}"])[-2:] == [
-        f"hydra.run.dir='{directory}'", "hydra.output_subdir=null"
+    assert run.resume_arguments(["x=1", f"resume={where}"]) == [
+        "x=1", f"resume='{where}'", f"hydra.run.dir='{directory}'", "hydra.output_subdir=null"
     ]  # fmt: skip
 
 
@@ -81,12 +85,35 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
         run.Resume(str(tmp_path / "nowhere"))
 
 
-def test_values_can_change_on_resume_and_parts_cannot(tmp_path):
+def test_a_run_in_an_oddly_named_directory_is_found_again(tmp_path):
+    directory = make_run(tmp_path / 'a b, it\'s = "q"')
+    arguments = run.resume_arguments([f"resume={directory}"])
+    for name, argument in zip(("resume", "hydra.run.dir"), arguments, strict=False):
+        (override,) = OverridesParser.create().parse_overrides([argument])
+        assert (override.key_or_group, override.value()) == (name, str(directory))
+    assert run.resume_arguments(arguments[:1])[0] == arguments[0]
+    assert shlex.split(run.resume_command(directory))[-1] == f"resume={directory}"
+
+
+def test_a_resumed_run_keeps_what_its_checkpoint_depends_on(tmp_path):
     resume = run.Resume(str(make_run(tmp_path / "a")))
-    assert resume.config(["resume=x", "optimizer.lr=0.2"]).optimizer.lr == 0.2
-    for override in ("optimizer=sgd", "nothing.here=1"):
-        with pytest.raises(ConfigError, match="a resumed run keeps its parts"):
+    assert resume.config(["resume=x", "trainer.max_epochs=9"]).trainer.max_epochs == 9
+    for override in ("optimizer.lr=0.2", "seed=1", "optimizer=sgd", "trainer.nothing=1", "~trainer"):
+        with pytest.raises(ConfigError, match=r"a resumed run keeps its settings; what can change is trainer\.\*"):
             resume.config([override])
+
+
+def test_a_sweep_cannot_be_resumed_as_one_run(tmp_path):
+    with pytest.raises(ConfigError, match="leave out -m"):
+        run.resume_arguments(["-m", f"resume={make_run(tmp_path / 'a')}"])
+
+
+@pytest.mark.parametrize("text", ["a: [1", "just words", "\x00"])
+def test_broken_settings_are_named(text, tmp_path):
+    directory = make_run(tmp_path / "a")
+    (directory / run.RESOLVED).write_text(text)
+    with pytest.raises(ConfigError, match=r"resolved\.yaml (cannot be read|is not the configuration of a run)"):
+        run.Resume(str(directory)).config([])
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):

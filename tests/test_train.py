@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, clean_environment
 
-from refold import config
-
 pytestmark = pytest.mark.slow
 
 RUN_FILES = {
@@ -75,23 +73,22 @@ def test_a_run_from_the_command_line_to_its_directory(command, tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
-    reconstruction = config.load_run(run_dir).autoencoder(_ramp())
-    assert loaded.stdout.strip() == str(reconstruction.double().sum().item())
+    assert float(loaded.stdout) == result["metrics"]["test/reconstruction_mse"]
 
 
 LOAD_IN_A_FRESH_PROCESS = """
 import torch
-from refold.config import load_run
-windows = torch.linspace(-1, 1, 2 * 32 * 5).view(2, 32, 5)
+from refold.config import build_data, load_run
+from refold.training.metrics import ReconstructionError
+
+run = load_run("outputs/latest")
+data = build_data(run.config)
+error = ReconstructionError(len(run.features))
 with torch.no_grad():
-    print(load_run("outputs/latest").autoencoder(windows).double().sum().item())
+    for batch in data.test_dataloader():
+        error.update(run.autoencoder(batch.windows, batch.mask), batch.windows, batch.mask)
+print(error.compute()["reconstruction_mse"].float().item())
 """
-
-
-def _ramp():
-    import torch
-
-    return torch.linspace(-1, 1, 2 * 32 * 5).view(2, 32, 5)
 
 
 def test_four_devices_without_a_gpu_are_four_processes_and_one_run(command, tmp_path):
@@ -141,9 +138,41 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(number, command, tmp_
     assert "Traceback" not in text
     assert "Go on with: python train.py resume=latest" in text
     (run_dir,) = {path.parents[1] for path in tmp_path.rglob("checkpoints/last.ckpt") if "latest" not in path.parts}
+    before = (run_dir / "resolved.yaml").read_bytes()
+    refused = command("resume=latest", "encoder.hidden_size=16")
+    assert refused.returncode == 2
+    assert "a resumed run keeps its settings" in refused.stderr
+    assert (run_dir / "resolved.yaml").read_bytes() == before
     done = command("resume=latest", "trainer.max_epochs=4")
     assert done.returncode == 0, done.stderr
     assert run_directories(tmp_path) == [run_dir]
+
+
+def test_ctrl_c_in_a_terminal_reaches_all_processes_of_a_job_once(tmp_path):
+    home, log = tmp_path / "home", tmp_path / "log"
+    home.mkdir()
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.devices=2", "trainer.max_epochs=400"],
+            cwd=tmp_path, env=clean_environment(home), stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        wait_for(log, "] - epoch 2/")
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert text.count("Go on with: python train.py resume=latest") == 1
+    assert list(tmp_path.rglob("last.ckpt"))
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
+    assert left == ""
+
+
+def test_every_failed_job_of_a_sweep_is_named(command, tmp_path):
+    done = command("decoder=repeat", "-m", *TINY, "optimizer.lr=abc,1e-3,-1")
+    assert done.returncode == 2
+    assert "optimizer.lr is 'abc'; it must be a valid number" in done.stderr
+    assert "Invalid learning rate: -1" in done.stderr
+    assert len(run_directories(tmp_path)) == 1
 
 
 def wait_for(log: Path, text: str, seconds: float = 120) -> None:

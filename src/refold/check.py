@@ -26,8 +26,8 @@ GIVEN_AT_BUILD = {
     "bridge": {"encoder_num_layers", "encoder_state_size", "decoder_num_layers", "decoder_hidden_size"},
     "decoder": {"output_size", "conditioning_size"},
     "optimizer": {"params"},
-    "checkpoint": {"directory"},
-    "trainer": {"logger", "callbacks", "plugins", "use_distributed_sampler", "default_root_dir"},
+    "checkpoint": {"run_dir"},
+    "trainer": {"logger", "callbacks", "plugins"},
     "logger": {"run_dir", "run_id", "settings", "group"},
 }
 """Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
@@ -55,11 +55,6 @@ def check(cfg: DictConfig) -> list[str]:
         unknown = [key for key in plain if key not in SECTIONS]
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
         mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain["seed"])
-        try:
-            plain["trainer"] = plan(plain["trainer"], find_machine()).settings  # Lightning knows no precision=auto
-        except RefoldError as error:
-            mistakes.append(str(error))
-            plain["trainer"] = {**plain["trainer"], "precision": "32-true"}  # complained of already
         for section, node in plain.items():
             mistakes += _node_mistakes(node, section)
     if not mistakes:
@@ -149,13 +144,15 @@ def _value_mistakes(path: str, hint: Any, value: Any) -> Iterator[str]:
     """Type by pydantic, bounds by what the annotation declares."""
     wrong = _type_complaint(hint, value) or complaint(hint, value)
     if wrong:
-        choices = wrong.partition("one of ")[2].split(", ")
+        choices = wrong.partition("one of ")[2].split(", ") if "one of " in wrong else []
         yield f"{path} is {value!r}; {wrong}{nearest(value, choices) if isinstance(value, str) else ''}"
 
 
 def _type_complaint(hint: Any, value: Any) -> str | None:
     from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
+    if getattr(hint, "_is_protocol", False):
+        return "it must be an object: a mapping with a _target_"
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
     except (
@@ -176,7 +173,7 @@ def _type_complaint(hint: Any, value: Any) -> str | None:
         if choices:
             allowed = dict.fromkeys(re.findall(r"[^\s,']+", " ".join(choices).replace(" or ", " ")))
             reasons.append(f"it must be one of {', '.join(allowed)}")
-        return " or ".join(reasons)
+        return " or ".join(reasons[:1] + [reason.removeprefix("it must be ") for reason in reasons[1:]])
     return None
 
 
@@ -191,6 +188,7 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
     """Rules between parts, and what only a trial shows."""
     import torch
 
+    yield from _trainer_mistakes(plain["trainer"])
     for part in ("encoder", "decoder"):
         if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
             dropout = plain[part]["dropout"]
@@ -210,11 +208,26 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
         yield f"optimizer: {error}"
 
 
+def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
+    """What the trainer's settings mean together, and on this machine."""
+    for name in ("max_epochs", "max_steps"):
+        if trainer[name] == 0:
+            yield f"trainer.{name} is 0; it must be at least 1, or -1 for no limit"
+    if trainer["max_epochs"] == trainer["max_steps"] == -1:
+        yield "trainer.max_epochs and trainer.max_steps are both -1; one of them must be a limit"
+    try:
+        plan(trainer, find_machine())
+    except RefoldError as error:
+        yield str(error)
+
+
 def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
     """Settings that the chosen parts do not use."""
     schedule = plain["teacher_forcing"]["schedule"]["_target_"].rpartition(".")[2]
     if plain["decoder"]["_target_"].endswith("RepeatDecoder") and schedule != "FreeRunning":
         yield "teacher_forcing has no effect: decoder=repeat is never fed a bar, neither the true one nor its own"
+    elif schedule == "FreeRunning" and plain["teacher_forcing"]["coin"] != "step":
+        yield f"teacher_forcing.coin={plain['teacher_forcing']['coin']} has no effect: no coin is ever tossed"
 
 
 def explain(error: Exception, conf: Path) -> str | None:
@@ -224,10 +237,13 @@ def explain(error: Exception, conf: Path) -> str | None:
     """
     from hydra.errors import HydraException
 
-    if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        frames = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-        if isinstance(error, OSError) and "run_job" in frames and "train" not in frames:
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        names = {frame.name for frame in frames}
+        if "run_job" in names and "train" not in names:
             return f"hydra.run.dir: {error.filename or 'the run directory'} cannot be written: {error.strerror}"
+    composing = isinstance(error, ValueError) and any("hydra/_internal" in frames[-1].filename for _ in frames)
+    if not composing and not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     text = str(error).strip()
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
@@ -237,6 +253,9 @@ def explain(error: Exception, conf: Path) -> str | None:
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
         return f"{key}: there is no such key{nearest(key, _known_keys(conf))}"
+    if found := re.search(r"LexerNoViableAlt\w*: (.*)|(?:no viable|mismatched|extraneous).*", text):
+        what = found.group(1) or text.splitlines()[0]
+        return f"{what}: it cannot be read as key=value; quote odd values: 'key=\"a, b\"'"
     return text.splitlines()[0] if text else type(error).__name__
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from refold.errors import ConfigError, RefoldError
-from refold.run import BEST_CHECKPOINT, METRICS, RESOLVED
+from refold.run import BEST_CHECKPOINT, METRICS, RESOLVED, read_settings
 
 if TYPE_CHECKING:
     import lightning as L
@@ -122,11 +122,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
         logger=[MetricsFile(run_dir / METRICS), *([logger] if logger else [])],
         callbacks=build_callbacks(cfg, run_dir),
         plugins=[AtomicCheckpointIO()],
-        use_distributed_sampler=False,  # our loaders share the windows out themselves, and repeat none
         default_root_dir=run_dir,
         enable_progress_bar=sys.stdout.isatty(),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
     )
 
 
@@ -136,7 +133,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
 
     from refold.training.callbacks import EpochReport, StopOnSignal
 
-    checkpoints = _instantiate(cfg, "checkpoint", directory=run_dir / "checkpoints")
+    checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     terminal = sys.stdout.isatty()
     bar = [RichProgressBar()] if terminal else []
     return [
@@ -158,14 +155,23 @@ class Run(NamedTuple):
     features: list[str]
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU: plain values and tensors. Raises: ConfigError: it cannot be read."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"{path} cannot be read as a checkpoint: {reason[0]}") from None
+
+
 def load_run(path: str | os.PathLike) -> Run:
     """A run from its directory: the weights of best.ckpt, in evaluation mode on the CPU, and the scaler it came with.
 
     Args: path: a run directory, such as "outputs/latest".
     Raises: ConfigError: the directory, its resolved.yaml or its checkpoint is not there.
     """
-    import torch
-
     from refold.data import Scaler
 
     directory = Path(path).resolve()
@@ -173,8 +179,7 @@ def load_run(path: str | os.PathLike) -> Run:
     for needed in (directory, settings, weights):
         if not needed.exists():
             raise ConfigError(f"{path} is not a finished run: there is no {needed}")
-    cfg = OmegaConf.load(settings)
-    checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
+    cfg, checkpoint = read_settings(settings), read_checkpoint(weights)
     data = checkpoint["WindowDataModule"]
     scaler = Scaler.from_state_dict(data["scaler"])
     autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))

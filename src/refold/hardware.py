@@ -18,7 +18,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """The trainer's settings made definite, the number of processes on this machine, and what to tell the user."""
+    """The trainer's settings made definite, the number of processes, and what to tell the user."""
 
     settings: dict[str, Any]
     processes: int
@@ -37,55 +37,51 @@ def find_machine() -> Machine:
 def plan(trainer: dict[str, Any], machine: Machine) -> Plan:
     """Replace every `auto` of `accelerator`, `devices`, `strategy` and `precision` by what it means on this machine.
 
+    Args: trainer: settings whose types have been checked.
     Raises: ConfigError: what was asked for is not there; the message says what is, and the override that would run.
     """
     accelerator = trainer["accelerator"]
     if accelerator == "auto":
         accelerator = "gpu" if machine.gpus else "cpu"
-    if accelerator in ("gpu", "cuda") and not machine.gpus:
-        raise ConfigError(f"trainer.accelerator is {accelerator}; this machine has no GPU: run with trainer=cpu")
-    on_gpu = accelerator in ("gpu", "cuda")
-    devices, processes = _devices(trainer["devices"], on_gpu, machine)
+    on_gpu = accelerator == "gpu"
+    if on_gpu and not machine.gpus:
+        raise ConfigError("trainer.accelerator is gpu; this machine has no GPU: run with trainer=cpu")
+    devices = _devices(trainer["devices"], on_gpu, machine)
+    processes = len(devices) if isinstance(devices, list) else devices
     strategy = trainer["strategy"]
-    if strategy == "auto" and processes * trainer["num_nodes"] > 1:
+    if strategy == "auto" and processes > 1:
         strategy = "ddp"
-    precision = _precision(trainer["precision"], on_gpu, machine)
     notes = []
     if not on_gpu and processes > 1:
         where = "No GPU is found here" if trainer["accelerator"] == "auto" else "trainer.accelerator is cpu"
         notes.append(f"{where}: training in {processes} CPU processes on {machine.cores} cores")
         if processes > machine.cores:
             notes[0] += ", so they share cores and none is faster than one alone"
+    precision = _precision(trainer["precision"], on_gpu, machine)
     resolved = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
     return Plan({**trainer, **resolved}, processes, tuple(notes))
 
 
-def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> tuple[int | list[int], int]:
-    """What Lightning is to be given, and how many processes that is."""
-    if isinstance(devices, str) and devices != "auto":
-        try:
-            numbers = [int(part) for part in devices.split(",") if part.strip()]
-        except ValueError:
-            raise ConfigError(f"trainer.devices is {devices!r}; it must be a number, auto, or GPU numbers") from None
-        devices = numbers if "," in devices else numbers[0]
-    if devices in ("auto", -1):
-        devices = machine.gpus if on_gpu else 1
+def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> int | list[int]:
+    """A number, or the numbers of GPUs."""
+    gpus = f"{machine.gpus} GPU{'s' * (machine.gpus != 1)}"
+    if devices == "auto":
+        return machine.gpus if on_gpu else 1
     if isinstance(devices, list):
-        missing = [number for number in devices if number not in range(machine.gpus)]
-        if on_gpu and (missing or not devices):
+        if not on_gpu:
+            raise ConfigError(f"trainer.devices is {devices}; a list names GPUs, on a CPU it must be a number")
+        if not devices or not set(devices) <= set(range(machine.gpus)):
             raise ConfigError(
-                f"trainer.devices is {devices}; this machine has {_count(machine.gpus)}, "
-                f"numbered from 0: run with trainer.devices={machine.gpus}"
+                f"trainer.devices is {devices}; this machine has {gpus}, numbered from 0: run with trainer.devices="
+                f"{machine.gpus}"
             )
-        return (devices, len(devices)) if on_gpu else (len(devices), len(devices))
-    if devices < 1:
-        raise ConfigError(f"trainer.devices is {devices}; it must be at least 1, or auto for all GPUs")
+        return devices
     if on_gpu and devices > machine.gpus:
         raise ConfigError(
-            f"trainer.devices is {devices}; this machine has {_count(machine.gpus)}: run with trainer.devices="
-            f"{machine.gpus}, or with trainer.accelerator=cpu for {devices} CPU processes"
+            f"trainer.devices is {devices}; this machine has {gpus}: run with trainer.devices={machine.gpus}, or with "
+            f"trainer.accelerator=cpu for {devices} CPU processes"
         )
-    return devices, devices
+    return devices
 
 
 def _precision(precision: str, on_gpu: bool, machine: Machine) -> str:
@@ -93,13 +89,7 @@ def _precision(precision: str, on_gpu: bool, machine: Machine) -> str:
         if not on_gpu:
             return "32-true"
         return "bf16-mixed" if machine.bf16 else "16-mixed"
-    if not on_gpu and str(precision).startswith("16"):
+    if not on_gpu and precision == "16-mixed":
         # Lightning would turn it into bf16-mixed without a word
-        raise ConfigError(
-            f"trainer.precision is {precision}; a CPU has no float16: run with trainer.precision=bf16-mixed"
-        )
+        raise ConfigError("trainer.precision is 16-mixed; a CPU has no float16: run with trainer.precision=bf16-mixed")
     return precision
-
-
-def _count(gpus: int) -> str:
-    return f"{gpus} GPU{'s' * (gpus != 1)}"

@@ -11,19 +11,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from refold import run
 from refold.errors import Interrupted, RefoldError
 from refold.hardware import Plan
-from refold.run import LAST_CHECKPOINT, RESOLVED, RESULT
+from refold.run import RESOLVED, RESULT
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 15.0
+GRACE_S = 60.0
 """Seconds that workers have to write a checkpoint and leave after a signal, before they are killed."""
+
+FAILED_GRACE_S = 5.0
+"""Seconds that the other workers have to leave after one has failed; they may be waiting for it for ever."""
 
 JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
@@ -47,6 +52,24 @@ def restored_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextlib.contextmanager
+def interruptible(run_dir: Path) -> Iterator[None]:
+    """Within, ctrl-C and SIGTERM raise `Interrupted`, which says what of the run is kept."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"{signal.Signals(number).name}: stopped, {run.what_is_kept(run_dir)}")
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def needs_workers(plan: Plan) -> bool:
     """True if the job needs processes of its own; also one, where a strategy would mark this process as a rank."""
     return plan.processes > 1 or plan.settings["strategy"] != "auto"
@@ -55,8 +78,7 @@ def needs_workers(plan: Plan) -> bool:
 def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `python script --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have left, with a checkpoint kept.
-        KeyboardInterrupt: so too, before there was one.
+    Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have been told, and have left.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -70,7 +92,9 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
     workers: list[subprocess.Popen] = []
     try:
         for rank in range(N):
-            workers.append(subprocess.Popen(command, env={**os.environ, **shared, "LOCAL_RANK": str(rank)}))
+            # a session of its own: ctrl-C in a terminal reaches this process alone, which then tells the workers once
+            env = {**os.environ, **shared, "LOCAL_RANK": str(rank)}
+            workers.append(subprocess.Popen(command, env=env, start_new_session=True))
         while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
             time.sleep(0.05)
     except KeyboardInterrupt:
@@ -78,13 +102,11 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
-        _reap(workers)
+        _reap(workers, GRACE_S)
         signal.signal(signal.SIGINT, before_int)
-        if not (run_dir / LAST_CHECKPOINT).exists():
-            raise
-        raise Interrupted(f"stopped; {run_dir / LAST_CHECKPOINT} is kept") from None
+        raise Interrupted(f"stopped, {run.what_is_kept(run_dir)}") from None
     finally:
-        _reap(workers)
+        _reap(workers, FAILED_GRACE_S)
         signal.signal(signal.SIGTERM, before)
     failed = {rank: worker.returncode for rank, worker in enumerate(workers) if worker.returncode}
     if failed:
@@ -97,9 +119,9 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _reap(workers: list[subprocess.Popen]) -> None:
+def _reap(workers: list[subprocess.Popen], grace_s: float) -> None:
     """Wait until all have left; after the grace period, kill those that have not."""
-    end = time.monotonic() + GRACE_S
+    end = time.monotonic() + grace_s
     while any(worker.poll() is None for worker in workers) and time.monotonic() < end:
         time.sleep(0.05)
     for worker in workers:

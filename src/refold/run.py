@@ -6,11 +6,13 @@ resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{b
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from refold.errors import ConfigError
 
@@ -50,20 +52,20 @@ def open_run(cfg: DictConfig, directory: Path) -> None:
         raise ConfigError(f"hydra.run.dir is {directory}; a run is there already: resume={directory} goes on with it")
     try:
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (directory / RESULT).unlink(missing_ok=True)  # whoever finds one may trust that the run is complete
         write_atomically(directory / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:
         raise ConfigError(f"hydra.run.dir is {directory}; it cannot be written: {error.strerror}") from None
 
 
-def discard_unopened(directory: Path) -> None:
-    """Remove the directory of a job that was refused: Hydra made it before the configuration was checked."""
-    if directory.is_dir() and {path.name for path in directory.iterdir()} <= {".hydra", "train.log"}:
-        shutil.rmtree(directory)
+def what_is_kept(directory: Path) -> str:
+    """What a stopped run leaves, for a message."""
+    last = directory / LAST_CHECKPOINT
+    return f"{last} is kept" if last.exists() else "before the first checkpoint"
 
 
-def point_latest(directory: Path) -> None:
-    """`outputs/latest` -> this run. It lies in the folder `outputs` that holds the run; without one there is none."""
+def begin_writing(directory: Path) -> None:
+    """A run writes its first checkpoint: its earlier result no longer holds, and `outputs/latest` is this run."""
+    (directory / RESULT).unlink(missing_ok=True)
     outputs = next((parent for parent in directory.parents if parent.name == "outputs"), None)
     if outputs is None:
         return
@@ -76,27 +78,70 @@ def point_latest(directory: Path) -> None:
         fresh.unlink(missing_ok=True)
 
 
+def discard_unused(directory: Path) -> None:
+    """Remove the directory of a job that was refused before it wrote a checkpoint; other files keep it."""
+    if not directory.is_dir():
+        return
+    left = {path.name for path in directory.iterdir()} - {".hydra", "train.log", RESOLVED, "checkpoints"}
+    if not left and not any((directory / "checkpoints").glob("*")):
+        shutil.rmtree(directory)
+
+
 def write_result(directory: Path, result: dict[str, Any]) -> None:
     """result.json: the last thing that a run writes, so its presence says that the run is complete."""
     write_atomically(directory / RESULT, json.dumps(result, indent=2) + "\n")
 
 
+def read_settings(path: Path) -> DictConfig:
+    """The configuration in a resolved.yaml. Raises: ConfigError: it cannot be read."""
+    try:
+        cfg = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(cfg, DictConfig) or "trainer" not in cfg:
+        raise ConfigError(f"{path} is not the configuration of a run")
+    return cfg
+
+
+# ---- resume ---------------------------------------------------------------------------------------------------------
+
+CHANGEABLE = ("trainer.", "logger.", "checkpoint.every_minutes", "early_stopping.patience")
+"""Keys that a resumed run may change. Others are part of what its checkpoint is a state of."""
+
+
 def resume_command(directory: Path) -> str:
-    """The command that goes on with a run."""
+    """The command that goes on with a run, quoted for a shell."""
     latest = Path("outputs/latest")
-    return f"python train.py resume={'latest' if latest.resolve() == directory.resolve() else directory}"
+    where = "latest" if latest.resolve() == directory.resolve() else str(directory)
+    return f"python train.py {shlex.quote(f'resume={where}')}"
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
     """With resume=..., let Hydra use the directory of that run instead of a new one.
 
-    Raises: ConfigError: there is no such run.
+    Raises: ConfigError: there is no such run, or it stands in a sweep.
     """
-    where = next((text.partition("=")[2] for text in arguments if text.startswith("resume=")), "null")
+    where = next((_unquoted(text.partition("=")[2]) for text in arguments if text.startswith("resume=")), "")
     if where in ("null", ""):
         return arguments
-    directory = str(Resume(where).directory).replace("\\", "\\\\").replace("'", "\\'")
-    return [*arguments, f"hydra.run.dir='{directory}'", "hydra.output_subdir=null"]
+    if {"-m", "--multirun"} & set(arguments):
+        raise ConfigError(f"resume is {where}; it goes on with one run and cannot be swept: leave out -m")
+    others = [text for text in arguments if not text.startswith("resume=")]
+    directory = str(Resume(where).directory)
+    return [*others, f"resume={_quoted(where)}", f"hydra.run.dir={_quoted(directory)}", "hydra.output_subdir=null"]
+
+
+def _quoted(text: str) -> str:
+    """A text as Hydra's override grammar quotes it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _unquoted(text: str) -> str:
+    """What a text stands for that may have been quoted for Hydra."""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text
 
 
 class Resume:
@@ -117,15 +162,15 @@ class Resume:
     def config(self, overrides: list[str]) -> DictConfig:
         """The run's own configuration with the values given this time on top.
 
-        Raises: ConfigError: an override names a whole group, or a key that the run does not have.
+        Raises: ConfigError: an override changes what the checkpoint depends on, or a key that the run does not have.
         """
-        cfg = OmegaConf.load(self.directory / RESOLVED)
+        cfg = read_settings(self.directory / RESOLVED)
         for override in overrides:
-            key, _, _ = override.partition("=")
+            key = override.lstrip("+~").partition("=")[0]
             if key == "resume":
                 continue
-            current = OmegaConf.select(cfg, key, default=KeyError)
-            if current is KeyError or OmegaConf.is_config(current):
-                raise ConfigError(f"{override}: a resumed run keeps its parts; single values can be changed")
+            if not key.startswith(CHANGEABLE) or OmegaConf.select(cfg, key, default=KeyError) is KeyError:
+                allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in CHANGEABLE)
+                raise ConfigError(f"{override}: a resumed run keeps its settings; what can change is {allowed}")
             cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
         return cfg

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import train
-from refold.errors import Interrupted
+from refold.data import WindowDataModule
+from refold.errors import ConfigError, Interrupted, RefoldError
+from refold.report import result
 from refold.run import Resume, open_run
 from refold.training.module import AutoencoderModule
 
@@ -61,6 +63,46 @@ def without_speed(path):
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{name: value for name, value in row.items() if name != "perf/windows_per_s"} for row in rows]
+
+
+def test_a_signal_after_the_training_keeps_the_run(tiny_run, tmp_path, monkeypatch):
+    def measure(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(result, "measure_baselines", measure)
+    with pytest.raises(Interrupted, match=r"SIGINT: stopped, .*last\.ckpt is kept"):
+        tiny_run()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_while_data_is_read_says_that_nothing_was_kept(tiny_run, monkeypatch):
+    monkeypatch.setattr(WindowDataModule, "setup", lambda self, stage=None: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="SIGTERM: stopped, before the first checkpoint"):
+        tiny_run()
+
+
+def test_a_broken_checkpoint_is_named_and_the_result_stays(tiny_run, tmp_path):
+    tiny_run()
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"not a checkpoint")
+    resume = Resume(str(tmp_path / "run"))
+    cfg = resume.config([])
+    cfg.resume = str(resume.checkpoint)
+    open_run(cfg, resume.directory)
+    with pytest.raises(ConfigError, match=r"last\.ckpt cannot be read as a checkpoint"):
+        train.train(cfg, resume.directory)
+    assert (tmp_path / "run/result.json").exists()
+
+
+@pytest.mark.parametrize("limit", ["trainer.max_steps=3", "trainer.check_val_every_n_epoch=5"])
+def test_a_training_that_ends_before_its_first_validation_has_a_best_checkpoint(limit, tiny_run, tmp_path):
+    _, found = tiny_run(limit)
+    assert (tmp_path / "run/checkpoints/best.ckpt").exists()
+    assert found["metrics"]["test/reconstruction_mse"] > 0
+
+
+def test_a_diverged_training_is_named(tiny_run):
+    with pytest.raises(RefoldError, match=r"val/reconstruction_mse is nan, never a number: lower optimizer\.lr"):
+        tiny_run("optimizer=sgd", "optimizer.lr=1e38", "trainer.gradient_clip_val=null", "lr_schedule=constant")
 
 
 def test_a_finished_run_can_be_trained_for_longer(tiny_run, tmp_path):

@@ -27,6 +27,7 @@ def summarise(
     """
     checkpoints = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
     epochs = next(callback for callback in trainer.callbacks if isinstance(callback, EpochReport))
+    checkpoints.ensure_best(trainer, module, data)
     training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
     where = {"datamodule": data, "ckpt_path": checkpoints.best, "verbose": False, "weights_only": True}
     metrics = {**trainer.validate(module, **where)[0], **trainer.test(module, **where)[0]}

@@ -1,5 +1,6 @@
 """The table that a run ends with."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         console.print(
             f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights"
         )
-    directory = _short(run_dir)
+    directory = shlex.quote(_short(run_dir))
     console.print(f"run directory: {directory}")
     if (run_dir / "wandb").is_dir():
         console.print(f"look at it:    wandb leet {directory}/wandb   (curves in the terminal), {directory}/figures/")

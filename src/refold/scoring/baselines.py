@@ -83,6 +83,6 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
     """The error of a fitted baseline on windows, by the metric that models are measured with."""
     error = None
     for batch, mask in batches(windows):
-        error = error or ReconstructionError(batch.shape[2], sync_on_compute=False)
+        error = ReconstructionError(batch.shape[2], sync_on_compute=False) if error is None else error
         error.update(baseline.reconstruct(batch), batch, mask)
     return {name: float(value) for name, value in error.compute().items()}

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from refold.bounds import at_least, checked, more_than
-from refold.errors import Interrupted
+from refold.errors import Interrupted, RefoldError
+from refold.run import BEST_CHECKPOINT, LAST_CHECKPOINT, begin_writing
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +48,20 @@ class Checkpoints(Checkpoint):
     """Keeps `best.ckpt` and `last.ckpt`: after each epoch, and in between after so many minutes.
 
     Args:
-        directory: where the two files lie.
+        run_dir: its folder `checkpoints` holds the two files.
         monitor: logged name whose smallest value is the best.
         every_minutes: longest time between two writes of `last.ckpt`; a killed run loses no more than that.
     """
 
     @checked("checkpoint")
-    def __init__(self, directory: Path, *, monitor: Monitor, every_minutes: Annotated[float, more_than(0)]):
-        self.best = directory / "best.ckpt"
-        self.last = directory / "last.ckpt"
+    def __init__(self, *, run_dir: Path, monitor: Monitor, every_minutes: Annotated[float, more_than(0)]):
+        self.run_dir = run_dir
+        self.best, self.last = run_dir / BEST_CHECKPOINT, run_dir / LAST_CHECKPOINT
         self.monitor = monitor
         self.every_seconds = 60 * every_minutes
         self.best_value = math.inf
         self.last_written = 0.0
+        self.began = False
 
     def state_dict(self) -> dict[str, float]:
         return {"best_value": self.best_value}
@@ -77,18 +80,36 @@ class Checkpoints(Checkpoint):
             self.write_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.fast_dev_run:
-            return
         value = float(trainer.callback_metrics.get(self.monitor, math.inf))
         if value < self.best_value:
             self.best_value = value
-            trainer.save_checkpoint(self.best)
+            self._write(trainer, self.best)
         self.write_last(trainer)
 
     def write_last(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt` from the present state; called on every process."""
-        trainer.save_checkpoint(self.last)
+        self._write(trainer, self.last)
         self.last_written = time.monotonic()
+
+    def ensure_best(self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        """After a training that ended before its first validation: the weights as they are become `best.ckpt`.
+
+        Raises: RefoldError: the monitored value was never a number.
+        """
+        if math.isinf(self.best_value):
+            value = trainer.validate(module, data, verbose=False)[0][self.monitor]
+            if not math.isfinite(value):
+                raise RefoldError(
+                    f"{self.monitor} is {value}, never a number: lower optimizer.lr, or set trainer.gradient_clip_val"
+                )
+            self.best_value = value
+            self._write(trainer, self.best)
+
+    def _write(self, trainer: L.Trainer, path: Path) -> None:
+        if trainer.is_global_zero and not self.began:
+            begin_writing(self.run_dir)
+        self.began = True
+        trainer.save_checkpoint(path)
 
 
 class StopOnSignal(L.Callback):
@@ -104,6 +125,8 @@ class StopOnSignal(L.Callback):
         self.handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+            return
         # not earlier: Lightning takes note of the handlers when training starts, and puts them back at the end
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._receive)
@@ -142,7 +165,7 @@ class StopOnSignal(L.Callback):
         if self.saved:
             name = signal.Signals(self.received or signal.SIGINT).name
             step = trainer.global_step
-            raise Interrupted(f"{name}: stopped after optimizer step {step}; {self.checkpoints.last} is kept")
+            raise Interrupted(f"{name}: stopped after optimizer step {step}, {self.checkpoints.last} is kept")
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
@@ -173,12 +196,11 @@ class EpochReport(L.Callback):
         self.windows, self.batches, self.seconds, self.started = 0, 0, 0.0, 0.0
         self.loss: torch.Tensor | float = 0.0
 
-    def state_dict(self) -> dict[str, float]:
-        return {
-            "windows": self.windows, "batches": self.batches, "seconds": self.seconds, "loss": float(self.loss)
-        }  # fmt: skip
+    def state_dict(self) -> dict[str, Any]:
+        sums = {"windows": self.windows, "batches": self.batches, "seconds": self.seconds, "loss": float(self.loss)}
+        return {**sums, "rates": self.rates}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -201,10 +223,10 @@ class EpochReport(L.Callback):
         pl_module.log("perf/windows_per_s", rate, rank_zero_only=True)
         metrics = trainer.callback_metrics
         log.info(
-            "epoch %d/%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  "
+            "epoch %d%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  "
             "%.0f windows/s",
             trainer.current_epoch + 1,
-            trainer.max_epochs,
+            f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "",
             metrics["train/epoch_loss"],
             metrics.get("val/reconstruction_mse", math.nan),
             metrics.get("val/r2", math.nan),

@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from refold.bounds import checked
+from refold.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -95,48 +97,61 @@ def wandb_logger(
     run_id: str,
     settings: dict[str, Any],
     group: str | None,
-) -> WandbLogger:
+) -> WandbLogger | None:
     """A Weights & Biases run under the run's own id; offline where there is no key, and never a prompt.
 
     Args:
         project, entity, tags, notes: as W&B calls them.
-        mode: `auto` is online with a key and offline without one.
+        mode: `auto` is online with a key and offline without one, and what WANDB_MODE says where that is set.
         run_dir: offline files go to its folder `wandb`.
         run_id: id and name of the W&B run; a resumed run finds its own.
         settings: what the run page shows: the nested, resolved config, the chosen options and the overrides.
         group: name of the sweep that the run is part of.
+    Returns: the logger, or None under WANDB_MODE=disabled.
+    Raises: ConfigError: W&B refuses the settings.
     """
+    chosen = settings["run"]["choices"]
+    tags = [*tags, *(chosen[group] for group in ("decoder", "data") if group in chosen)]
     page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
     page |= {"name": run_id, "id": run_id, "dir": run_dir, "resume": "allow"}
-    return WandbLogger(project=project, save_dir=run_dir, id=run_id, experiment=_start_run(mode, page))
+    mode = os.environ.get("WANDB_MODE", "online") if mode == "auto" else mode
+    if mode == "disabled":
+        return None
+    if mode not in ("online", "offline"):
+        raise ConfigError(f"WANDB_MODE is {mode!r}; it must be online, offline or disabled")
+    try:
+        return WandbLogger(project=project, save_dir=run_dir, id=run_id, experiment=_start_run(mode, page))
+    except wandb.Error as error:  # offline too: W&B refuses the settings themselves
+        raise ConfigError(f"logger: {str(error).splitlines()[0]}") from None
 
 
 @rank_zero_only
 def _start_run(mode: str, page: dict[str, Any]) -> wandb.Run:
     """The W&B run, started now, on the first process, so that its mistakes show before the training."""
     quiet = wandb.Settings(silent=True, init_timeout=ONLINE_TIMEOUT_S)  # what matters of W&B's own lines is logged here
-    run, reason = None, None
-    mode = os.environ.get("WANDB_MODE", "online") if mode == "auto" else mode
-    if mode == "online":
-        # asked beforehand, because wandb.init without a key prompts on a terminal
-        if wandb.login(prompt=False, verify=False):
-            try:
-                run = wandb.init(**page, mode="online", settings=quiet)
-                log.info("W&B: %s", run.url)
-            except (wandb.Error, OSError) as error:  # a wrong key, no network, no such entity
-                reason = str(error).splitlines()[0]
-                wandb.teardown()  # the failed run holds on to its id
-        else:
-            reason = "no API key, see `wandb login`"
-    if run is None:
-        run = wandb.init(**page, mode="offline", settings=quiet)
-        why = f" ({reason})" if reason else ""
-        log.info("W&B: offline%s; upload later with `wandb sync %s/wandb/offline-run-*`", why, page["dir"])
+    run = wandb.init(**page, mode="offline", settings=quiet) if mode == "offline" else _start_online(page, quiet)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     run.define_metric("val/reconstruction_mse", step_metric="trainer/global_step", summary="min")
     run.define_metric("val/r2", step_metric="trainer/global_step", summary="max")
     return run
+
+
+def _start_online(page: dict[str, Any], quiet: wandb.Settings) -> wandb.Run:
+    """An online run, or an offline one where there is no key or no way to the server; said in one line."""
+    # asked beforehand, because wandb.init without a key prompts on a terminal
+    reason = None if wandb.login(prompt=False, verify=False) else "no API key, see `wandb login`"
+    if not reason:
+        try:
+            run = wandb.init(**page, mode="online", settings=quiet)
+            log.info("W&B: %s", run.url)
+            return run
+        except (wandb.Error, OSError) as error:  # a wrong key, no network, no such entity
+            reason = str(error).splitlines()[0]
+            wandb.teardown()  # the failed run holds on to its id
+    where = shlex.quote(str(page["dir"]))
+    log.info("W&B: offline (%s); upload later with `wandb sync %s/wandb/offline-run-*`", reason, where)
+    return wandb.init(**page, mode="offline", settings=quiet)
 
 
 def finish_loggers(status: int) -> None:
