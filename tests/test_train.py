@@ -192,7 +192,7 @@ CSV_ROWS = ["date,AAPL,MSFT", *(f"2020-01-{day:02},{100 + day},{50 + day}" for d
         (["decoder=repat"], "did you mean repeat?"),
         (["optimizer.lr=abc"], "optimizer.lr is 'abc'; it must be a valid number"),
         (["data.window_size=5000"], "data.window_size is 5000"),
-        (["data=csv", "data.path=missing.csv"], "data.path is 'missing.csv'; there is no such file"),
+        (["data=csv", "data.path=missing.csv"], "missing.csv'; there is no such file"),
         (["data=csv", "data.path=short.csv", "data.window_size=20"], "data.split leaves no windows"),
         (["hydra.run.dir=short.csv/run"], "hydra.run.dir: "),
         (["resume=nowhere"], "resume is nowhere; there is no "),
