@@ -1,4 +1,4 @@
-"""Bars without values, from the table to the loss and the reported error: as if each window held its present bars alone."""
+"""Bars without values, from the table to the loss and the reported error: each window as its present bars alone."""
 
 import lightning as L
 import pytest
