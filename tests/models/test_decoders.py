@@ -65,11 +65,13 @@ def calls(monkeypatch):
         (torch.eye(3, 20, dtype=torch.bool), 1, ["step"]),
     ],
 )
-def test_calls(calls, coins, L, expected):
+@pytest.mark.parametrize("masked", [False, True])  # a mask moves bars, and changes no call
+def test_calls(calls, coins, L, expected, masked):
     decoder = parity.make_decoder(AutoregressiveDecoder, L=L)
     z, *state = parity.make_inputs(decoder, 3)
     truth = torch.randn(3, 20, 3, dtype=torch.float64)
-    decoder(z, state, window_size=20, truth=truth, feeding=Feeding(coins, False, 0), mask=None)
+    mask = parity.make_mask(3, 20) if masked else None
+    decoder(z, state, window_size=20, truth=truth, feeding=Feeding(coins, False, 0), mask=mask)
     assert calls == expected
 
 
@@ -184,9 +186,9 @@ def test_bf16_is_as_near_to_float64_as_the_plain_loop_in_bf16(kind, autocast, co
     another order, make errors of one size, not the same error.
 
     2 x 2^-8, for what is rounded once, at the end, and does not shrink with the loop's error: bf16 keeps 8 significant
-    bits, so that a rounding moves a number by at most 2^-8 of itself, and a tensor by at most 2^-8 of its norm. The loop
-    has no counterpart of two of them: the gradient of the folded matrix is rounded, and so is its product with W_o' or
-    W_x', on the way to W_x and W_o. Elsewhere it is one: an output, or a sum over steps, that the loop rounds in pieces.
+    bits, so that a rounding moves a number by at most 2^-8 of itself, and a tensor by at most 2^-8 of its norm. Two of
+    them the loop does not make: the gradient of the folded matrix is rounded, and its product with W_o' or W_x' too, on
+    the way to W_x and W_o. Elsewhere it is one: an output, or a sum over steps that the loop rounds in pieces.
     """
     torch.manual_seed(0)
     B, T = 16, 24
