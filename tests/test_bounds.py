@@ -1,9 +1,12 @@
 """Bounds declared in annotations are enforced where the object is made."""
 
 import math
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
 from refold.bounds import at_least, checked, complaint, more_than, within
@@ -52,5 +55,41 @@ def test_dataclasses_are_checked_too():
         Schedule(ratio=2)
 
 
-def test_a_value_of_another_type_is_not_held_to_numeric_bounds():
-    assert complaint(Annotated[int, at_least(1)] | Literal["auto"], "auto") is None
+@pytest.mark.parametrize("value", ["8", None, True, [1], 1j])
+def test_a_bounded_value_that_is_no_number_is_refused(value):
+    assert complaint(Annotated[int, at_least(1)], value) == "it must be a number at least 1"
+    with pytest.raises(ValueError, match=rf"part\.size is {re.escape(repr(value))}; it must be a number at least 1"):
+        Part(size=value)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, Fraction, int, float])
+def test_numbers_of_any_kind_are_held_to_the_bounds(number):
+    assert complaint(Annotated[float, within(0, 1)], number(1)) is None
+    assert complaint(Annotated[float, within(0, 1)], number(2)) == "it must be in [0, 1]"
+
+
+COUNT = Annotated[int, at_least(1)]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "wrong"),
+    [
+        (COUNT | None, None, None),
+        (COUNT | None, 3, None),
+        (COUNT | None, 0, "it must be at least 1"),
+        (COUNT | None, "3", "it must be a number at least 1"),
+        (Annotated[int | None, at_least(1)], None, None),
+        (Annotated[int | None, at_least(1)], 0, "it must be at least 1"),
+        (COUNT | Literal["auto"], "auto", None),
+        (COUNT | Literal["auto"], 3, None),
+        (COUNT | Literal["auto"], "all", "it must be a number at least 1 or it must be one of auto"),
+        (COUNT | Literal["auto"], 0, "it must be at least 1 or it must be one of auto"),
+        (COUNT | Literal["auto"] | None, None, None),
+        (Literal["a", "b"] | None, "c", "it must be one of a, b"),
+        (COUNT | str, "anything", None),
+        (COUNT | list[int], [0], None),
+        (int | None, "anything", None),  # nothing is bounded: types are not our business
+    ],
+)
+def test_a_union_takes_what_one_of_its_members_takes(annotation, value, wrong):
+    assert complaint(annotation, value) == wrong

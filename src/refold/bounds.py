@@ -10,7 +10,8 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -51,27 +52,41 @@ def within(start: float, end: float, *, open_start: bool = False, open_end: bool
     return Bounds(start, end, open_start, open_end)
 
 
-def _limits(annotation: Any) -> Iterator[Bounds | tuple[Any, ...]]:
-    """Bounds and literal choices that an annotation declares for a value; in a union such as `X | None`, the bounds."""
-    if get_origin(annotation) is Annotated:
-        base, *metadata = get_args(annotation)
-        yield from (limit for limit in metadata if isinstance(limit, Bounds))
-        yield from _limits(base)
-    elif get_origin(annotation) is Literal:
-        yield get_args(annotation)
-    elif get_origin(annotation) in (Union, UnionType):
-        yield from (limit for member in get_args(annotation) for limit in _limits(member) if isinstance(limit, Bounds))
-
-
 def complaint(annotation: Any, value: Any) -> str | None:
-    """What is wrong with a value under an annotation: "it must be in [0, 1)", or None if nothing is."""
-    for limit in _limits(annotation):
-        if isinstance(limit, Bounds):
-            if isinstance(value, (int, float)) and value not in limit:
-                return f"it must be {limit}"
-        elif value not in limit:
-            return f"it must be one of {', '.join(str(choice) for choice in limit)}"
+    """What is wrong with a value under an annotation: "it must be in [0, 1)", or None if nothing is.
+
+    Types are looked at only where there are bounds: what is held to an interval must be a number, and True is none.
+    """
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        base, *metadata = parts
+        limits = [limit for limit in metadata if isinstance(limit, Bounds)]
+        if get_origin(base) in (Union, UnionType) and not _is_number(value):
+            return complaint(base, value)
+        wrong = next((limit for limit in limits if not _is_number(value) or value not in limit), None)
+        if wrong is not None:
+            return f"it must be {'' if _is_number(value) else 'a number '}{wrong}"
+        return complaint(base, value)
+    if origin is Literal and value not in parts:
+        return f"it must be one of {', '.join(str(choice) for choice in parts)}"
+    if origin in (Union, UnionType):
+        complaints = [complaint(member, value) for member in parts]
+        wrong = [text for text in complaints if text is not None]
+        accepted = any(text is None and _may_be(member, value) for member, text in zip(parts, complaints, strict=True))
+        return " or ".join(wrong) if wrong and not accepted else None
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _may_be(member: Any, value: Any) -> bool:
+    """Whether a member of a union without a complaint holds a value: `None` holds None alone, `str` texts."""
+    if get_origin(member) in (Annotated, Literal):
+        return True
+    kind = get_origin(member) or member
+    return not isinstance(kind, type) or isinstance(value, kind)
 
 
 def checked(key: str) -> Callable[[Callable], Callable]:

@@ -158,6 +158,14 @@ def test_codes_that_do_not_fit(code, window_size, message):
             {"state": (torch.randn(1, B, 6), torch.randn(1, B, 7))},
             r"c of the first state is \(1, 3, 7\); .*\(1, 3, 6\)",
         ),
+        (
+            {"state": (torch.ones(1, B, 6, dtype=torch.int64), torch.randn(1, B, 6))},
+            "h of the first state is torch.int64; it must be floating point, torch.float32 as the conditioning",
+        ),
+        (
+            {"state": (torch.randn(1, B, 6), torch.randn(1, B, 6).double())},
+            "c of the first state is torch.float64; it must be floating point, torch.float32",
+        ),
         ({"truth": torch.randn(B, T + 1, F)}, r"truth is \(3, 6, 2\), .* \(B, T, F\) = \(3, 5, 2\)"),
         ({"truth": torch.ones(B, T, F, dtype=torch.int64)}, "truth is .*torch.int64; it must be .*floating point"),
     ],
@@ -167,6 +175,16 @@ def test_decoder_inputs_that_do_not_fit(kind, changed, message):
     arguments |= {"window_size": T, "truth": None, "feeding": None, "mask": None, **changed}
     with pytest.raises(ValueError, match=message):
         make_model(kind).decoder(arguments.pop("conditioning"), arguments.pop("state"), **arguments)
+
+
+@pytest.mark.parametrize("kind", parity.DECODERS)
+def test_a_float32_code_is_decoded_under_autocast(kind):
+    """The bridge then makes a bf16 state beside it."""
+    model = make_model(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        conditioning, state = model.bridge.decode(torch.randn(B, Z))
+        assert (conditioning.dtype, state[0].dtype) == (torch.float32, torch.bfloat16)
+        assert model.decode(conditioning, T).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,13 @@ def calls(monkeypatch):
         (torch.eye(3, 20, dtype=torch.bool), 1, ["step"]),
     ],
 )
-def test_calls(calls, coins, L, expected):
+@pytest.mark.parametrize("masked", [False, True])  # a mask moves bars, and changes no call
+def test_calls(calls, coins, L, expected, masked):
     decoder = parity.make_decoder(AutoregressiveDecoder, L=L)
     z, *state = parity.make_inputs(decoder, 3)
     truth = torch.randn(3, 20, 3, dtype=torch.float64)
-    decoder(z, state, window_size=20, truth=truth, feeding=Feeding(coins, False, 0), mask=None)
+    mask = parity.make_mask(3, 20) if masked else None
+    decoder(z, state, window_size=20, truth=truth, feeding=Feeding(coins, False, 0), mask=mask)
     assert calls == expected
 
 
@@ -177,28 +179,72 @@ def test_the_same_twice_is_bit_equal(kind, coin):
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", parity.DECODERS)
 def test_bf16_is_as_near_to_float64_as_the_plain_loop_in_bf16(kind, autocast, coin, L):
-    """Both round the same sums, in another order: an error of at most twice the plain loop's, and one last rounding.
+    """Outputs and gradients, in the norm of each tensor: at most 2 x the plain loop's error + 2 x 2^-8 of the norm.
 
-    One last rounding is 2^-8 of the largest output, since bf16 keeps 8 significant bits. Values alone: the gradients'
-    formulas are those tested in float64.
+    Twice, for what is rounded at each step: the loop rounds y_{t-1} and its product with W_x, the fold has rounded
+    W_x W_o and its sum with W_h in their place (under autocast the sum alone). As many roundings of the same terms, in
+    another order, make errors of one size, not the same error.
+
+    2 x 2^-8, for what is rounded once, at the end, and does not shrink with the loop's error: bf16 keeps 8 significant
+    bits, so that a rounding moves a number by at most 2^-8 of itself, and a tensor by at most 2^-8 of its norm. Two of
+    them the loop does not make: the gradient of the folded matrix is rounded, and its product with W_o' or W_x' too, on
+    the way to W_x and W_o. Elsewhere it is one: an output, or a sum over steps that the loop rounds in pieces.
     """
     torch.manual_seed(0)
     B, T = 16, 24
     exact = parity.make_decoder(kind, H=16, L=L)
     inputs, truth = parity.make_inputs(exact, B), torch.randn(B, T, 3, dtype=torch.float64)
+    upstream = torch.randn_like(truth)
     feeding = Feeding(parity.make_coins(coin, B, T, 0.2), False, 0)
-    z, *state = inputs
-    expected = naive.decode_loop(exact, z, state, T, truth, feeding)
+
+    def results(path, decoder, dtype):
+        own_truth, own_upstream, *own_inputs = (part.to(dtype) for part in (truth, upstream, *inputs))
+
+        def decode(z, state):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype is not torch.float64):
+                return path(decoder, z, state, own_truth)
+
+        outputs, gradients = parity.outputs_and_gradients(decode, decoder, own_inputs, own_upstream)
+        return [outputs.double(), *(gradient.double() for gradient in gradients)]
+
+    def loop(decoder, z, state, truth):
+        return naive.decode_loop(decoder, z, state, T, truth, feeding)
+
+    def ours(decoder, z, state, truth):
+        return decoder(z, state, window_size=T, truth=truth, feeding=feeding, mask=None)
+
+    expected = results(loop, exact, torch.float64)
+    names = ["outputs", *(name for name, _ in exact.named_parameters()), "conditioning", "h", "c"]
     dtype = torch.float32 if autocast else torch.bfloat16
     decoder = exact.to(dtype)
-    z, *state = (part.to(dtype) for part in inputs)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        plain = naive.decode_loop(decoder, z, state, T, truth.to(dtype), feeding)
-        ours = decoder(z, state, window_size=T, truth=truth.to(dtype), feeding=feeding, mask=None)
-    plain_error, error = ((outputs.double() - expected).abs().max() for outputs in (plain, ours))
-    assert error <= 2 * plain_error + 2**-8 * expected.abs().max()
-    ours.float().square().mean().backward()
-    assert all(weight.grad.isfinite().all() for weight in decoder.parameters())
+    compared = zip(names, expected, results(loop, decoder, dtype), results(ours, decoder, dtype), strict=True)
+    for name, right, plain, found in compared:
+        error, plain_error = (found - right).norm(), (plain - right).norm()
+        assert error <= 2 * plain_error + 2 * 2**-8 * right.norm(), name
+
+
+@pytest.mark.parametrize("L", [1, 2])
+@pytest.mark.parametrize("kind", [AutoregressiveDecoder, ConditionalDecoder])
+def test_the_fold_and_stepping_keep_float32_under_autocast(kind, L):
+    """Bit for bit what they are without autocast; a fold rounded to bf16 would be rounded twice."""
+    torch.manual_seed(0)
+    decoder = parity.make_decoder(kind, L=L, H=8).float()
+    z, *state = parity.make_inputs(decoder, 4, torch.float32)
+    truth = torch.randn(4, 10, 3)
+    feeding = Feeding(parity.make_coins("sequence_step", 4, 10), False, 0)  # which steps
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert (decoder.projection(state[0]).dtype == torch.bfloat16) == enabled  # so that the test can fail
+            outputs = decoder(z, state, window_size=10, truth=truth, feeding=feeding, mask=None)
+            made = [outputs]
+            if L == 1:
+                made += loop.fold(loop.weights_of(decoder.lstm, decoder.projection))
+        leaves = [weight for name, weight in decoder.named_parameters() if name != "start_token"]
+        results.append([*made, *torch.autograd.grad(sum(part.sum() for part in made), leaves)])
+    for without, under in zip(*results, strict=True):
+        assert under.dtype == torch.float32
+        assert torch.equal(without, under)
 
 
 def test_repeat_takes_truth_and_coins_and_changes_nothing():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refold.models import Autoencoder, LatentBridge, LSTMEncoder, lengths_to_mask
+from refold.models import encoder as encoder_module
 from refold.models.alignment import decoding_order, inverse, present_last, take
 from refold.models.closed_loop import Feeding
 from tests import naive
@@ -56,6 +57,24 @@ def test_without_a_mask_and_with_one_of_present_bars_alone_is_the_same(L, bidire
         model.encoder(windows, None), naive.encode(model.encoder.lstm, windows, everything), strict=True
     ):
         torch.testing.assert_close(ours, theirs, **parity.FLOAT64)
+
+
+@pytest.mark.parametrize("L", [1, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_masked_encoder_makes_one_fused_call_over_all_steps_for_each_layer_and_direction(
+    L, bidirectional, monkeypatch
+):
+    model, mask, seen = make_model(L=L, bidirectional=bidirectional, F=3, H=4), parity.make_mask(5, 20), []
+    fused = encoder_module.fused_lstm
+    monkeypatch.setattr(
+        encoder_module, "fused_lstm", lambda inputs, *rest: seen.append(inputs.shape) or fused(inputs, *rest)
+    )
+    monkeypatch.setattr(torch.nn.LSTM, "forward", None)  # nor anything beside them
+    monkeypatch.setattr(torch.nn.LSTMCell, "forward", None)
+    model.encoder(torch.randn(5, 20, 3).double(), mask)
+    directions = 2 if bidirectional else 1
+    sizes = [3, *[4 * directions] * (L - 1)]  # of the inputs, and one more that says where a bar is absent
+    assert seen == [(5, 20, size + 1) for size in sizes for _ in range(directions)]
 
 
 @pytest.mark.parametrize("kind", parity.DECODERS)
@@ -126,6 +145,26 @@ def test_lengths_out_of_bounds(lengths):
     wrong = next(length for length in lengths if not 1 <= length <= 5)
     with pytest.raises(ValueError, match=rf"length {wrong}; it must be in \[1, data.window_size = 5\]"):
         lengths_to_mask(torch.tensor(lengths), 5)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "given"),
+    [
+        (torch.tensor([3.0, 2.5]), r"\(2,\), torch.float32"),
+        (torch.tensor([True, True]), r"\(2,\), torch.bool"),
+        (torch.tensor([1j, 2]), r"\(2,\), torch.complex64"),
+        (torch.tensor(3), r"\(\), torch.int64"),
+        (torch.tensor([[3], [2]]), r"\(2, 1\), torch.int64"),
+    ],
+)
+def test_lengths_that_are_no_whole_numbers_one_for_each_window(lengths, given):
+    with pytest.raises(ValueError, match=rf"lengths are {given}; they must be \(B,\), whole numbers in \[1, .* = 5\]"):
+        lengths_to_mask(lengths, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_lengths_of_any_integer_type(dtype):
+    assert lengths_to_mask(torch.tensor([1, 3], dtype=dtype), 3).tolist() == [[True, False, False], [True] * 3]
 
 
 @pytest.mark.parametrize(

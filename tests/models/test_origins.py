@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from conftest import CONF, compose_run
 from torch import nn
 
+from refold.config import build_module
 from refold.models import (
     Autoencoder,
     AutoregressiveDecoder,
@@ -44,9 +46,63 @@ def copied(model, plain):
     return plain.double()
 
 
+EXPERIMENTS = {"keras_states": 1.0, "zero_start_autoregressive": 0.0, "teacher_forcing_ratio": 0.5}
+
+
+def configured(experiment, ratio):
+    """The model of `experiment=...`, in float64, and its feeding, both as a training step would have them."""
+    module = build_module(compose_run([f"experiment={experiment}", f"layers.hidden_size={H}"]), F)
+    model, forcing = module.autoencoder.double(), module.teacher_forcing
+    assert isinstance(model.bridge, StatesBridge)
+    assert isinstance(model.decoder, AutoregressiveDecoder)
+    assert model.encoder.num_layers == model.decoder.num_layers == 1
+    assert model.encoder.lstm.dropout == model.decoder.lstm.dropout == 0
+    learned = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    assert learned == {"encoder.lstm", "decoder.lstm", "decoder.projection"}  # the start token is not
+    assert [forcing.ratio(step) for step in (0, 7, 10**6)] == [ratio] * 3
+    feeding = forcing.feeding(7, batch_size=B, window_size=T)
+    assert feeding._replace(coins=None) == Feeding(None, detach_feedback=False, parallel_passes=0)
+    return model, forcing, feeding
+
+
+def test_configured_keras_states():
+    model, _, feeding = configured("keras_states", EXPERIMENTS["keras_states"])
+    assert feeding.coins.tolist() == [True] * T
+    check_keras_states(model, feeding)
+
+
+def test_configured_zero_start_autoregressive():
+    model, _, feeding = configured("zero_start_autoregressive", EXPERIMENTS["zero_start_autoregressive"])
+    assert feeding.coins is None
+    check_stepwise(model, feeding, [False] * T)
+
+
+def test_configured_teacher_forcing_ratio():
+    model, forcing, feeding = configured("teacher_forcing_ratio", EXPERIMENTS["teacher_forcing_ratio"])
+    assert feeding.coins.shape == (T,)
+    assert set(feeding.coins[1:].tolist()) == {True, False}
+    many = forcing.feeding(0, batch_size=B, window_size=10_000).coins
+    assert many.float().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / 100)  # five standard errors
+    assert (many[1:] != many[:-1]).float().mean().item() > 0.4  # tossed at each bar: no runs but those of chance
+    check_stepwise(model, feeding, feeding.coins.tolist())
+
+
+def test_every_experiment_on_disk_is_held_to_its_twin():
+    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == set(EXPERIMENTS)
+
+
+def check_stepwise(model, feeding, coins):
+    plain = copied(model, naive.StepwiseSeq2Seq(F, H, 1))
+    check_outputs_and_gradients(model, plain, torch.randn(B, T, F).double(), feeding, torch.tensor(coins))
+
+
 def test_keras_states():
     torch.manual_seed(0)
-    model, plain = states_model(), naive.KerasStates(F, H).double()
+    check_keras_states(states_model(), Feeding(torch.ones(T, dtype=torch.bool), False, 0))
+
+
+def check_keras_states(model, feeding):
+    plain = naive.KerasStates(F, H).double()
     pairs = []  # (our weight, the same in Keras' layout)
     with torch.no_grad():
         for side, lstm in (("encoder", model.encoder.lstm), ("decoder", model.decoder.lstm)):
@@ -57,8 +113,7 @@ def test_keras_states():
         plain.dense_bias.copy_(model.decoder.projection.bias)
     windows = torch.randn(B, T, F).double()
     shifted = torch.cat([torch.zeros(B, 1, F).double(), windows[:, :-1]], dim=1)
-    truth_at_each_step = Feeding(torch.ones(T, dtype=torch.bool), False, 0)
-    outputs, expected = model(windows, feeding=truth_at_each_step), plain(windows, shifted)
+    outputs, expected = model(windows, feeding=feeding), plain(windows, shifted)
     torch.testing.assert_close(outputs, expected, **parity.FLOAT64)
     for loss in (outputs, expected):
         (loss - windows).square().mean().backward()

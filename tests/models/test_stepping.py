@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from refold.models import AutoregressiveDecoder
+from refold.models import AutoregressiveDecoder, Feeding
 from refold.models.stepping import Stepping, step_by_step
 from tests.models import parity
 
@@ -69,3 +69,26 @@ def test_gradient_reaches_the_truth_where_it_was_fed():
     layers = decoder.lstm.all_weights
     step_by_step(layers, w_o, b_o, fed, coins, None, state, dropout=0.0, detach_feedback=False).sum().backward()
     assert torch.equal(fed.grad.abs().sum(dim=2) > 0, coins)
+
+
+def test_fused_paths_differentiate_twice_and_transform_where_stepping_raises():
+    torch.manual_seed(0)
+    decoder = parity.make_decoder(AutoregressiveDecoder)
+    z, *state = parity.make_inputs(decoder, 2)
+    weights, truth = dict(decoder.named_parameters()), torch.randn(2, 4, 3).double()
+
+    def loss(weights, coins):
+        call = {"window_size": 4, "truth": truth, "feeding": Feeding(coins, False, 0), "mask": None}
+        return torch.func.functional_call(decoder, weights, (z, state), call).square().sum()
+
+    def twice(coins):
+        first = torch.autograd.grad(loss(weights, coins), list(weights.values()), create_graph=True)
+        return torch.autograd.grad(sum(part.square().sum() for part in first), list(weights.values()))
+
+    stepped = torch.tensor([[True, False, True, False], [True, True, False, False]])
+    assert all(part.any() for part in twice(None))
+    assert all(part.any() for part in torch.func.grad(loss)(weights, None).values())
+    with pytest.raises(RuntimeError):
+        twice(stepped)
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(loss)(weights, stepped)

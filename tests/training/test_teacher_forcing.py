@@ -67,8 +67,40 @@ def test_a_ratio_outside_the_unit_interval_is_refused(ratio):
         Constant(ratio=ratio)
 
 
-def teacher_forcing(schedule, coin="step", seed=0):
-    return TeacherForcing(schedule=schedule, coin=coin, detach_feedback=False, parallel_passes=0, seed=seed)
+def teacher_forcing(schedule, coin="step", seed=0, passes=0):
+    return TeacherForcing(schedule=schedule, coin=coin, detach_feedback=False, parallel_passes=passes, seed=seed)
+
+
+@pytest.mark.parametrize("coin", ["step", "sequence", "sequence_step", "prefix"])
+@pytest.mark.parametrize("given", [-0.1, 1.1, math.nan, math.inf, "0.5", None])
+def test_a_schedule_that_gives_no_probability_is_refused(given, coin):
+    forcing = teacher_forcing(lambda step: given if step == 3 else 1, coin)
+    assert forcing.ratio(2) == 1
+    message = rf"teacher_forcing\.schedule gives {given!r} at optimizer step 3; it must be .*in \[0, 1\]"
+    with pytest.raises(ValueError, match=message):
+        forcing.ratio(3)
+    with pytest.raises(ValueError, match=message):
+        forcing.feeding(3, batch_size=4, window_size=9)
+
+
+@pytest.mark.parametrize(
+    ("passes", "coin", "message"),
+    [
+        (1, "sequence_step", r"teacher_forcing\.parallel_passes is 1; it must be 0 \(exact\) or at least 2"),
+        (-1, "sequence_step", r"teacher_forcing\.parallel_passes is -1; it must be at least 0"),
+        (2, "step", r"teacher_forcing\.parallel_passes is 2; it must be 0 with teacher_forcing\.coin=step: .*_step"),
+        (3, "sequence", "it must be 0 with teacher_forcing.coin=sequence:"),
+        (2, "prefix", "it must be 0 with teacher_forcing.coin=prefix:"),
+    ],
+)
+def test_parallel_passes_that_are_not_to_be_had(passes, coin, message):
+    with pytest.raises(ValueError, match=message):
+        teacher_forcing(Constant(ratio=0.5), coin, passes=passes)
+
+
+def test_parallel_passes_with_coins_per_sequence_and_step():
+    forcing = teacher_forcing(Constant(ratio=0.5), "sequence_step", passes=2)
+    assert forcing.feeding(0, batch_size=4, window_size=9).parallel_passes == 2
 
 
 @pytest.mark.parametrize(

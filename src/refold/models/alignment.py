@@ -2,7 +2,8 @@
 
 One rule holds for the encoder and every decoder: *an absent bar does not exist for the model*. A window with absent
 bars, whether at its end (padding) or in its middle (a hole), gives the code and the reconstruction of the shorter
-window that holds its present bars alone. All functions here work on indices (B, T) and wait for no GPU.
+window that holds its present bars alone. All functions here work on indices (B, T); `lengths_to_mask` alone waits for a
+GPU.
 
     mask         1 1 0 1 0        present bars a b - c -
     present_last                  - - a b c   so that a recurrent net ends at the last present bar
@@ -18,8 +19,14 @@ def lengths_to_mask(lengths: Tensor, window_size: int) -> Tensor:
 
     Args: lengths: (B,) whole numbers of present bars. window_size: T.
     Returns: (B, T) bool, True at present bars, on the device of lengths.
-    Raises: ValueError: a length is below 1 or above T.
+    Raises: ValueError: lengths are not (B,) or not of an integer type, or a length is below 1 or above T.
     """
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    if lengths.ndim != 1 or not whole:
+        raise ValueError(
+            f"lengths are {tuple(lengths.shape)}, {lengths.dtype}; they must be (B,), whole numbers in "
+            f"[1, data.window_size = {window_size}]"
+        )
     wrong = lengths[(lengths < 1) | (lengths > window_size)]
     if len(wrong):
         raise ValueError(f"a window has length {wrong[0].item()}; it must be in [1, data.window_size = {window_size}]")
@@ -29,16 +36,18 @@ def lengths_to_mask(lengths: Tensor, window_size: int) -> Tensor:
 def check_mask(mask: Tensor, batch_size: int, window_size: int) -> None:
     """Refuse a mask that does not fit its windows.
 
-    Raises: ValueError: the mask is not (B, T), not bool, or has a window without a present bar. The last is looked
-        for on the CPU only: reading it from a GPU would wait for all the work queued there. On a GPU such a window
-        counts as one of which nothing is known: its code is that of the zero state.
+    Raises: ValueError: the mask is not (B, T), not bool, or has a window without a present bar. On a GPU the last is
+        asserted there, because reading it would wait for all the work queued: it is a CUDA error, and it comes later.
     """
     if mask.shape != (batch_size, window_size):
         raise ValueError(f"mask is {tuple(mask.shape)}; it must be (B, T) = {(batch_size, window_size)} as the windows")
     if mask.dtype != torch.bool:
         raise ValueError(f"mask is {mask.dtype}; it must be torch.bool, True at present bars")
-    if mask.device.type == "cpu" and not mask.any(dim=1).all():
-        window = int((~mask.any(dim=1)).nonzero()[0])
+    some_present = mask.any(dim=1)
+    if mask.device.type == "cuda":
+        torch._assert_async(some_present.all(), "a window has 0 present bars in its mask; it must have at least 1")
+    elif not some_present.all():
+        window = int((~some_present).nonzero()[0])
         raise ValueError(f"window {window} of the batch has 0 present bars in its mask; it must have at least 1")
 
 

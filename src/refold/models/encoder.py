@@ -56,7 +56,7 @@ def states_of_present(lstm: nn.LSTM, windows: Tensor, mask: Tensor) -> State:
         hidden, state = fused_lstm(beside, (zeros, zeros), [layer], 0.0)
         states.append(state)
         outputs.append(take(hidden, backward) if is_backward else hidden)
-        if len(outputs) == directions:
+        if len(outputs) == directions and n + 1 < len(lstm.all_weights):  # dropout between layers, not after the last
             inputs = nn.functional.dropout(torch.cat(outputs, dim=2), lstm.dropout, lstm.training)
             outputs = []
     h, c = (torch.cat(part) for part in zip(*states, strict=True))

@@ -11,11 +11,15 @@ Layer = list[Tensor]  # weight_ih (4 H, I), weight_hh (4 H, H), bias_ih (4 H,), 
 
 
 def fused_lstm(inputs: Tensor, state: State, layers: list[Layer], dropout: float) -> tuple[Tensor, State]:
-    """What nn.LSTM calls: (B, T, I) from a first state -> hidden (B, T, H) and the last state."""
+    """What nn.LSTM calls: (B, T, I) from a first state -> hidden (B, T, H) and the last state.
+
+    dropout: probability of dropping a number between two layers, with and without gradient; 0 in evaluation.
+    """
     weights = [weight for layer in layers for weight in layer]
     if inputs.is_cuda:
         weights = in_one_piece(weights)
-    train = torch.is_grad_enabled()  # not the module's mode: cuDNN has no backward for a call made with train=False
+    # Not the module's mode: cuDNN has no backward for a call made with train=False, and with it nothing is dropped.
+    train = torch.is_grad_enabled() or dropout > 0
     hidden, h, c = torch.lstm(inputs, state, weights, True, len(layers), dropout, train, False, True)
     return hidden, (h, c)
 

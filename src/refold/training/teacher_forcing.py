@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Protocol
 
 import torch
 
-from refold.bounds import at_least, checked, more_than, within
+from refold.bounds import at_least, checked, complaint, more_than, within
 from refold.models import Feeding
 from refold.training.seeds import generator
 
@@ -119,6 +119,7 @@ class TeacherForcing:
         parallel_passes: 0 is exact. From 2 on, coins per window and bar run as that many fused passes in place of the
             loop over bars; an approximation (Mihaylova & Martins 2019, arXiv 1906.07651).
         seed: coins depend on it and on the optimizer step alone.
+    Raises: ValueError: parallel_passes is 1, or not 0 with another coin than `sequence_step`.
     """
 
     @checked("teacher_forcing")
@@ -131,6 +132,13 @@ class TeacherForcing:
         parallel_passes: Annotated[int, at_least(0)],
         seed: int,
     ):
+        if parallel_passes == 1:
+            raise ValueError("teacher_forcing.parallel_passes is 1; it must be 0 (exact) or at least 2")
+        if parallel_passes and coin != "sequence_step":
+            raise ValueError(
+                f"teacher_forcing.parallel_passes is {parallel_passes}; it must be 0 with teacher_forcing.coin={coin}: "
+                "it needs coin=sequence_step, other coins run fused without it"
+            )
         self.schedule = schedule
         self.coin = coin
         self.detach_feedback = detach_feedback
@@ -138,8 +146,15 @@ class TeacherForcing:
         self.seed = seed
 
     def ratio(self, step: int) -> float:
-        """Probability of feeding the truth at an optimizer step, in [0, 1]."""
-        return self.schedule(step)
+        """Probability of feeding the truth at an optimizer step, in [0, 1].
+
+        Raises: ValueError: the schedule gives something else, as one of the user's own may.
+        """
+        ratio = self.schedule(step)
+        wrong = complaint(Ratio, ratio)
+        if wrong:
+            raise ValueError(f"teacher_forcing.schedule gives {ratio!r} at optimizer step {step}; {wrong}")
+        return ratio
 
     def feeding(self, step: int, *, batch_size: int, window_size: int) -> Feeding:
         """The decision for each bar of a batch at an optimizer step.

@@ -1,5 +1,6 @@
 """What every decoder does at its boundary: check what comes in, and bring bars into the order of decoding and back."""
 
+import torch
 from torch import Tensor
 
 from refold.models.alignment import check_mask, decoding_order, inverse, take
@@ -27,12 +28,18 @@ def check_inputs(
             f"conditioning is {tuple(conditioning.shape)}, {conditioning.dtype}; it must be (B, {conditioning_size}), "
             "floating point (bridge.latent_dim; under bridge=states decoder.hidden_size)"
         )
-    B = conditioning.shape[0]
+    B, dtype = conditioning.shape[0], conditioning.dtype
+    mixed = torch.is_autocast_enabled(conditioning.device.type)  # a code in float32, a state in bf16
     for name, part in zip("hc", state, strict=True):
         if part.shape != (num_layers, B, hidden_size):
             raise ValueError(
                 f"{name} of the first state is {tuple(part.shape)}; it must be (L, B, H) = "
                 f"{(num_layers, B, hidden_size)} (decoder.num_layers, decoder.hidden_size)"
+            )
+        if not part.is_floating_point() or (part.dtype != dtype and not mixed):
+            raise ValueError(
+                f"{name} of the first state is {part.dtype}; it must be floating point, {dtype} as the conditioning "
+                "(trainer.precision)"
             )
     if truth is not None and (truth.shape != (B, window_size, output_size) or not truth.is_floating_point()):
         raise ValueError(
