@@ -8,7 +8,8 @@
 
 `decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
 
-All but `data` need torch and refold.models alone. The loop is that of tests/naive.py, to which the tests hold the decoders.
+All but `data` need torch and refold.models alone. The loop is that of tests/naive.py, to which the tests hold the
+decoders.
 Letters: B windows, T bars, F features, H hidden size, L layers.
 """
 
@@ -219,7 +220,7 @@ def decoders(args: argparse.Namespace) -> str:
             f"| {ratio_of(loop, ours):.2f} | {ratio_of(ours, fused):.2f} | {memory} |"
         )
         print(rows[-1], flush=True)
-    return "\n".join([*rows, *not_measured(devices)])
+    return "\n".join([*rows, *not_measured(devices, NOT_MEASURED)])
 
 
 def masks(args: argparse.Namespace) -> str:
@@ -259,9 +260,19 @@ def masks(args: argparse.Namespace) -> str:
     return "\n".join([*rows, *not_measured(devices)])
 
 
-def not_measured(devices: list[str]) -> list[str]:
-    """The devices that a table lacks, so that nobody takes silence for a figure."""
-    return [] if "cuda" in devices else ["", "Not measured: CUDA."]
+NOT_MEASURED = (
+    "inference other than free",
+    "bf16 with the conditional and the repeat decoder",
+    "bf16 and these two decoders at other sizes than the first",
+    "sequence and prefix at ratios other than 0.5",
+)
+"""What `cases` leaves out."""
+
+
+def not_measured(devices: list[str], left_out: tuple[str, ...] = ()) -> list[str]:
+    """What a table lacks, so that nobody takes silence for a figure."""
+    missing = [*left_out, *([] if "cuda" in devices else ["CUDA"])]
+    return ["", f"Not measured: {'; '.join(missing)}."] if missing else []
 
 
 def conditions(args: argparse.Namespace) -> str:
@@ -276,7 +287,9 @@ def conditions(args: argparse.Namespace) -> str:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
+    cpuinfo = Path("/proc/cpuinfo")  # Linux alone has it
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
     names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
@@ -311,6 +324,8 @@ def main() -> None:
 
         bench_data.report(args.benches)
         return
+    if args.write and args.repeats < 5:
+        parser.error(f"--repeats is {args.repeats}; it must be at least 5 with --write: figures to be kept are medians")
     torch.set_num_threads(args.threads)
     text = f"{conditions(args)}\n\n{args.run(args)}"
     if args.write:

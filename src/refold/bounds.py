@@ -68,12 +68,13 @@ def complaint(annotation: Any, value: Any) -> str | None:
             return f"it must be {'' if _is_number(value) else 'a number '}{wrong}"
         return complaint(base, value)
     if origin is Literal and value not in parts:
-        return f"it must be one of {', '.join(str(choice) for choice in parts)}"
+        return f"it must be {'one of ' if len(parts) > 1 else ''}{', '.join(str(choice) for choice in parts)}"
     if origin in (Union, UnionType):
         complaints = [complaint(member, value) for member in parts]
         wrong = [text for text in complaints if text is not None]
         accepted = any(text is None and _may_be(member, value) for member, text in zip(parts, complaints, strict=True))
-        return " or ".join(wrong) if wrong and not accepted else None
+        choices = " or ".join(text.removeprefix("it must be ") for text in wrong)
+        return f"it must be {choices}" if wrong and not accepted else None
     return None
 
 

@@ -45,7 +45,7 @@ def test_a_table_is_measured_and_written_between_its_markers(bench, monkeypatch,
     )
     text = bench.decoders(args)
     assert "| cpu | float32 | 2, 4, 2, 3, 1 | autoregressive | step | 0.5 | train |" in text
-    assert text.endswith("Not measured: CUDA.")
+    assert text.endswith(f"Not measured: {'; '.join(bench.NOT_MEASURED)}; CUDA.")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- decoders: begin -->\nold\n<!-- decoders: end -->\nafter\n")
     bench.write(page, "decoders", text)
@@ -55,3 +55,39 @@ def test_a_table_is_measured_and_written_between_its_markers(bench, monkeypatch,
 def test_the_page_has_the_markers(bench):
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     assert all(f"<!-- {table}: {end} -->" in page for table in ("decoders", "masks") for end in ("begin", "end"))
+    assert f"Not measured: {'; '.join(bench.NOT_MEASURED)}" in page
+
+
+def test_what_is_called_not_measured_is_not(bench):
+    seen = list(bench.cases(["cpu"], bench.SIZES))
+    assert {case.coin for case in seen if case.mode == "infer"} == {"free"}
+    assert {case.decoder for case in seen if case.dtype == "bf16"} == {"autoregressive"}
+    usual = ("float32", "autoregressive")
+    assert {case.sizes for case in seen if (case.dtype, case.decoder) != usual} == {bench.SIZES[0]}
+    assert {case.ratio for case in seen if case.coin in ("sequence", "prefix")} == {0.5}
+
+
+def test_figures_of_few_repeats_are_not_written(bench, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.py", "decoders", "--repeats", "4", "--write", str(tmp_path / "page.md")])
+    with pytest.raises(SystemExit) as stopped:
+        bench.main()
+    assert stopped.value.code == 2
+    assert "--repeats is 4; it must be at least 5 with --write" in capsys.readouterr().err
+
+
+def test_the_processor_has_a_name_also_where_there_is_no_proc(bench, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(Path, "read_text", None)
+    assert bench._processor()
+
+
+@pytest.mark.parametrize("L", [1, 2])
+@pytest.mark.parametrize(("coin", "ratio"), [("free", 0.0), ("step", 0.5), ("sequence_step", 0.5)])
+@pytest.mark.parametrize("decoder", ["autoregressive", "conditional"])
+def test_a_training_step_holds_no_more_memory_than_the_loops(bench, decoder, coin, ratio, L):
+    """Bytes of tensors alive at once, which depend on sizes and coins alone."""
+    steps = bench.contestants(
+        bench.Case("cpu", "float32", "train", decoder, coin, ratio, bench.Sizes(32, 32, 5, 32, L))
+    )
+    ours, loop = (bench.peak_bytes(steps[name], "cpu") for name in ("ours", "loop"))
+    assert 0 < ours <= loop

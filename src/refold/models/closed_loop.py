@@ -33,8 +33,8 @@ steps after it as have equal coins. Fair coins make segments of 3 steps on avera
 outputs of a pass without gradient are then fed, as if they were the truth, to one truth-fed call: same values, and
 gradients of the inputs stop there.
 
-**Differentiated once.** Stepping's backward is written by hand, so that double backward and the transforms of `torch.func`
-raise a RuntimeError there; paths of fused calls alone take both on a CPU (cuDNN has no second derivative either).
+**Differentiated once.** Stepping's backward is written by hand, so that double backward and the transforms of
+`torch.func` raise a RuntimeError there; paths of fused calls alone take both on a CPU (cuDNN has no second derivative).
 """
 
 from typing import NamedTuple

@@ -129,11 +129,9 @@ class TeacherForcing:
         schedule: Schedule,
         coin: Literal["step", "sequence_step", "sequence", "prefix"],
         detach_feedback: bool,
-        parallel_passes: Annotated[int, at_least(0)],
+        parallel_passes: Literal[0] | Annotated[int, at_least(2)],
         seed: int,
     ):
-        if parallel_passes == 1:
-            raise ValueError("teacher_forcing.parallel_passes is 1; it must be 0 (exact) or at least 2")
         if parallel_passes and coin != "sequence_step":
             raise ValueError(
                 f"teacher_forcing.parallel_passes is {parallel_passes}; it must be 0 with teacher_forcing.coin={coin}: "
