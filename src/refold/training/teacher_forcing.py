@@ -9,6 +9,7 @@ Source: Bengio et al. 2015 (arXiv 1506.03099), section 2.4, for linear, exponent
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -80,7 +81,7 @@ class InverseSigmoid:
 
     half_life_steps: Annotated[float, more_than(0)]
 
-    @property
+    @cached_property
     def k(self) -> float:
         log_k = math.log1p(self.half_life_steps)  # of k ln k = S: with w = ln k it reads w exp(w) = S
         for _ in range(50):  # Newton; w exp(w) is convex for w > 0 and the start lies above the root
