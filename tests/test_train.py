@@ -63,10 +63,14 @@ def test_a_run_from_the_command_line_to_its_directory(command, tmp_path):
     assert [row for row in rows if row["val/reconstruction_mse"]]
 
     summary = leet(run_dir)
-    text = json.dumps(summary)
-    assert run_dir.name.partition("_")[2].partition("_")[2] in text  # the run's id
+    assert run_dir.name.endswith(summary["run_id"])
+    assert summary["config"]["layers"]["hidden_size"] == 8  # nested, with nothing left to resolve
+    assert summary["config"]["encoder"]["hidden_size"] == 8
+    assert summary["config"]["run"]["choices"]["teacher_forcing"] == "linear"
+    assert "teacher_forcing=linear" in summary["config"]["run"]["overrides"]
+    assert set(summary["tags"]) == {"autoregressive", "stocks"}
     best = min(float(row["val/reconstruction_mse"]) for row in rows if row["val/reconstruction_mse"])
-    assert f"{best:.6f}"[:7] in text
+    assert summary["summary"]["val/reconstruction_mse"]["min"] == pytest.approx(best)
 
     loaded = subprocess.run(
         [sys.executable, "-c", LOAD_IN_A_FRESH_PROCESS], cwd=tmp_path, env=clean_environment(tmp_path),
@@ -210,7 +214,9 @@ def test_a_mistake_ends_in_its_message_alone(arguments, message, command, tmp_pa
     assert not list(tmp_path.rglob("last.ckpt"))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["decodr=repeat"], ["decoder=repat"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"], ["decodr=repeat"], ["decoder=repat"]]
+)
 def test_help_and_mistyped_overrides_answer_without_torch(arguments, tmp_path):
     code = (
         "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); "
