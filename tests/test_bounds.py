@@ -80,6 +80,7 @@ COUNT = Annotated[int, at_least(1)]
         (COUNT | None, "3", "it must be a number at least 1"),
         (Annotated[int | None, at_least(1)], None, None),
         (Annotated[int | None, at_least(1)], 0, "it must be at least 1"),
+        (Annotated[int | None, at_least(1)], "3", "it must be a number at least 1"),
         (COUNT | Literal["auto"], "auto", None),
         (COUNT | Literal["auto"], 3, None),
         (COUNT | Literal["auto"], "all", "it must be a number at least 1 or auto"),

@@ -61,7 +61,8 @@ def complaint(annotation: Any, value: Any) -> str | None:
     if origin is Annotated:
         base, *metadata = parts
         limits = [limit for limit in metadata if isinstance(limit, Bounds)]
-        if get_origin(base) in (Union, UnionType) and not _is_number(value):
+        members = get_args(base) if get_origin(base) in (Union, UnionType) else ()
+        if not _is_number(value) and any(_may_be(member, value) for member in members):
             return complaint(base, value)
         wrong = next((limit for limit in limits if not _is_number(value) or value not in limit), None)
         if wrong is not None:
