@@ -69,7 +69,7 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
 def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The configuration of this job: a fresh one gets its id; a resumed run's own is taken up again."""
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     if cfg.resume:
         resume = run.Resume(cfg.resume)
         cfg = resume.config(overrides)

@@ -44,6 +44,8 @@ def mistakes(*overrides: str) -> str:
         (["trainer.devices=0"], "trainer.devices is 0; it must be at least 1"),
         (["trainer.devices=four"], "trainer.devices is 'four'; it must be"),
         (["trainer.devices=null"], "trainer.devices is None; it must be"),
+        (["~optimizer"], "optimizer is missing; a run needs it"),
+        (["optimizer.lr=${foo}"], "optimizer.lr: Interpolation key 'foo' not found"),
         (["~trainer.devices"], "trainer.devices is missing"),
         (["trainer.strategy=fsdp"], "trainer.strategy is 'fsdp'; it must be one of auto, ddp"),
         (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val is -1; it must be greater than 0"),
@@ -90,6 +92,8 @@ def test_an_interpolation_that_leads_nowhere_is_named():
     [
         (["decodr=repeat"], "decodr: there is no such key; did you mean decoder?"),
         (["decoder=repat"], "decoder=repat: there is no such option; did you mean repeat?"),
+        (["optimizer=null"], "a group takes the name of an option, such as optimizer=adamw"),
+        (["decoder.=3"], "decoder.=3: it cannot be read as key=value"),
         (["optimizer.learning_rte=1"], "optimizer.learning_rte: there is no such key"),
         (["trainer.max_epoch=1"], "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?"),
     ],

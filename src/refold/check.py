@@ -54,7 +54,8 @@ def check(cfg: DictConfig) -> list[str]:
         plain = to_plain(cfg)
         unknown = [key for key in plain if key not in SECTIONS]
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
-        mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain["seed"])
+        mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
+        mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
         for section, node in plain.items():
             mistakes += _node_mistakes(node, section)
     if not mistakes:
@@ -256,6 +257,8 @@ def explain(error: Exception, conf: Path) -> str | None:
     if found := re.search(r"LexerNoViableAlt\w*: (.*)|(?:no viable|mismatched|extraneous).*", text):
         what = found.group(1) or text.splitlines()[0]
         return f"{what}: it cannot be read as key=value; quote odd values: 'key=\"a, b\"'"
+    if composing:
+        return f"{text.splitlines()[0]}: a group takes the name of an option, such as optimizer=adamw"
     return text.splitlines()[0] if text else type(error).__name__
 
 
