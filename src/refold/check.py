@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.bounds import complaint, within
-from refold.config import build_bridge, build_optimizer, to_plain
+from refold.config import build_bridge, build_data, build_optimizer, build_teacher_forcing, to_plain
 from refold.errors import ConfigError, RefoldError
 from refold.hardware import find_machine, plan
 
@@ -156,10 +156,7 @@ def _type_complaint(hint: Any, value: Any) -> str | None:
         return "it must be an object: a mapping with a _target_"
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    except (
-        PydanticSchemaGenerationError,
-        PydanticUserError,
-    ):  # a protocol or a forward reference: nothing to hold it to
+    except (PydanticSchemaGenerationError, PydanticUserError):  # a forward reference, say: nothing to hold it to
         return None
     try:
         adapter.validate_python(_as_tuples(value) if "tuple" in str(hint) else value)
@@ -194,15 +191,11 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
         if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
-    if plain["teacher_forcing"]["parallel_passes"] and plain["teacher_forcing"]["coin"] != "sequence_step":
-        yield (
-            f"teacher_forcing.parallel_passes is {plain['teacher_forcing']['parallel_passes']}; "
-            f"it needs teacher_forcing.coin=sequence_step, other coins run fused without it"
-        )
-    try:
-        build_bridge(cfg)
-    except RefoldError as error:
-        yield str(error)
+    for build in (build_bridge, build_teacher_forcing, build_data):  # what a constructor alone knows of its arguments
+        try:
+            build(cfg)
+        except RefoldError as error:
+            yield str(error)
     try:  # torch's optimizers declare no bounds: let one look at its settings
         build_optimizer(cfg)([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
@@ -243,14 +236,16 @@ def explain(error: Exception, conf: Path) -> str | None:
         names = {frame.name for frame in frames}
         if "run_job" in names and "train" not in names:
             return f"hydra.run.dir: {error.filename or 'the run directory'} cannot be written: {error.strerror}"
-    composing = isinstance(error, ValueError) and any("hydra/_internal" in frames[-1].filename for _ in frames)
+    composing = isinstance(error, ValueError) and bool(frames) and "hydra/_internal" in frames[-1].filename
     if not composing and not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     text = str(error).strip()
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = found.groups()
         options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
-        return f"{group}={option}: there is no such option{nearest(option, options)} It has: {', '.join(options)}"
+        return (
+            f"{group}={option}: there is no such option{nearest(option, options) or '.'} It has: {', '.join(options)}"
+        )
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
         return f"{key}: there is no such key{nearest(key, _known_keys(conf))}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from refold.data import Scaler, WindowDataModule
     from refold.models import Autoencoder
     from refold.training.module import AutoencoderModule
+    from refold.training.teacher_forcing import TeacherForcing
 
 OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(2), use_cache=True, replace=True)
 
@@ -75,6 +76,11 @@ def build_bridge(cfg: DictConfig) -> Any:
     )
 
 
+def build_teacher_forcing(cfg: DictConfig) -> "TeacherForcing":
+    """The schedule with its coin."""
+    return _instantiate(cfg, "teacher_forcing")
+
+
 def build_optimizer(cfg: DictConfig) -> Callable:
     """Parameters -> optimizer."""
     return _instantiate(cfg, "optimizer")
@@ -88,7 +94,7 @@ def build_module(cfg: DictConfig, num_features: int) -> "AutoencoderModule":
         build_autoencoder(cfg, num_features),
         num_features=num_features,
         loss=_instantiate(cfg, "loss"),
-        teacher_forcing=_instantiate(cfg, "teacher_forcing"),
+        teacher_forcing=build_teacher_forcing(cfg),
         optimizer=build_optimizer(cfg),
         lr_schedule=_instantiate(cfg, "lr_schedule"),
         seed=cfg.seed,

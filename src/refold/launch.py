@@ -22,8 +22,6 @@ from refold.errors import Interrupted, RefoldError
 from refold.hardware import Plan
 from refold.run import RESOLVED, RESULT
 
-log = logging.getLogger(__name__)
-
 GRACE_S = 60.0
 """Seconds that workers have to write a checkpoint and leave after a signal, before they are killed."""
 

@@ -27,7 +27,7 @@ LAST_CHECKPOINT = "checkpoints/last.ckpt"
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole file or none: to a neighbour first, then by renaming it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
+    partial.write_text(text, newline="")  # line ends as given, on every system
     os.replace(partial, path)
 
 

@@ -23,8 +23,15 @@ log = logging.getLogger(__name__)
 Monitor = Literal["val/reconstruction_mse", "val/reconstruction_mae"]
 """Logged names of which the smallest value is the best."""
 
-SIGNAL_CHECK_STEPS = 16
-"""On several processes a stop is agreed on every so many batches; on one it is seen at once."""
+AGREE_EVERY_BATCHES = 16
+"""Several processes ask each other so often whether to write or to stop: each question is a message to all."""
+
+
+def may_decide(trainer: L.Trainer, batch_idx: int) -> bool:
+    """True after a batch at which processes may agree to write or to stop; the last of an epoch writes anyway."""
+    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return False
+    return trainer.world_size == 1 or (batch_idx + 1) % AGREE_EVERY_BATCHES == 0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -72,11 +79,11 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.last_written = time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not may_decide(trainer, batch_idx):
+            return
         due = time.monotonic() - self.last_written > self.every_seconds
-        if trainer.world_size > 1:  # clocks differ: the first process decides
-            due = trainer.strategy.broadcast(due)
-        if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # else the end of the epoch writes
+        if trainer.strategy.broadcast(due):  # clocks differ: the first process decides
             self.write_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -135,11 +142,7 @@ class StopOnSignal(L.Callback):
         self._restore()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return  # validation and the end of the epoch come first; their checkpoint is written anyway
-        if trainer.world_size > 1 and (batch_idx + 1) % SIGNAL_CHECK_STEPS:
-            return
-        if self._agreed(trainer):
+        if may_decide(trainer, batch_idx) and self._agreed(trainer):
             self.checkpoints.write_last(trainer)
             self.saved = True
 

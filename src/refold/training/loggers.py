@@ -1,6 +1,7 @@
 """Where the numbers of a run go: always into its metrics.csv, and into W&B or TensorBoard by choice."""
 
 import csv
+import io
 import logging
 import os
 import shlex
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from refold.bounds import checked
 from refold.errors import ConfigError
+from refold.run import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +65,11 @@ class MetricsFile(Logger):
         self._rewrite()
 
     def _rewrite(self) -> None:
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, self.path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, table.getvalue())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:

@@ -136,7 +136,7 @@ class TeacherForcing:
         if parallel_passes and coin != "sequence_step":
             raise ValueError(
                 f"teacher_forcing.parallel_passes is {parallel_passes}; it must be 0 with teacher_forcing.coin={coin}: "
-                "it needs coin=sequence_step, other coins run fused without it"
+                "it needs teacher_forcing.coin=sequence_step, other coins run fused without it"
             )
         self.schedule = schedule
         self.coin = coin
