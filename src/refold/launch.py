@@ -7,6 +7,7 @@ import ctypes
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -78,9 +79,7 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
 
     Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have been told, and have left.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     N = plan.processes
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": str(N)}
     if plan.settings["accelerator"] == "cpu":
@@ -111,6 +110,19 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
         status = next((code for code in failed.values() if code > 0), 1)  # who raised, not who was killed for it
         raise JobFailedError(f"the job failed; exit status by process: {failed}; log: {run_dir}/train.log", status)
     return json.loads((run_dir / RESULT).read_text())
+
+
+def free_port() -> int:
+    """A port for the workers to meet at, which the first of them binds seconds later.
+
+    Not one that the system would choose: it hands those out for outgoing connections too, from 32768 or 49152 on, and
+    one of them would now and then be taken in the meantime.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _interrupt(*_: Any) -> None:
