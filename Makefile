@@ -34,6 +34,7 @@ lint: .venv/installed-for-tests
 .venv/installed-for-tests: .venv/created pyproject.toml constraints.txt
 	$(INSTALL) '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt skfolio  # its data file alone, for data=panel
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt vus  # published metrics that ours are compared with
 	@touch $@ .venv/installed
 
 clean:
