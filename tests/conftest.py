@@ -35,7 +35,7 @@ def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
     with open_dict(cfg):
-        cfg.run = {"id": "test-run", "group": None, "choices": {}, "overrides": overrides}
+        cfg.run = {"id": "test-run", "group": None, "choices": {}, "overrides": overrides, "settings": None}
         if definite:
             cfg.trainer = plan(to_plain(cfg.trainer), find_machine()).settings
     return cfg

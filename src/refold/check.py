@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.bounds import complaint, within
+from refold.cluster import find_world
 from refold.config import build_bridge, build_data, build_optimizer, build_teacher_forcing, to_plain
 from refold.errors import ConfigError, RefoldError
 from refold.hardware import find_machine, plan
@@ -33,7 +34,7 @@ GIVEN_AT_BUILD = {
 """Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
 
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
-SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run")
+SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
@@ -56,6 +57,8 @@ def check(cfg: DictConfig) -> list[str]:
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
         mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
         mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
+        for name in ("skip_finished", "stop_on_failure"):
+            mistakes += _value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
         for section, node in plain.items():
             mistakes += _node_mistakes(node, section)
     if not mistakes:
@@ -210,7 +213,7 @@ def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
     if trainer["max_epochs"] == trainer["max_steps"] == -1:
         yield "trainer.max_epochs and trainer.max_steps are both -1; one of them must be a limit"
     try:
-        plan(trainer, find_machine())
+        plan(trainer, find_machine(), find_world())
     except RefoldError as error:
         yield str(error)
 
