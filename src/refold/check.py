@@ -128,8 +128,11 @@ def locate(dotted: str, path: str) -> Callable:
     module_name, _, name = str(dotted).rpartition(".")
     try:
         module = import_module(module_name)
-    except (ImportError, ValueError):
-        raise ConfigError(f"{path} is {dotted}; there is no module {module_name!r}") from None
+    except (ImportError, ValueError) as error:
+        inside = isinstance(error, ImportError) and getattr(error, "name", None) not in (module_name, None)
+        inside = inside and not module_name.startswith(f"{error.name}.")  # what is missing is not a part of the name
+        reason = f"it cannot be imported: {error}" if inside else f"there is no module {module_name!r}"
+        raise ConfigError(f"{path} is {dotted}; {reason}") from None
     if not callable(getattr(module, name, None)):
         names = {key for key in vars(module) if not key.startswith("_")}
         raise ConfigError(f"{path} is {dotted}; {module_name} has no {name!r}{nearest(name, names)}")
