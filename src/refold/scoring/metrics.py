@@ -1,11 +1,11 @@
 """How good scores and verdicts are, where the true anomalies are known.
 
-All metrics take `update(scores, labels)` once per series (the bars of one asset, in order of time), so that no event, and
-no buffer around one, crosses from one asset into the next; `compute()` looks at all series together. Everything is
+All metrics take `update(scores, labels)` once per series (the bars of one asset, in order of time), so that no event,
+and no buffer around one, crosses from one asset into the next; `compute()` looks at all series together. Everything is
 float64. Larger scores are stranger; a NaN is refused, because ranking it anywhere would be a guess.
 
-Point-adjusted F1 is not here: it calls an event found as a whole if any of its bars is flagged and counts all of its bars
-as hits, and a random score reaches 0.9 with it on public benchmarks (Kim et al. 2022).
+Point-adjusted F1 is not here: it calls an event found as a whole if any of its bars is flagged and counts all of its
+bars as hits, and a random score reaches 0.9 with it on public benchmarks (Kim et al. 2022).
 
 Letters: N bars of all series, E events (runs of labelled bars), K thresholds.
 """
@@ -106,14 +106,14 @@ def _counts(seen: Collected) -> tuple[Tensor, Tensor]:
 
 
 class VolumeUnderSurface(SeriesMetric):
-    """VUS-PR and VUS-ROC: areas under curves whose labels reach softly over the borders of each event, averaged over how
-    far they reach; a score that is a few bars early or late is not all wrong.
+    """VUS-PR and VUS-ROC: areas under curves whose labels reach softly over the borders of each event, averaged over
+    how far they reach; a score that is a few bars early or late is not all wrong.
 
-    For a buffer of l bars the label is 1 inside an event and sqrt(1 - d / l) at a distance of d <= l / 2 from it, summed
-    over events and capped at 1. At each of 250 thresholds (evenly spaced ranks) with predictions p, TP = sum label p;
-    recall = min(TP / P_l, 1) x share of buffered events touched, P_l = (P + sum of labels, those of buffers only where
-    p = 1) / 2; precision = TP / sum p; false positive rate = (sum p - TP) / (N - P_l). Both areas are means over
-    l = 0..max_buffer. NaN without an anomalous bar.
+    For a buffer of l bars the label is 1 inside an event and sqrt(1 - d / l) at a distance of d <= l / 2 from it,
+    summed over events and capped at 1. At each of 250 thresholds (evenly spaced ranks) with predictions p, TP = sum of
+    label p; recall = min(TP / P_l, 1) x share of buffered events touched, P_l = (P + sum of labels, those of buffers
+    only where p = 1) / 2; precision = TP / sum p; false positive rate = (sum p - TP) / (N - P_l). Both areas are means
+    over l = 0..max_buffer. NaN without an anomalous bar.
 
     100,000 bars with 1,000 events and buffers up to 100 take about a second: bars far from events only count.
 
@@ -171,7 +171,7 @@ class VolumeUnderSurface(SeriesMetric):
 
 
 def _accumulate(first: Tensor, weights: Tensor | None, K: int) -> Tensor:
-    """(K,) float64: the weight of bars that are predicted at each threshold. Args: first: threshold at which each is."""
+    """(K,) float64: weight of the bars predicted at each threshold. Args: first: the first threshold that does."""
     return torch.bincount(first, weights, minlength=K).double().cumsum(0)
 
 
