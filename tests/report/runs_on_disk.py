@@ -35,7 +35,7 @@ def write_run(
     fingerprint: str = "f00d",
     curve: list[float] | None = None,
 ) -> Path:
-    """Write resolved.yaml and metrics.csv and, given its metrics, result.json. Args: curve: validation error by epoch."""
+    """Write resolved.yaml, metrics.csv and, given metrics, result.json. Args: curve: validation error by epoch."""
     directory.mkdir(parents=True)
     cfg = {**cfg, "run": {**cfg["run"], "id": directory.name.partition("_")[2] or directory.name, "group": group}}
     (directory / "resolved.yaml").write_text(yaml.safe_dump(cfg))

@@ -101,7 +101,7 @@ def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
     write_run(tmp_path / "5_waiting", settings_of("seed=5"), metrics=None)
     begun["failed"].end("failed", "optimizer.lr is too high")
     begun["stopped"].end("stopped", "SIGTERM: stopped after optimizer step 19")
-    begun["cut"].file.close()  # as the system does for a process that is killed
+    begun["cut"]._close()  # as the system does for a process that is killed
     runs = find_runs([tmp_path])
     assert [run.status for run in runs] == ["finished", "running", "failed", "stopped", "cut", "not started"]
     comparison = compare(runs)
