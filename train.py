@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from refold import cluster, config, launch, run, sweep
+from refold import cluster, config, launch, run, state, sweep
 from refold.check import check, explain
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.hardware import adopt, find_machine, plan
@@ -39,8 +39,8 @@ def main(cfg: DictConfig) -> float:
                 run.discard_unused(run_dir)
             sys.exit(report(error))  # past Hydra, which would add lines of its own
         print(f"\njob {job.job.num}, {job.job.override_dirname}, failed: {error}", file=sys.stderr)
-        if not run_dir.is_symlink():
-            run.note_failure(run_dir, error)
+        if not (run_dir / run.RESOLVED).exists():
+            state.refuse(run_dir, error)
         if cfg.sweep.stop_on_failure:
             raise Interrupted("sweep.stop_on_failure is true: the sweep ends here", report_status(error)) from error
         raise
@@ -65,7 +65,7 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         cfg, done = sweep.take_up(cfg, run_dir)
         if done:
             return done["metrics"][cfg.checkpoint.monitor]
-    with run.held(run_dir), launch.restored_environment():
+    with state.held(run_dir), launch.restored_environment():
         run.open_run(cfg, run_dir)
         for note in hardware.notes:
             log.info(note)
@@ -88,7 +88,7 @@ def run_as_started(cfg: DictConfig, run_dir: Path) -> None:
         train(cfg, run_dir)
         return
     cfg.trainer = adopt(config.to_plain(cfg.trainer), world)
-    with run.held(run_dir) if world.rank == 0 else contextlib.nullcontext():
+    with state.held(run_dir) if world.rank == 0 else contextlib.nullcontext():
         result = train(cfg, run_dir)
     if result:
         print_summary(result, run_dir)

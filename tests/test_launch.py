@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from refold import launch
 from refold.hardware import Plan
+from refold.state import find_state
 
 FAULTY_LOSS = """
 import os, signal, time, torch
@@ -83,7 +84,7 @@ def test_a_process_that_fails_ends_the_job_and_is_the_one_shown(fault, message, 
     assert message in done.stderr
     assert done.stderr.count("Traceback") == bool(shown)  # not those of the others, which lost their peer
     (run_dir,) = (path for path in (tmp_path / "outputs").iterdir() if path.name != "latest")
-    assert message in (run_dir / "failure.txt").read_text()
+    assert message in find_state(run_dir).note
     assert left_behind(tmp_path) == ""
 
 

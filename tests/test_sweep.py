@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, TINY, clean_environment, run_directories, wait_for
 from omegaconf import OmegaConf
 
-from refold import run, sweep
+from refold import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +132,7 @@ def test_a_sweep_that_was_cut_goes_on_where_it_was(tmp_path, command):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished already") + done.stdout.count("going on with") == 2
     (first, second) = sorted((tmp_path / "outputs").glob("sweep_*"))
-    assert [run.status(path) for path in sweep.job_directories(second)] == ["finished"] * 2
+    assert all(sweep.result_of(path) for path in sweep.job_directories(second))
     assert all(path.is_symlink() for path in sweep.job_directories(second)[:1])
     assert {path.resolve().parent for path in sweep.job_directories(second)} <= {first, second}
 
@@ -142,9 +142,7 @@ def test_a_failed_job_does_not_stop_the_others_unless_asked(command, tmp_path):
     done = command(*settings)
     assert done.returncode == 2
     assert len(run_directories(tmp_path)) == 2
-    assert "1_autoregressive-one-s0: " in done.stderr.splitlines()[-1] or "failed" in done.stderr
-    (failed,) = tmp_path.rglob("failure.txt")
-    assert "Invalid learning rate: -1" in failed.read_text()
+    assert "Invalid learning rate: -1" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     asked = command(
         *settings, "sweep.stop_on_failure=true", "sweep.skip_finished=false", "hydra.sweep.dir=outputs/asked"

@@ -3,22 +3,19 @@
 resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best,last,previous}.ckpt  figures/
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import shlex
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from refold.errors import ConfigError, RefoldError
+from refold.errors import ConfigError
+from refold.state import STATE
 
 RESOLVED = "resolved.yaml"
 RESULT = "result.json"
@@ -27,8 +24,6 @@ FINDINGS = "findings.csv"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 PREVIOUS_CHECKPOINT = "checkpoints/previous.ckpt"
-FAILURE = "failure.txt"
-_LOCK = ".lock"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -63,67 +58,9 @@ def open_run(cfg: DictConfig, directory: Path) -> None:
         raise ConfigError(f"hydra.run.dir is {directory}; a run is there already: resume={directory} goes on with it")
     try:
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (directory / FAILURE).unlink(missing_ok=True)
         write_atomically(directory / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:
         raise ConfigError(f"hydra.run.dir is {directory}; it cannot be written: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Within, the run in this directory is running, no other process may go on with it, and a failure is noted there.
-
-    The lock ends with the process that holds it, however that ends. Raises: ConfigError: another process holds it, or
-        the directory cannot be written.
-    """
-    with _lock_file(directory) as file:
-        for _ in range(10):
-            if _locked(file, fcntl.LOCK_EX):
-                break
-            time.sleep(0.1)  # it may only be `status` that looks at it
-        else:
-            raise ConfigError(f"{directory} is in use: another process is training it")
-        try:
-            yield
-        except Exception as error:
-            note_failure(directory, error)
-            raise
-
-
-def note_failure(directory: Path, error: Exception) -> None:
-    """Leave failure.txt, which says why the run failed, as far as the disk takes it."""
-    with contextlib.suppress(OSError):
-        write_atomically(directory / FAILURE, f"{error if isinstance(error, RefoldError) else repr(error)}\n")
-
-
-def _lock_file(directory: Path) -> IO[str]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return (directory / _LOCK).open("w")
-    except OSError as error:
-        raise ConfigError(f"hydra.run.dir is {directory}; it cannot be written: {error.strerror}") from None
-
-
-def _locked(file: IO[str], kind: int) -> bool:
-    """True if the file could be locked; also on a file system without locks."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
-def status(directory: Path) -> Literal["finished", "failed", "running", "cut"]:
-    """What became of a run. `cut`: it was stopped or killed; `resume=` goes on with it if it wrote a checkpoint."""
-    if (directory / _LOCK).exists():
-        with (directory / _LOCK).open() as file:
-            if not _locked(file, fcntl.LOCK_SH):
-                return "running"
-    if (directory / RESULT).exists():
-        return "finished"
-    return "failed" if (directory / FAILURE).exists() else "cut"
 
 
 def what_is_kept(directory: Path) -> str:
@@ -151,14 +88,8 @@ def discard_unused(directory: Path) -> None:
     """Remove the directory of a job that was refused before it wrote a checkpoint; other files keep it."""
     if not directory.is_dir():
         return
-    left = {path.name for path in directory.iterdir()} - {
-        ".hydra",
-        "train.log",
-        RESOLVED,
-        "checkpoints",
-        _LOCK,
-        FAILURE,
-    }
+    unused = {".hydra", "train.log", RESOLVED, "checkpoints", STATE}
+    left = {path.name for path in directory.iterdir()} - unused
     if not left and not any((directory / "checkpoints").glob("*")):
         shutil.rmtree(directory)
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 import refold
 from refold import run
 from refold.config import build_data, to_plain
+from refold.state import find_state
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +85,12 @@ def find_earlier(digest: str, run_dir: Path) -> Path | None:
         elsewhere = directory.parent != run_dir.parent or directory.name.startswith(f"{number}_")
         if directory.is_symlink() or not elsewhere or _digest_of(directory) != digest:
             continue
-        status = run.status(directory)
-        if status == "finished" and result_of(directory):
+        state = find_state(directory)
+        if state.running:
+            continue
+        if result_of(directory):
             return directory
-        if status == "cut" and (directory / run.LAST_CHECKPOINT).exists():
+        if state.ended != "failed" and (directory / run.LAST_CHECKPOINT).exists():
             cut = directory
     return cut
 
@@ -109,15 +112,20 @@ def result_of(directory: Path) -> dict[str, Any] | None:
 
 
 def report() -> None:
-    """At the end of a sweep: which jobs failed or were cut."""
+    """At the end of a sweep, in the process that was started: the table of its jobs, and which of them failed."""
     if Sweep.directory is None or not Sweep.directory.is_dir():
         return
-    for directory in job_directories(Sweep.directory):
-        status = run.status(directory)
-        if status == "failed":
-            print(f"failed: {directory}: {(directory / run.FAILURE).read_text().strip()}", file=sys.stderr)
-        elif status != "finished":
-            print(f"{status}: {directory}", file=sys.stderr)
+    from refold.report.compare import compare, print_comparison
+    from refold.report.runs import find_runs
+
+    jobs = job_directories(Sweep.directory)
+    runs = [path for path in jobs if (path / run.RESOLVED).exists()]
+    if runs:
+        print_comparison(compare(find_runs(runs)), title=f"{Sweep.directory.name}: what differed, best first")
+    for directory in jobs:
+        state = find_state(directory)
+        if state.ended == "failed":
+            print(f"failed: {directory}: {state.note}", file=sys.stderr)
 
 
 def stand_in(run_dir: Path, earlier: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from omegaconf import DictConfig
@@ -17,6 +17,8 @@ from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
 
+Kind = TypeVar("Kind", bound=L.Callback)
+
 
 def summarise(
     cfg: DictConfig, run_dir: Path, trainer: L.Trainer, module: AutoencoderModule, data: WindowDataModule
@@ -25,8 +27,7 @@ def summarise(
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
-    checkpoints = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
-    epochs = next(callback for callback in trainer.callbacks if isinstance(callback, EpochReport))
+    checkpoints, epochs = find_callback(trainer, Checkpoints), find_callback(trainer, EpochReport)
     checkpoints.ensure_best(trainer, module, data)
     training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
     where = {"datamodule": data, "ckpt_path": checkpoints.best, "verbose": False, "weights_only": True}
@@ -43,6 +44,8 @@ def summarise(
         "windows_per_s": median(epochs.rates) if epochs.rates else None,
         "processes": trainer.world_size,
         "accelerator": cfg.trainer.accelerator,
+        "devices": cfg.trainer.devices,
+        "num_nodes": cfg.trainer.num_nodes,
         "strategy": cfg.trainer.strategy,
         "precision": str(trainer.precision),
         "global_batch_size": data.batch_size * cfg.trainer.accumulate_grad_batches,
@@ -52,6 +55,11 @@ def summarise(
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     write_result(run_dir, result)
     return result
+
+
+def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
+    """The trainer's callback of a class."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
 def measure_baselines(code_size: int, seed: int, data: WindowDataModule) -> dict[str, dict[str, float]]:
