@@ -208,13 +208,8 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
         if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
-    for build in (
-        build_bridge,
-        build_teacher_forcing,
-        build_data,
-        build_score,
-        build_threshold,
-    ):  # what a constructor alone knows of its arguments
+    # what a constructor alone knows of its arguments
+    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold):
         try:
             build(cfg)
         except RefoldError as error:

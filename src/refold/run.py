@@ -1,6 +1,7 @@
 """The run directory: what is written where, which one is the newest, and where a run goes on.
 
-resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best.ckpt,last.ckpt,detector.pt}  figures/
+resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
+checkpoints/detector.pt
 """
 
 import json

@@ -8,11 +8,12 @@
                             |    |    |    |    |    |
     bar 3 is in windows 1, 2, 3, at their places 2, 1, 0: its values are b2, c1, d0
 
-    mean, median, max       over those values; the windows reach T - 1 bars beyond the bar, so it needs the bars after it
+    mean, median, max       over those values; the windows reach up to T - 1 bars beyond the bar
     last                    b2, of the window that ends at the bar: nothing after the bar counts
 
-Under `last`, the first T - 1 bars of a run end no window of T bars: they end one of the bars that there are (`partial`).
-A bar is never reported at another bar's place, and an absent bar has no value (NaN).
+Under `last`, the first T - 1 bars of a run end no window of T bars; they end one of the bars that there are, which is
+read as a window with a mask (`partial`). A bar is never reported at another bar's
+place, and an absent bar has no value (NaN).
 
 Letters: T bars in a window, R rows of a series, S runs, B rows in a block, C values of a bar.
 """
@@ -69,7 +70,7 @@ class Aligner:
     def align(self, values: Tensor, block: Block) -> Tensor:
         """Args: values: (n, T, C) of the n windows that begin in the block, in order, NaN at absent bars.
 
-        Returns: (B, C), one row for each row of the block; NaN where the row is in no window, or under `last` ends none.
+        Returns: (B, C), one row for each row of the block; NaN where it is in no window, or under `last` ends none.
         """
         T, C = self.window_size, values.shape[2]
         # one slot for each row, empty where no window begins: the last T - 1 rows of a run, so that runs stay apart
@@ -80,7 +81,7 @@ class Aligner:
         before = values.new_full((T - 1, T, C), torch.nan) if self.kept is None else self.kept
         together = torch.cat([before, slots])
         self.kept = together[len(together) - (T - 1) :].clone()
-        # row r of the block: place T - 1 of slot r, place T - 2 of slot r + 1, ... place 0 of slot r + T - 1
+        # row r of the block is at place T - 1 of together[r], T - 2 of together[r + 1], ... 0 of together[r + T - 1]
         diagonals = together.as_strided((len(slots), T, C), (T * C, T * C - C, 1), (T - 1) * C)
         return _reduce(diagonals, self.alignment)
 

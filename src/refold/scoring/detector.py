@@ -15,8 +15,9 @@ from refold.data import Scaler, Series, Windows
 from refold.data.pipeline import Recipe, whole
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
-from refold.scoring.alignment import Aligner, Alignment, Block, blocks, partial
+from refold.scoring.alignment import Aligner, Alignment, blocks, partial
 from refold.scoring.scores import Score
+from refold.scoring.scores.base import blocks_of
 from refold.scoring.thresholds import Threshold, count_alarms
 
 BATCH = 1024
@@ -50,11 +51,11 @@ class Scores:
 class Detector:
     """A trained autoencoder with a score and a threshold: says of bars how strange they are, and which are too strange.
 
-    Each bar is scored by what its own asset's features are reconstructed to; in a panel the windows hold all assets, and
-    each asset's bar is scored by its own F columns.
+    Each bar is scored by the errors of its own asset's features; the windows of a panel hold all assets, and each
+    asset's bar is scored by its own F columns.
 
-    Args: autoencoder: trained, on any device. recipe, scaler: how bars become its windows. columns: names of the columns
-        of a window. score, threshold: fitted or not. alignment: from the windows that hold a bar to the bar.
+    Args: autoencoder: trained, on any device. recipe, scaler: how bars become its windows. columns: names of a window's
+        columns. score, threshold: fitted or not. alignment: from the windows that hold a bar to the bar.
     """
 
     def __init__(
@@ -164,15 +165,16 @@ class Detector:
     def flag(self, score: np.ndarray, asset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Levels and verdicts of bars, (N,) each. Args: asset: (N,) numbers, equal ones side by side."""
         levels = np.empty(len(score))
-        borders = [0, *(np.flatnonzero(np.diff(asset)) + 1).tolist(), len(asset)]
-        for start, end in zip(borders[:-1], borders[1:], strict=True):
-            levels[start:end] = self.threshold.levels(score[start:end], None)[0]
+        for rows in blocks_of(asset):
+            levels[rows] = self.threshold.levels(score[rows], None)[0]
         with np.errstate(invalid="ignore"):
             return levels, score > levels
 
     def _values(self, series: Series, segments: np.ndarray) -> tuple[Tensor, Tensor]:
-        """What the score measures, (R, C), and reconstructions in the units of the features, (R, F); NaN where no window
-        holds the row, or the row is absent. Both on the CPU, float32."""
+        """What the score measures, (R, C), and reconstructions in the units of the features, (R, F), on the CPU.
+
+        NaN where no window holds the row, and where it is absent.
+        """
         R, T = len(series.values), self.recipe.window_size
         windows = Windows(series, segments, window_size=T, stride=1)
         aligners = Aligner(self.alignment, T), Aligner("last" if self.alignment == "last" else "mean", T)

@@ -26,7 +26,7 @@ class Threshold(ABC):
 
     @abstractmethod
     def fit(self, scores: np.ndarray) -> None:
-        """Set `level`, (), from the scores of validation, (N,) without NaN. Raises: ConfigError: they do not suffice."""
+        """Set `level`, (), from the scores of validation, (N,) without NaN. Raises: ConfigError: too few."""
 
     def levels(self, scores: np.ndarray, tail: "Tail | None") -> tuple[np.ndarray, "Tail | None"]:
         """The level that holds at each bar of one asset, from what came before it.
@@ -100,8 +100,8 @@ class PeaksOverThreshold(Threshold):
     ) -> None:
         if risk >= 1 - start:
             raise ValueError(
-                f"threshold.risk is {risk}; it must be below 1 - threshold.start = {1 - start:g}: the level lies in the "
-                "tail that begins there"
+                f"threshold.risk is {risk}; it must be below 1 - threshold.start = {1 - start:g}: the level lies in "
+                "the tail that begins there"
             )
         self.risk = risk
         self.start = start
@@ -171,10 +171,8 @@ class Tail:
 
     def with_peak(self, excess: float) -> "Tail":
         """One more score, in the tail."""
-        peaks = np.append(self.peaks, excess)
-        return replace(
-            self, peaks=peaks, count=self.count + 1, level=tail_level(self.begin, peaks, self.count + 1, self.risk)
-        )
+        peaks, count = np.append(self.peaks, excess), self.count + 1
+        return replace(self, peaks=peaks, count=count, level=tail_level(self.begin, peaks, count, self.risk))
 
 
 def fit_tail(scores: np.ndarray, risk: float, start: float) -> Tail:

@@ -1,7 +1,11 @@
-"""What all scores share. Letters: B windows, T bars, F features, Z numbers of a code, N bars of some assets, C values."""
+"""What all scores share.
+
+Letters: B windows, T bars, F features, Z numbers of a code, N bars of some assets, C values of a bar.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,8 +22,9 @@ class Score(ABC):
     bar of an asset has one row of them, (N, C). `fit` learns from rows what is usual; `contributions` says of other
     rows how strange each value is, and their sum is the score.
 
-    fitted_on: the part whose rows `fit` gets. reads_codes: `fit_codes` has something to learn. names_features: the C values belong to the F features. before, after:
-    rows of an asset beyond a row itself that its contributions depend on.
+    fitted_on: the part whose rows `fit` gets. reads_codes: `fit_codes` has something to learn. names_features: the C
+    values belong to the F features. before, after: rows of an asset beyond a row itself that its contributions depend
+    on.
     """
 
     fitted_on: ClassVar[Literal["train", "val"]] = "val"
@@ -62,9 +67,9 @@ def blocks_of(asset: np.ndarray) -> list[slice]:
     """The rows of each asset. Args: asset: (N,) numbers, equal ones side by side."""
     borders = np.flatnonzero(np.diff(asset)) + 1
     edges = [0, *borders.tolist(), len(asset)] if len(asset) else []
-    return [slice(start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(start, end) for start, end in pairwise(edges)]
 
 
 def log_survival(z: Tensor) -> Tensor:
-    """-ln(1 - Phi(z)), the surprise at a standard normal number at least as large; exact far out, where 1 - Phi is 0."""
+    """-ln(1 - Phi(z)), the surprise at a standard normal number as large; exact far out too, where 1 - Phi is 0."""
     return -torch.special.log_ndtr(-z)

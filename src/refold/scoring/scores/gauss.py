@@ -78,11 +78,11 @@ class GaussDynamic(Score):
 
 
 class GaussDynamicKernel(Score):
-    """Gauss-D-K: Gauss-D smoothed along time with a Gaussian kernel, feature by feature, so that errors which last count
-    for more than lone ones.
+    """Gauss-D-K: Gauss-D smoothed along time with a Gaussian kernel, feature by feature: errors that last count for
+    more than lone ones.
 
-    Args: memory, floor: as of Gauss-D. width: standard deviation of the kernel, in bars; it is cut off at three of them.
-        centred: True is the kernel of the source, which looks 3 x width bars ahead; False takes its past half.
+    Args: memory, floor: as of Gauss-D. width: standard deviation of the kernel, in bars; it is cut off at three of
+        them. centred: True is the kernel of the source, which looks 3 x width bars ahead; False takes its past half.
     """
 
     fitted_on = "train"

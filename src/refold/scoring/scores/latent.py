@@ -1,4 +1,4 @@
-"""How far a window's code is from those of training windows: strange as a whole, also where it is reconstructed well."""
+"""How far a window's code is from those of training windows: strange as a whole, also if reconstructed well."""
 
 from typing import Annotated
 
