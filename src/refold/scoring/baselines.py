@@ -51,10 +51,18 @@ class PCA:
                 self.components = torch.pca_lowrank(centred, q=rank, center=False, niter=8)[2][:, :kept]
         return self
 
+    def encode(self, windows: Tensor) -> Tensor:
+        """(B, T, F) -> codes (B, Z), float64."""
+        return (windows.flatten(1).double() - self.mean) @ self.components
+
     def reconstruct(self, windows: Tensor) -> Tensor:
         """(B, T, F) -> (B, T, F)."""
-        centred = windows.flatten(1).double() - self.mean
-        return (centred @ self.components @ self.components.T + self.mean).view_as(windows)
+        return (self.encode(windows) @ self.components.T + self.mean).view_as(windows)
+
+    def spread(self, windows: Windows) -> float:
+        """Root mean square of the codes of these windows: one unit for all components."""
+        squares = sum(self.encode(batch).square().sum() for batch, _ in batches(windows))
+        return float((squares / (len(windows) * self.components.shape[1])).sqrt())
 
 
 class TrainingMean:
