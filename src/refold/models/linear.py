@@ -5,12 +5,12 @@ Legend: B windows, T bars, F features, Z numbers of a code.
     code = W_e x + LSTM part              x: the window, flat, absent bars 0
     reconstruction = W_d code + LSTM decoder's output
 
-Straight lines are what an LSTM learns worst: principal components of windows beat most LSTM autoencoders of returns. With
-the path started at them and the LSTMs' parts at 0, training starts at PCA's error and goes down from there.
+Principal components of windows beat most LSTM autoencoders of returns. With the path started at them, and the LSTMs'
+parts at 0, training starts at PCA's error and learns from there.
 
 **The closed loop is as exact as without.** W_d code is known before the first step, so it stays outside the loop: the
-decoder unrolls what the path leaves over. Its own output is fed back as it is, and where a coin picks the truth it is fed
-the true rest, truth - W_d code. The truth is data: no gradient flows through what is fed of it.
+decoder unrolls what the path leaves over. Its own output is fed back as it is, and where a coin picks the truth it is
+fed the true rest, truth - W_d code. The truth is data: no gradient flows through what is fed of it.
 """
 
 import torch
