@@ -154,12 +154,13 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     """Checkpoints first: those after it may rely on what it has written."""
     from lightning.pytorch.callbacks import RichProgressBar
 
-    from refold.training.callbacks import EpochReport, StopOnSignal
+    from refold.training.callbacks import EpochReport, RunState, StopOnSignal
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     terminal = sys.stdout.isatty()
     bar = [RichProgressBar()] if terminal else []
     return [
+        RunState(run_dir),
         EpochReport(beside_bar=terminal),
         *bar,
         *_instantiate(cfg, "early_stopping"),

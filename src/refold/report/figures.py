@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from refold.data import WindowDataModule
+from refold.report.projection import first_two_axes
 from refold.run import METRICS
 from refold.training.module import AutoencoderModule
 
@@ -90,12 +91,8 @@ def latent_map(module: AutoencoderModule, data: WindowDataModule) -> Figure:
     batch, mask = windows.gather(index), windows.mask(index)
     module.eval()
     mask = mask if mask is None else mask.to(module.device)
-    codes = module.autoencoder.encode(batch.to(module.device), mask).cpu().double()
-    centred = codes - codes.mean(0)
-    axes_count = min(2, *centred.shape)
-    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-    place = torch.zeros(len(codes), 2, dtype=torch.float64)
-    place[:, :axes_count] = centred @ axes[:axes_count].T
+    codes = module.autoencoder.encode(batch.to(module.device), mask)
+    place, _ = first_two_axes(codes.double().cpu().numpy())
     last = windows.timestamps(index)[:, -1].astype("datetime64[D]")
     years = 1970 + last.astype(np.int64) / 365.25
     figure, axis = plt.subplots(figsize=(6.5, 5), layout="constrained")

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from omegaconf import DictConfig
@@ -12,10 +12,12 @@ from refold.data import WindowDataModule
 from refold.report.figures import draw_figures
 from refold.run import write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
-from refold.training.callbacks import Checkpoints, EpochReport
+from refold.training.callbacks import Checkpoints, EpochReport, RunState
 from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=L.Callback)
 
 
 def summarise(
@@ -25,8 +27,25 @@ def summarise(
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
-    checkpoints = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
-    epochs = next(callback for callback in trainer.callbacks if isinstance(callback, EpochReport))
+    state = find_callback(trainer, RunState)
+    try:
+        result = _summarise(cfg, run_dir, trainer, module, data)
+    except BaseException as error:
+        state.end(error)
+        raise
+    state.end(None)
+    return result
+
+
+def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
+    """The trainer's callback of a class."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
+
+
+def _summarise(
+    cfg: DictConfig, run_dir: Path, trainer: L.Trainer, module: AutoencoderModule, data: WindowDataModule
+) -> dict[str, Any] | None:
+    checkpoints, epochs = find_callback(trainer, Checkpoints), find_callback(trainer, EpochReport)
     checkpoints.ensure_best(trainer, module, data)
     training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
     where = {"datamodule": data, "ckpt_path": checkpoints.best, "verbose": False, "weights_only": True}

@@ -1,0 +1,279 @@
+"use strict";
+// Draws the data of the page. All text from the data goes through textContent or `escaped`: a name may hold anything.
+
+const KINDS = { // Okabe and Ito's colours, which colour-blind readers tell apart; a shape each for those who print
+  "bad tick": ["#D55E00", "x"], "stale": ["#0072B2", "square"], "split": ["#CC79A7", "triangle-down"],
+  "unit": ["#E69F00", "diamond"], "regime": ["#009E73", "circle"],
+};
+const OTHER_KIND = ["#7f8c8d", "circle-open"];
+const element = (id) => document.getElementById(id);
+const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+const day = (milliseconds) => new Date(milliseconds).toISOString().replace("T", " ").slice(0, 16).replace(" 00:00", "");
+const shown = (value, whole) => value === null ? "" : typeof value === "string" ? value
+  : whole || Math.abs(value) >= 100 ? value.toLocaleString("en", { maximumFractionDigits: 1 }) : value.toFixed(4);
+const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+let data, names;
+
+async function unpack(id) {
+  const holder = element(id), bytes = Uint8Array.from(atob(holder.textContent), (c) => c.charCodeAt(0));
+  holder.remove(); // the text is as large as the page
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).text();
+}
+
+function layout(more) {
+  const axis = () => ({ automargin: true, gridcolor: color("line"), linecolor: color("line"), zerolinecolor: color("line") });
+  const made = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 64, r: 18, t: 26, b: 44 },
+    font: { color: color("text"), family: getComputedStyle(document.body).fontFamily, size: 12 },
+    hoverlabel: { align: "left", bgcolor: color("pane"), bordercolor: color("line"), font: { color: color("text") } },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: color("faint"), activecolor: color("score") },
+    legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 }, ...more,
+  };
+  for (const key of Object.keys(made)) if (/^[xy]axis/.test(key)) made[key] = { ...axis(), ...made[key] };
+  return made;
+}
+
+function draw(id, traces, more) {
+  Plotly.react(element(id), traces, layout(more), CONFIG);
+}
+
+// ---- price and score -------------------------------------------------------------------------------------------------
+
+function flaggedTraces(flagged, column, axis, withLegend) {
+  const times = numbers(flagged.time), values = numbers(flagged[column]);
+  const kinds = [...new Set(flagged.kind)].sort();
+  return kinds.map((kind) => {
+    const rows = times.map((_, row) => row).filter((row) => flagged.kind[row] === kind);
+    const [fill, symbol] = KINDS[kind] ?? OTHER_KIND;
+    return {
+      type: "scatter", mode: "markers", name: escaped(kind ?? "flagged"), legendgroup: kind ?? "flagged",
+      showlegend: withLegend, yaxis: axis, x: rows.map((row) => times[row]), y: rows.map((row) => values[row]),
+      text: rows.map((row) => flagged.reason[row]), hovertemplate: "%{text}<extra></extra>",
+      marker: { color: fill, symbol, size: 9, line: { width: 1, color: color("pane") } },
+    };
+  });
+}
+
+// a typed array of the page as a plain array
+function numbers(packed) {
+  const bytes = Uint8Array.from(atob(packed.bdata), (c) => c.charCodeAt(0));
+  return Array.from(packed.dtype === "f4" ? new Float32Array(bytes.buffer) : new Float64Array(bytes.buffer));
+}
+
+function drawAsset(name, span) {
+  const asset = data.assets[name], { lines, flagged } = asset, priced = "close" in lines, traces = [];
+  const line = (key, title, axis, look, width = 1.2) => key in lines && traces.push({
+    type: "scatter", mode: "lines", name: title, x: asset.time, y: lines[key], yaxis: axis, connectgaps: false,
+    line: { ...look, width }, hovertemplate: `${title} %{y:.6~g}<extra></extra>`,
+  });
+  if (priced) {
+    line("reconstructed_close", "reconstructed close", "y", { color: color("made"), dash: "dot" });
+    line("close", "close", "y", { color: color("price") });
+    traces.push(...flaggedTraces(flagged, "close", "y", true));
+  }
+  line("score", "score", "y2", { color: color("score") });
+  line("threshold", "threshold", "y2", { color: color("threshold"), dash: "dash" }, 1.5);
+  traces.push(...flaggedTraces(flagged, "score", "y2", !priced));
+  const zone = data.zone ? `time, ${escaped(data.zone)}` : "";
+  draw("bars-plot", traces, {
+    hovermode: "closest", uirevision: span ? JSON.stringify([name, span]) : name,
+    xaxis: { type: "date", anchor: "y2", title: { text: zone }, ...(span ? { range: span } : {}) },
+    yaxis: { title: { text: "price" }, domain: priced ? [0.42, 1] : [0.99, 1], visible: priced },
+    yaxis2: {
+      title: { text: "score" }, domain: priced ? [0, 0.36] : [0, 1],
+      type: element("logarithmic").checked ? "log" : "linear",
+    },
+  });
+  element("bars-of").textContent = name;
+  element("thinned").textContent = asset.shown < asset.bars
+    ? `${asset.shown.toLocaleString("en")} of ${asset.bars.toLocaleString("en")} bars drawn: the extremes, and all flagged`
+    : `${asset.bars.toLocaleString("en")} bars`;
+}
+
+function select(name, span) {
+  element("asset").value = name;
+  history.replaceState(null, "", "#asset=" + encodeURIComponent(name));
+  drawAsset(name, span);
+  if (element("own-events").checked) fillEvents();
+  const own = data.windows.findIndex((window) => window.asset === name);
+  if (own >= 0 && data.windows[element("window").value].asset !== name) drawWindow(own);
+}
+
+// ---- tables ----------------------------------------------------------------------------------------------------------
+
+function fill(section, columns, rows, onClick) {
+  const [head, body] = element(section).querySelectorAll("thead, tbody");
+  const numeric = columns.map((_, n) => rows.some((cells) => typeof cells[n] === "number"));
+  const whole = columns.map((_, n) => rows.every((cells) => typeof cells[n] !== "number" || Number.isInteger(cells[n])));
+  const row = (cells, tag) => {
+    const made = document.createElement("tr");
+    cells.forEach((value, n) => {
+      const cell = made.appendChild(document.createElement(tag));
+      cell.textContent = shown(value, whole[n]);
+      if (numeric[n]) cell.className = "number";
+    });
+    return made;
+  };
+  head.replaceChildren(row(columns, "th"));
+  body.replaceChildren(...rows.map((cells, number) => {
+    const made = row(cells, "td");
+    if (onClick) made.addEventListener("click", () => onClick(number));
+    return made;
+  }));
+}
+
+function fillEvents() {
+  const { events } = data, own = element("own-events").checked ? element("asset").value : null;
+  const rows = events.asset.map((_, n) => n).filter((n) => own === null || events.asset[n] === own);
+  const cells = rows.map((n) => [events.asset[n], events.kind[n], events.score[n], day(events.peak[n]),
+    day(events.start[n]), day(events.end[n]), (events.features[n] ?? "").replaceAll(";", ", ")]);
+  fill("events", ["asset", "kind", "score at peak", "peak", "start", "end", "to blame"], cells, (n) => {
+    const event = rows[n], name = events.asset[event], room = 40 * (data.assets[name]?.spacing ?? 864e5);
+    if (!Object.hasOwn(data.assets, name)) return;
+    select(name, [events.start[event] - room, events.end[event] + room].map((t) => new Date(t).toISOString()));
+    element("bars").scrollIntoView({ behavior: "smooth" });
+  });
+  element("events-shown").textContent =
+    `${rows.length.toLocaleString("en")} of ${events.total.toLocaleString("en")}, highest score first.`;
+}
+
+// ---- windows, parts, features, codes -----------------------------------------------------------------------------------
+
+function drawWindow(number) {
+  const window = data.windows[number], count = window.features.length, gap = 0.06, traces = [], more = {};
+  element("window").value = number;
+  element("window-note").textContent = `In ${data.unit}.`
+    + (count < window.of ? ` The ${count} of ${window.of} features with the largest errors.` : "");
+  element("windows-plot").style.height = `${90 + 115 * count}px`;
+  window.features.forEach((feature, n) => {
+    const axis = n ? String(n + 1) : "", top = 1 - n / count;
+    const curve = (name, y, look) => traces.push({
+      type: "scatter", mode: "lines+markers", name, x: window.time, y, yaxis: "y" + axis, showlegend: n === 0,
+      legendgroup: name, line: { width: 1.5, ...look }, marker: { size: 4 }, hovertemplate: `${name} %{y:.4~g}<extra></extra>`,
+    });
+    curve("truth", window.truth[n], { color: color("price") });
+    curve("reconstruction", window.made[n], { color: color("made") });
+    const error = window.errors[n] === null ? "" : `<br>mse ${window.errors[n].toPrecision(3)}`;
+    more["yaxis" + axis] = {
+      domain: [Math.max(0, top - 1 / count + gap / 2), top - gap / 2],
+      title: { text: escaped(feature) + error, font: { size: 11 } }, nticks: 5,
+    };
+  });
+  draw("windows-plot", traces, {
+    hovermode: "x", margin: { l: 90, r: 18, t: 30, b: 40 }, uirevision: number,
+    xaxis: { type: "date", anchor: "y" + (count > 1 ? count : "") }, ...more,
+  });
+}
+
+function drawHistogram() {
+  const { edges, parts, threshold, logarithmic } = data.histogram, ends = numbers(edges), look = ["score", "made", "price"];
+  const middle = ends.slice(1).map((end, n) => logarithmic ? Math.sqrt(end * ends[n]) : (end + ends[n]) / 2);
+  const widths = ends.slice(1).map((end, n) => end - ends[n]);
+  const traces = Object.entries(parts).map(([name, { share, count }], n) => ({
+    type: "bar", opacity: 0.6, width: widths, marker: { color: color(look[n % 3]) },
+    name: `${escaped(name)}, ${count.toLocaleString("en")} bars`, x: middle, y: numbers(share),
+    hovertemplate: "score about %{x:.3~g}: %{y:.3~p}<extra></extra>",
+  }));
+  const line = threshold === null ? {} : {
+    shapes: [{ type: "line", x0: threshold, x1: threshold, yref: "paper", y0: 0, y1: 1, line: { color: color("threshold"), dash: "dash", width: 1.5 } }],
+  };
+  draw("histogram-plot", traces, {
+    xaxis: { title: { text: "score of a bar" }, type: logarithmic ? "log" : "linear", exponentformat: "power", nticks: 8 },
+    yaxis: { title: { text: "share of bars" }, type: "log", tickformat: ".1~p" }, barmode: "overlay", ...line,
+  });
+}
+
+function drawFeatures() {
+  const { errors, names: features, contributions } = data.features, groups = Object.entries(errors), traces = [];
+  const bars = (name, x, y, look, text) => traces.push({
+    type: "bar", name: escaped(name), x: x.map(escaped), y, marker: { color: look }, hovertemplate: `%{x}: %{y:.4~g}<extra>${escaped(name)}</extra>`, ...text,
+  });
+  const looks = [color("score"), color("made"), color("price")];
+  groups.forEach(([part, values], n) => bars(part, Object.keys(values), Object.values(values), looks[n % 3], {}));
+  const both = groups.length && contributions;
+  const axis = both ? { xaxis: "x2", yaxis: "y2" } : {};
+  if (contributions)
+    Object.entries(contributions).forEach(([part, values]) => bars(part, features, values, part === "flagged bars" ? color("threshold") : color("faint"), axis));
+  element("features-note").textContent = [
+    groups.length ? "Mean squared error, in training variances." : "",
+    contributions ? `${both ? "Right: mean" : "Mean"} contribution to the score.` : ""].join(" ");
+  draw("features-plot", traces, {
+    xaxis: both ? { domain: [0, 0.46] } : {}, yaxis: { title: { text: groups.length ? "mean squared error" : "contribution" }, type: groups.length ? "linear" : "log" },
+    ...(both ? { xaxis2: { domain: [0.58, 1], anchor: "y2" }, yaxis2: { anchor: "x2", type: "log", title: { text: "contribution" } } } : {}),
+  });
+}
+
+function drawLatents() {
+  const { x, y, time, asset, score, shares, brightest, total } = data.latents, times = numbers(time);
+  const values = score?.map((v) => v ?? NaN);
+  const text = times.map((t, n) => `${escaped(asset[n])}, ${day(t)}` + (score && score[n] !== null ? `<br>score ${score[n].toPrecision(4)}` : ""));
+  const axis = (n, place) => ({ title: { text: `${place} axis, ${(100 * shares[n]).toFixed(0)} % of the variance` }, zeroline: false });
+  const map = (id, title, marker) => draw(id, [{
+    type: "scatter", mode: "markers", x, y, text, hovertemplate: "%{text}<extra></extra>",
+    marker: { size: 5, opacity: 0.75, colorscale: "Viridis", ...marker, colorbar: { thickness: 12, ...marker.colorbar } },
+  }], { title: { text: title, font: { size: 13 } }, hovermode: "closest", xaxis: axis(0, "first"), yaxis: axis(1, "second") });
+  const years = times.map((t) => 1970 + t / 31557600000);
+  map("latents-time-plot", "coloured by the time of the window's last bar", { color: years, colorbar: { tickformat: "d", nticks: 6, title: { text: "year" } } });
+  element("latents-score-plot").hidden = !score;
+  if (score) map("latents-score-plot", "coloured by score, brightest at the 99th percentile", { color: values, cmin: 0, cmax: brightest, colorscale: [[0, color("line")], [0.4, color("made")], [1, color("threshold")]], colorbar: { title: { text: "score" } } });
+  element("latents-note").textContent = times.length < total ? `${times.length.toLocaleString("en")} of ${total.toLocaleString("en")} are drawn.` : "";
+}
+
+// ---- the page --------------------------------------------------------------------------------------------------------
+
+function drawAll() {
+  if (names.length) drawAsset(element("asset").value);
+  if (data.windows.length) drawWindow(Number(element("window").value));
+  if (data.histogram) drawHistogram();
+  if (data.features) drawFeatures();
+  if (data.latents) drawLatents();
+}
+
+function offer(id, labels, values = labels) {
+  element(id).replaceChildren(...labels.map((label, n) => new Option(label, values[n])));
+}
+
+function listen() {
+  const step = (by) => select(names[(names.indexOf(element("asset").value) + by + names.length) % names.length]);
+  element("asset").addEventListener("change", () => select(element("asset").value));
+  element("before").addEventListener("click", () => step(-1));
+  element("after").addEventListener("click", () => step(1));
+  element("logarithmic").addEventListener("change", () => drawAsset(element("asset").value));
+  element("own-events").addEventListener("change", fillEvents);
+  element("window").addEventListener("change", () => drawWindow(Number(element("window").value)));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+}
+
+async function start() {
+  data = JSON.parse(await unpack("packed-data"));
+  const library = document.createElement("script");
+  library.textContent = await unpack("packed-plotly");
+  document.head.append(library);
+  names = Object.keys(data.assets);
+  for (const [name, text] of Object.entries(data.facts)) {
+    const pair = element("facts").appendChild(document.createElement("div"));
+    pair.appendChild(document.createElement("dt")).textContent = name;
+    pair.appendChild(document.createElement("dd")).textContent = text;
+  }
+  const there = { bars: names.length, events: data.events, windows: data.windows.length, histogram: data.histogram,
+    features: data.features, latents: data.latents, baselines: data.baselines };
+  for (const [section, part] of Object.entries(there)) element(section).hidden = !part;
+  offer("asset", names);
+  offer("window", data.windows.map((w) => `${w.asset}, from ${day(w.start)}: ${w.label}`), data.windows.map((_, n) => n));
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("asset");
+  if (names.includes(wanted)) element("asset").value = wanted;
+  const own = data.windows.findIndex((window) => window.asset === element("asset").value);
+  if (own >= 0) element("window").value = own;
+  element("problem").hidden = true;
+  element("tools").hidden = !names.length;
+  document.querySelector("main").hidden = false;
+  drawAll();
+  if (data.events) fillEvents();
+  if (data.baselines) fill("baselines", ["", ...data.baselines.columns], data.baselines.rows.map((name, n) => [name, ...data.baselines.cells[n]]));
+  listen();
+  document.body.dataset.ready = "yes";
+}
+
+start();
