@@ -125,12 +125,12 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
 
 @pytest.mark.parametrize("name", ["stocks", "panel"])
 def test_with_a_linear_path_training_starts_at_the_error_of_pca(name):
-    cfg = compose_run([*TINY, "bridge.linear_path=pca", f"data={name}"])
+    cfg = compose_run([*TINY, "bridge.linear_path=pca", "loss=mse", f"data={name}"])
     L.seed_everything(0, verbose=False)
     data = config.build_data(cfg)
     module = config.build_module(cfg, data.num_features)
     drawn = torch.get_rng_state()
-    config.start_linear_path(module.autoencoder, data, cfg.seed)
+    config.start_linear_path(module, data)
     assert torch.equal(torch.get_rng_state(), drawn)  # the training's random numbers are those without it
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     found = trainer.validate(module, data, verbose=False)[0]

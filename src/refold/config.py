@@ -106,15 +106,18 @@ def build_module(cfg: DictConfig, num_features: int) -> "AutoencoderModule":
     )
 
 
-def start_linear_path(autoencoder: "Autoencoder", data: "WindowDataModule", seed: int) -> None:
+def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> None:
     """Before a fresh training: the linear path, if there is one, becomes PCA of the training windows.
 
-    Every process computes the same from the same windows; none draws a random number of the training for it.
+    Of all linear maps these are the best under the loss: a loss that weighs whole windows weighs them here too. Every
+    process computes the same from the same windows; none draws a random number of the training for it.
     """
     from refold.scoring.baselines import PCA
 
+    autoencoder = module.autoencoder
     if autoencoder.linear is not None:
-        pca = PCA(autoencoder.code_size, seed).fit(data.train_windows)
+        pca = PCA(autoencoder.code_size, module.seed)
+        pca.fit(data.train_windows, getattr(module.loss, "window_weights", None))
         autoencoder.start_from_components(pca.mean, pca.components, pca.spread(data.train_windows))
 
 
