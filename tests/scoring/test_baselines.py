@@ -7,8 +7,9 @@ import torch
 
 from refold.data.windows import Series, Windows
 from refold.scoring import baselines
-from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
+from refold.scoring.baselines import PCA, Chance, Everything, Forest, TrainingMean, reconstruction_error
 from refold.training.losses import WindowLog
+from tests.data.makers import random_bars, with_value
 
 
 @pytest.fixture
@@ -74,3 +75,21 @@ def test_windows_are_weighed_by_the_errors_that_are_left(windows):
         return loss(made, truth, None)[:, 0, 0].mean().item()
 
     assert value(PCA(4, seed=0).fit(windows, loss.window_weights)) < value(PCA(4, seed=0).fit(windows)) - 1e-4
+
+
+def test_a_forest_finds_the_bar_that_is_like_no_other():
+    bars = random_bars([300, 300])
+    odd = with_value(with_value(bars, [450], "close", 500.0), [450], "low", 1.0)
+    forest = Forest(["log_return", "parkinson_range"], seed=0).fit(bars, bars)
+    scores = forest.score(odd)
+    assert np.nanargmax(scores) == 450
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [0, 300]  # the first bar of an asset has no return
+    assert np.array_equal(scores, Forest(["log_return", "parkinson_range"], seed=0).fit(bars, bars).score(odd), True)
+
+
+def test_chance_repeats_with_its_seed_and_everything_is_flagged():
+    bars = random_bars([50])
+    one, two, other = (Chance(seed).fit(bars, bars).score(bars) for seed in (0, 0, 1))
+    assert (one == two).all()
+    assert (one != other).any()
+    assert (Everything().fit(bars, bars).score(bars) == 1).all()
