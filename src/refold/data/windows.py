@@ -136,6 +136,14 @@ class Windows:
         closes = self.series.close[torch.from_numpy(np.maximum(starts - 1, 0))]
         return torch.where(torch.from_numpy(inside), closes, torch.nan)
 
+    def first_close(self, index: Tensor | np.ndarray) -> Tensor | None:
+        """(B,) the close of each window's first present bar, NaN if it has none; None without closes."""
+        if self.series.close is None:
+            return None
+        starts, mask = self.starts(index), self.mask(index)
+        first = 0 if mask is None else mask.cpu().int().argmax(dim=1).numpy()
+        return self.series.close[torch.from_numpy(starts + first)]
+
 
 def _take(values: Tensor, starts: np.ndarray, bars: int) -> Tensor:
     """Copies of `bars` rows from some rows on. Args: values: (N, F) contiguous. starts: (B,). Returns: (B, bars, F)."""
