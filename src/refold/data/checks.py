@@ -112,7 +112,8 @@ class Checks:
     def run(self, bars: pl.DataFrame, market: pl.DataFrame | None = None) -> Checked:
         """Check, then apply the policies.
 
-        Args: bars: canonical. market: `survey` of the whole table, where bars are a piece of it; None: of the bars.
+        Args: bars: canonical; other columns travel along. market: `survey` of the whole table, where the bars are a
+            piece of it; None: of the bars.
         Raises: DataError: a check whose policy is error found something.
         """
         findings: list[pl.DataFrame] = []
@@ -123,13 +124,10 @@ class Checks:
         earlier = pl.col("timestamp").shift(1).over("asset")  # of its own rows: assets may take turns in the table
         bars = self._apply(bars, {"out_of_order": pl.col("timestamp") < earlier}, findings)
         bars = _in_order(bars)
-        whole = market is None
         market = survey(bars) if market is None else market
         exchange = None if self.calendar in (None, "union") else self.calendar
         calendar, open_days = moments(market["timestamp"], exchange)
         bars = self._apply(bars, self._faults(bars.columns, market) | {"off_session": not_session(open_days)}, findings)
-        if whole and bars.height < 2:
-            raise DataError(f"the data has {bars.height} usable row; a window needs data.window_size bars of one asset")
         moment = _positions(calendar, bars["timestamp"])
         if self.calendar is not None and bars.height:
             bars, moment = self._gaps(bars, moment, calendar, findings)
