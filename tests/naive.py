@@ -76,7 +76,8 @@ def autoencode(model: nn.Module, windows: Tensor, mask: Tensor, feeding: Feeding
     """A model with a linear path, bar by bar: codes (B, Z), and reconstructions (B, T, F), 0 at absent bars."""
     B, T, F = windows.shape
     line = model.linear
-    bars = [slice(t * F, (t + 1) * F) for t in range(T)]  # of a flat window
+    places = range(line.window_size - T, line.window_size)  # of a shorter window's bars in a whole one
+    bars = [slice(t * F, (t + 1) * F) for t in places]
     codes, straight = list(model.bridge.encode(encode(model.encoder.lstm, windows, mask)).unbind()), []
     for b in range(B):
         codes[b] = codes[b] + line.to_code.bias

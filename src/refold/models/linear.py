@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 
 class LinearPath(nn.Module):
-    """Linear maps of flat windows to codes and of codes to flat windows. It knows a bar by its place in the window.
+    """Linear maps of flat windows to codes and of codes to flat windows.
 
-    Args: window_size: T, the same for all windows. num_features: F. code_size: Z.
+    A bar is known by its place from the end of the window: a shorter window is one whose first bars are absent.
+
+    Args: window_size: T of the longest windows. num_features: F. code_size: Z.
     """
 
     def __init__(self, *, window_size: int, num_features: int, code_size: int) -> None:
@@ -32,27 +34,30 @@ class LinearPath(nn.Module):
     def encode(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         """Windows (B, T, F) with an optional mask (B, T) -> what the path adds to the code (B, Z).
 
-        Raises: ValueError: the windows have another number of bars.
+        Raises: ValueError: the windows have more bars than the path was made for.
         """
-        self._check_window_size(windows.shape[1])
+        missing = self._missing_bars(windows.shape[1])
         if mask is not None:
             windows = windows.masked_fill(~mask.unsqueeze(2), 0.0)
+        if missing:
+            windows = nn.functional.pad(windows, (0, 0, missing, 0))
         return self.to_code(windows.flatten(1))
 
     def decode(self, code: Tensor, window_size: int) -> Tensor:
         """Codes (B, Z) -> what the path adds to the reconstruction (B, T, F).
 
-        Raises: ValueError: window_size is another than the path was made for.
+        Raises: ValueError: window_size is more than the path was made for.
         """
-        self._check_window_size(window_size)
-        return self.to_window(code).unflatten(1, (self.window_size, self.num_features))
+        missing = self._missing_bars(window_size)
+        return self.to_window(code).unflatten(1, (self.window_size, self.num_features))[:, missing:]
 
-    def _check_window_size(self, window_size: int) -> None:
-        if window_size != self.window_size:
+    def _missing_bars(self, window_size: int) -> int:
+        if window_size > self.window_size:
             raise ValueError(
-                f"windows have {window_size} bars; under bridge.linear_path=pca they must have {self.window_size} "
-                "(data.window_size): train with bridge.linear_path=none for windows of any length"
+                f"windows have {window_size} bars; under bridge.linear_path=pca they must have at most "
+                f"{self.window_size} (data.window_size): bridge.linear_path=none reads windows of any length"
             )
+        return self.window_size - window_size
 
     @torch.no_grad()
     def start_from(self, mean: Tensor, components: Tensor, scale: float) -> None:
