@@ -27,7 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from refold.data import Scaler, Series, WindowDataModule, WindowLoader, Windows, cache
-from refold.data.checks import CHECKS, Checks
+from refold.data.checks import CHECKS, FINDINGS, Checks
 from refold.data.layout import Table
 from refold.data.pipeline import Prepared
 from refold.data.sources import Parquet
@@ -225,7 +225,7 @@ def write_mapped(folder: Path, bars: int) -> None:
             "test": np.zeros((0, 2), int),
         },
         gap_bars=0,
-        findings=pl.DataFrame(schema={"check": pl.String, "first": pl.String}),
+        findings=pl.DataFrame(schema=FINDINGS),
         summary="made by the bench",
         fingerprint="0" * 12,
     )
