@@ -20,7 +20,7 @@ from refold.data.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_
 _MANY_DEVIATIONS = 5.0  # Barndorff-Nielsen et al. take 10 from tick to tick; of daily returns that would miss most
 _NEIGHBOURS = 50  # bars that a bar is compared with
 _FEWEST_NEIGHBOURS = 10
-_SPLIT_TOLERANCE = 0.05  # of a log ratio: a split and what else happened over night
+_SPLIT_TOLERANCE = 0.03  # of a log ratio: a split and what else happened over night, as in data.checks.split_tolerance
 _UNIT_TOLERANCE = 0.15  # of a decimal logarithm: a factor of 1.4, for the drift of prices among the neighbours
 _RARE_RUN = 0.999  # quantile of the lengths of stale runs, over training bars, that is still usual
 _SHORTEST_STALE = 3  # repetitions of a close that are reason enough, however rare
@@ -42,7 +42,9 @@ class Scorer(Protocol):
 
 
 class Rule(ABC):
-    """A scorer that is one expression over a table of bars."""
+    """A scorer that is one expression over a table of bars. fires_at: the score from which on it says "error"."""
+
+    fires_at = 1.0
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
         """Most rules have nothing to learn."""
@@ -110,7 +112,7 @@ class StaleRun(Rule):
 
 class SplitRatio(Rule):
     """Unadjusted split: the price opens at a split's ratio to the last close, the trade in money is calm, and neither
-    the return before nor the one after is of its size, as around a spike. The score is 1 where the log ratio is 0.05
+    the return before nor the one after is of its size, as around a spike. The score is 1 where the log ratio is 0.03
     off, and 2 where it is exact."""
 
     def expression(self, columns: list[str]) -> pl.Expr:
@@ -150,8 +152,8 @@ RULES: dict[str, type[Rule]] = {
 class Together:
     """Several scorers as one: the largest of their scores, each as its rank among those of the validation part.
 
-    Beyond the largest of validation a rank goes on as 1 + log(1 + excess / largest), so that scores that are never seen
-    there keep their order. A scorer that cannot tell is left out.
+    Beyond the largest of validation, and for a rule beyond where it fires, a rank goes on as 1 + log(1 + excess /
+    largest), so that scores that are never seen there keep their order. A scorer that cannot tell is left out.
 
     Args: members: name -> scorer.
     """
@@ -167,27 +169,23 @@ class Together:
             self.usual[name] = np.sort(scores[~np.isnan(scores)])
         return self
 
-    def ranks(self, bars: pl.DataFrame) -> dict[str, np.ndarray]:
-        """(N,) per member: how its score ranks among those of validation, 0 to 1 and beyond; NaN where it has none."""
-        return {name: _rank(member.score(bars), self.usual[name]) for name, member in self.members.items()}
+    def _rank(self, name: str, bars: pl.DataFrame) -> np.ndarray:
+        """(N,) how a member's score ranks among those of validation, 0 to 1 and beyond; NaN where it has none."""
+        usual, scores = self.usual[name], self.members[name].score(bars)
+        largest = max(usual[-1] if len(usual) else 0.0, getattr(self.members[name], "fires_at", 0.0))
+        share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
+        excess = np.log1p(np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0))
+        return np.where(np.isnan(scores), np.nan, np.where(scores > largest, 1 + excess, share))
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """See `Scorer`."""
-        ranks = np.stack(list(self.ranks(bars).values()))
+        ranks = np.stack([self._rank(name, bars) for name in self.members])
         return np.where(np.isnan(ranks).all(axis=0), np.nan, np.fmax.reduce(ranks, axis=0))
 
 
-def _rank(scores: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """The share of usual scores below each score. Args: usual: sorted."""
-    largest = usual[-1] if len(usual) else 0.0
-    share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
-    excess = np.log1p(np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0))
-    return np.where(np.isnan(scores), np.nan, np.where(scores > largest, 1 + excess, share))
-
-
 def name_kinds(bars: pl.DataFrame, rules: Mapping[str, Rule]) -> list[str | None]:
-    """What the rules call each bar: the kind whose score is largest, if that is 1 or more. Args: rules: fitted."""
+    """What the rules call each bar: the kind whose score is largest, if that rule fires. Args: rules: fitted."""
     names = list(rules)
-    scores = np.nan_to_num(np.stack([rule.score(bars) for rule in rules.values()]), nan=0.0)
+    scores = np.nan_to_num(np.stack([rule.score(bars) / rule.fires_at for rule in rules.values()]), nan=0.0)
     best = scores.argmax(axis=0)
     return [names[kind] if top >= 1 else None for kind, top in zip(best, scores.max(axis=0), strict=True)]
