@@ -93,7 +93,12 @@ def test_another_unit_is_found_for_as_long_as_it_lasts():
 
 def test_each_rule_finds_the_errors_that_are_planted_for_it():
     rules = {kind: rule().fit(TRAIN, VAL) for kind, rule in RULES.items()}
-    least = {"bad tick": 0.3, "stale": 0.8, "split": 0.5, "unit": 0.8}  # what is small drowns in the noise of these bars
+    least = {
+        "bad tick": 0.3,
+        "stale": 0.8,
+        "split": 0.5,
+        "unit": 0.8,
+    }  # what is small drowns in the noise of these bars
     for kind in RULES:
         spoilt, labels = inject(VAL, [kind], per_thousand=15, warm_up=30, generator=np.random.default_rng(0))
         named = spoilt.select("timestamp", "asset").with_columns(
