@@ -91,8 +91,8 @@ def _natural_lines(measured: list[dict[str, Any]]) -> list[str]:
     if rows.is_empty():
         return []
     lines = [
-        f"real splits and moves of the stocks as quoted, over {len(measured)} seeds: splits flagged, of them named split; "
-        f"moves flagged, of them called an error; other flags per 1,000 bars"
+        f"real splits and moves, over {len(measured)} seeds: splits flagged, of them named split; moves flagged, of "
+        f"them called an error; other flags per 1,000 bars"
     ]
     width = max(len(name) for name in rows["scorer"])
     for (scorer,), part in rows.group_by("scorer", maintain_order=True):
