@@ -107,8 +107,13 @@ class Checks:
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
 
-    def run(self, bars: pl.DataFrame) -> Checked:
-        """Check, then apply the policies. Raises: DataError: a check whose policy is error found something."""
+    def run(self, bars: pl.DataFrame, timestamps: pl.Series | None = None) -> Checked:
+        """Check, then apply the policies.
+
+        Args: bars: canonical; other columns travel along. timestamps: those that the calendar is made of; None: the
+            bars' own.
+        Raises: DataError: a check whose policy is error found something.
+        """
         findings: list[pl.DataFrame] = []
         bars = self._apply(
             bars, {"missing_timestamp": pl.any_horizontal(pl.col("timestamp", "asset").is_null())}, findings
@@ -121,7 +126,7 @@ class Checks:
         if not keys.equals(keys.sort("asset", "timestamp")):
             bars = bars.sort("asset", "timestamp", maintain_order=True)
         exchange = None if self.calendar in (None, "union") else self.calendar
-        calendar, open_days = moments(bars["timestamp"], exchange)
+        calendar, open_days = moments(bars["timestamp"] if timestamps is None else timestamps, exchange)
         bars = self._apply(bars, self._faults(bars.columns) | {"off_session": not_session(open_days)}, findings)
         if bars.height < 2:
             raise DataError(f"the data has {bars.height} usable row; a window needs data.window_size bars of one asset")
