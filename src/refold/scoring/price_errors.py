@@ -9,6 +9,7 @@ need before they are clean of the part before), and the bar after an error, whos
 not. A scorer that cannot tell of a bar counts as finding nothing there.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -16,13 +17,16 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from refold.bounds import at_least, checked, more_than
+from refold.data import WindowDataModule
 from refold.data.checks import CHECKS, Checks
 from refold.data.pipeline import Recipe
 from refold.data.split import PARTS, Part
 from refold.errors import DataError
+from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
+from refold.scoring.detector import Detector
 from refold.scoring.inject import KINDS, inject
 from refold.scoring.metrics import (
     AUROC,
@@ -33,13 +37,26 @@ from refold.scoring.metrics import (
     EventF1,
     VolumeUnderSurface,
 )
-from refold.scoring.rules import RULES, Rule, Scorer, name_kinds
+from refold.scoring.rules import (
+    RULES,
+    RobustReturn,
+    Rule,
+    Scorer,
+    SpikeReversal,
+    SplitRatio,
+    StaleRun,
+    Together,
+    UnitRatio,
+    name_kinds,
+)
 
 FOUND_BY_CHECKS = {"broken bar": "broken_bar", "duplicate": "duplicate", "gap": "gap"}
 """Kinds that no scorer gets to see, because a check of the data finds them -> that check."""
 
 JUMP = "real jump"
 ALL = "all kinds"
+RULES_ALONE = "four rules"
+RULES_AND_MODEL = "rules + LSTM autoencoder"
 
 
 def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
@@ -53,6 +70,49 @@ def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
                 inside |= (checked_bars.moment >= interval.start) & (checked_bars.moment < interval.end)
         parts[part] = checked_bars.bars.filter(pl.Series(inside)).with_columns(pl.col("asset").cast(pl.String))
     return parts
+
+
+def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str, Scorer]:
+    """The model, what it is held against, and both together; name -> scorer, not fitted.
+
+    PCA has as many components as the model's code has numbers, and goes through the same windows, alignment and score.
+    """
+    size = detector.autoencoder.code_size
+    components = Components(PCA(size, seed).fit(data.train_windows))
+
+    def model() -> Detector:
+        return _with_autoencoder(detector, detector.autoencoder)
+
+    def pca() -> Detector:
+        return _with_autoencoder(detector, components)
+
+    def rules() -> dict[str, Scorer]:
+        return {kind: rule() for kind, rule in RULES.items()}
+
+    return {
+        "LSTM autoencoder": model(),
+        f"PCA, {size} components": pca(),
+        "robust z of returns": RobustReturn(),
+        "isolation forest": Forest(data.recipe.features, seed),
+        "spike-reversal rule": SpikeReversal(),
+        "stale-run rule": StaleRun(),
+        "split-ratio rule": SplitRatio(),
+        "unit-ratio rule": UnitRatio(),
+        "random": Chance(seed),
+        "flag everything": Everything(),
+        RULES_ALONE: Together(rules()),
+        "rules + robust z": Together({**rules(), "robust z": RobustReturn()}),
+        "rules + PCA": Together({**rules(), "PCA": pca()}),
+        RULES_AND_MODEL: Together({**rules(), "model": model()}),
+    }
+
+
+def _with_autoencoder(detector: Detector, autoencoder: nn.Module) -> Detector:
+    """The same detector around an autoencoder, with a score and a threshold of its own to fit."""
+    other = copy.copy(detector)
+    other.autoencoder = autoencoder
+    other.score_function, other.threshold = copy.deepcopy(detector.score_function), copy.deepcopy(detector.threshold)
+    return other
 
 
 @dataclass(frozen=True)
@@ -115,6 +175,12 @@ class PriceErrors:
         self.max_buffer = max_buffer
         self.natural = natural
 
+    def run(self, detector: Detector, data: WindowDataModule, *, seed: int) -> dict[str, Any]:
+        """Measure a trained model and all that it is held against, on its own data. Returns: as `measure`, and "seed"."""
+        parts = part_bars(data.source.load(), data.recipe)
+        scorers = all_scorers(detector, data, seed)
+        return {"seed": seed, **self.measure(parts, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)}
+
     def measure(
         self,
         parts: Mapping[Part, pl.DataFrame],
@@ -128,8 +194,8 @@ class PriceErrors:
 
         Args: parts: clean canonical bars of each. scorers: name -> scorer. warm_up: first bars of each asset in a part
             that do not count. seed: of the errors.
-        Returns: "errors": a row per scorer and kind; "checks": kind -> share that the data checks find; "natural": a row
-            per scorer, or nothing.
+        Returns: "errors": a row per scorer and kind; "checks": kind -> share that the data checks find; "natural": a
+            row per scorer, or nothing.
         """
         generator = np.random.default_rng(seed)
         settings = {"per_thousand": self.per_thousand, "warm_up": warm_up, "generator": generator}
@@ -140,12 +206,12 @@ class PriceErrors:
         for name, scorer in scorers.items():
             scorer.fit(parts["train"], parts["val"])
             best = BestThreshold()
-            for copy in copies["val"]:
-                _feed(copy, scorer.score(copy.bars), best)
+            for one in copies["val"]:
+                _feed(one, scorer.score(one.bars), best)
             threshold = best.compute()["threshold"].item()
-            scored = [(copy, scorer.score(copy.bars)) for copy in copies["test"]]
+            scored = [(one, scorer.score(one.bars)) for one in copies["test"]]
             for kind in (*self.kinds, ALL):
-                chosen = [(copy, scores) for copy, scores in scored if kind in (copy.kind, ALL)]
+                chosen = [(one, scores) for one, scores in scored if kind in (one.kind, ALL)]
                 rows.append({"scorer": name, "kind": kind, **self._measure(chosen, threshold)})
             if self.natural is not None:
                 natural.append({"scorer": name, **self.natural.judge(scorer, threshold, rules)})
@@ -160,19 +226,19 @@ class PriceErrors:
             Affiliation(threshold=threshold),
             DetectionDelay(threshold=threshold),
         ]
-        for copy, scores in scored:
-            _feed(copy, scores, *metrics)
+        for one, scores in scored:
+            _feed(one, scores, *metrics)
         ap, auroc, *others = (metric.compute() for metric in metrics)
         values = {"average_precision": ap, "auroc": auroc}
         for several in others:
             values |= several
-        jumps = np.concatenate([scores[copy.jump & copy.kept] for copy, scores in scored])
+        jumps = np.concatenate([scores[one.jump & one.kept] for one, scores in scored])
         measured = {name: float(value) for name, value in values.items()}
         return measured | {"jumps_flagged": float((jumps > threshold).mean()), "threshold": threshold}
 
 
-def _feed(copy: Copy, scores: np.ndarray, *metrics: Any) -> None:
-    for known, labels in copy.series(scores):
+def _feed(one: Copy, scores: np.ndarray, *metrics: Any) -> None:
+    for known, labels in one.series(scores):
         for metric in metrics:
             metric.update(known, labels)
 
@@ -213,7 +279,7 @@ class NaturalTest:
     def judge(self, scorer: Scorer, threshold: float, rules: Mapping[str, Rule]) -> dict[str, float]:
         """What a scorer says of the places, and how often it says something elsewhere.
 
-        Args: rules: fitted; a bar that is flagged is an error of the kind that they name, and unusual if they name none.
+        Args: rules: fitted; a flagged bar is an error of the kind that they name, and merely unusual if they name none.
         Returns: splits, splits_flagged, splits_named, moves, moves_flagged, moves_called_error, others_per_1000_bars.
         """
         bars = self.source.load().sort("asset", "timestamp")
