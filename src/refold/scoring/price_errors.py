@@ -86,7 +86,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
     def pca() -> Detector:
         return _with_autoencoder(detector, components)
 
-    def rules() -> dict[str, Scorer]:
+    def rules() -> dict[str, Rule]:
         return {kind: rule() for kind, rule in RULES.items()}
 
     return {
@@ -100,10 +100,10 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         "unit-ratio rule": UnitRatio(),
         "random": Chance(seed),
         "flag everything": Everything(),
-        RULES_ALONE: Together(rules()),
-        "rules + robust z": Together({**rules(), "robust z": RobustReturn()}),
-        "rules + PCA": Together({**rules(), "PCA": pca()}),
-        RULES_AND_MODEL: Together({**rules(), "model": model()}),
+        RULES_ALONE: Together(rules(), None, 0),
+        "rules + robust z": Together(rules(), RobustReturn(), 1),
+        "rules + PCA": Together(rules(), pca(), data.gap_bars),
+        RULES_AND_MODEL: Together(rules(), model(), data.gap_bars),
     }
 
 
@@ -176,7 +176,7 @@ class PriceErrors:
         self.natural = natural
 
     def run(self, detector: Detector, data: WindowDataModule, *, seed: int) -> dict[str, Any]:
-        """Measure a trained model and all that it is held against, on its own data. Returns: as `measure`, and "seed"."""
+        """Measure a trained model and all that it is held against. Returns: as `measure`, and "seed"."""
         parts = part_bars(data.source.load(), data.recipe)
         scorers = all_scorers(detector, data, seed)
         return {"seed": seed, **self.measure(parts, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)}

@@ -150,37 +150,60 @@ RULES: dict[str, type[Rule]] = {
 
 
 class Together:
-    """Several scorers as one: the largest of their scores, each as its rank among those of the validation part.
+    """Rules, and a scorer beside them, as one: the largest of their scores, each as its rank among those of validation.
 
     Beyond the largest of validation, and for a rule beyond where it fires, a rank goes on as 1 + log(1 + excess /
-    largest), so that scores that are never seen there keep their order. A scorer that cannot tell is left out.
+    largest), so that scores that are never seen there keep their order. Near a bar where a rule fires the other scorer
+    is not asked: its windows and features hold an error that is known, and would blame the neighbours for it. A member
+    that cannot tell is left out.
 
-    Args: members: name -> scorer.
+    Args: rules: name -> rule. other: the scorer beside them; None: rules alone. reach: bars before and after a bar that
+        the other scorer's score depends on.
     """
 
-    def __init__(self, members: Mapping[str, Scorer]) -> None:
-        self.members = dict(members)
+    def __init__(self, rules: Mapping[str, Rule], other: Scorer | None, reach: int) -> None:
+        self.rules = dict(rules)
+        self.other = other
+        self.reach = reach
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Fit the members, then their ranks."""
-        self.usual: dict[str, np.ndarray] = {}
-        for name, member in self.members.items():
-            scores = member.fit(train, val).score(val)
-            self.usual[name] = np.sort(scores[~np.isnan(scores)])
+        """Fit all of them, then their ranks."""
+        for rule in self.rules.values():
+            rule.fit(train, val)
+        self.usual = {name: _sorted(rule.score(val)) for name, rule in self.rules.items()}
+        if self.other is not None:
+            self.usual_other = _sorted(self.other.fit(train, val).score(val))
         return self
-
-    def _rank(self, name: str, bars: pl.DataFrame) -> np.ndarray:
-        """(N,) how a member's score ranks among those of validation, 0 to 1 and beyond; NaN where it has none."""
-        usual, scores = self.usual[name], self.members[name].score(bars)
-        largest = max(usual[-1] if len(usual) else 0.0, getattr(self.members[name], "fires_at", 0.0))
-        share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
-        excess = np.log1p(np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0))
-        return np.where(np.isnan(scores), np.nan, np.where(scores > largest, 1 + excess, share))
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """See `Scorer`."""
-        ranks = np.stack([self._rank(name, bars) for name in self.members])
-        return np.where(np.isnan(ranks).all(axis=0), np.nan, np.fmax.reduce(ranks, axis=0))
+        scores = {name: rule.score(bars) for name, rule in self.rules.items()}
+        ranks = [_rank(scores[name], self.usual[name], rule.fires_at) for name, rule in self.rules.items()]
+        if self.other is not None:
+            fires = np.any([scores[name] >= rule.fires_at for name, rule in self.rules.items()], axis=0)
+            near = _within(fires, bars["asset"].rle_id().to_numpy(), self.reach)
+            ranks.append(np.where(near, np.nan, _rank(self.other.score(bars), self.usual_other, 0.0)))
+        return np.fmax.reduce(ranks, axis=0)
+
+
+def _sorted(scores: np.ndarray) -> np.ndarray:
+    return np.sort(scores[~np.isnan(scores)])
+
+
+def _rank(scores: np.ndarray, usual: np.ndarray, fires_at: float) -> np.ndarray:
+    """The share of usual scores below each score, and beyond them all 1 and more. Args: usual: sorted."""
+    largest = max(usual[-1] if len(usual) else 0.0, fires_at)
+    share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
+    excess = np.log1p(np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0))
+    return np.where(np.isnan(scores), np.nan, np.where(scores > largest, 1 + excess, share))
+
+
+def _within(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:
+    """(N,) bool: a bar of the same asset, at most `reach` away or the bar itself, fires."""
+    number = np.arange(len(fires))
+    first, end = np.searchsorted(asset, asset), np.searchsorted(asset, asset, side="right")
+    count = np.concatenate([[0], np.cumsum(fires)])
+    return count[np.minimum(number + reach + 1, end)] > count[np.maximum(number - reach, first)]
 
 
 def name_kinds(bars: pl.DataFrame, rules: Mapping[str, Rule]) -> list[str | None]:
