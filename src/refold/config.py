@@ -2,6 +2,7 @@
 file that knows Hydra; torch and lightning are imported inside the functions: completion and `--help` do without them.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -12,8 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from refold.cluster import find_environment
 from refold.errors import ConfigError, RefoldError
-from refold.run import BEST_CHECKPOINT, DETECTOR, METRICS, RESOLVED, read_settings
+from refold.run import (
+    BEST_CHECKPOINT,
+    DETECTOR,
+    LAST_CHECKPOINT,
+    METRICS,
+    PREVIOUS_CHECKPOINT,
+    RESOLVED,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     import lightning as L
@@ -27,7 +37,9 @@ if TYPE_CHECKING:
     from refold.training.module import AutoencoderModule
     from refold.training.teacher_forcing import TeacherForcing
 
-OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(2), use_cache=True, replace=True)
+log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(3), use_cache=True, replace=True)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -166,7 +178,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
         "trainer",
         logger=[MetricsFile(run_dir / METRICS), *([logger] if logger else [])],
         callbacks=build_callbacks(cfg, run_dir),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), find_environment()],
         default_root_dir=run_dir,
         enable_progress_bar=sys.stdout.isatty(),
     )
@@ -176,13 +188,12 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     """Checkpoints first: those after it may rely on what it has written."""
     from lightning.pytorch.callbacks import RichProgressBar
 
-    from refold.training.callbacks import EpochReport, RunState, StopOnSignal
+    from refold.training.callbacks import EpochReport, StopOnSignal
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     terminal = sys.stdout.isatty()
     bar = [RichProgressBar()] if terminal else []
     return [
-        RunState(run_dir),
         EpochReport(beside_bar=terminal),
         *bar,
         *_instantiate(cfg, "early_stopping"),
@@ -214,6 +225,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{path} cannot be read as a checkpoint: {reason[0]}") from None
+
+
+def usable_checkpoint(path: Path) -> Path:
+    """The checkpoint to go on with: this one, or the one before it where `last.ckpt` is broken.
+
+    Raises: ConfigError: neither can be read.
+    """
+    try:
+        read_checkpoint(path)
+    except ConfigError as error:
+        before = path.parents[1] / PREVIOUS_CHECKPOINT
+        if path != path.parents[1] / LAST_CHECKPOINT or not before.exists():
+            raise
+        read_checkpoint(before)
+        log.warning("%s; going on from the one before it, %s", error, before.name)
+        return before
+    return path
 
 
 def load_run(path: str | os.PathLike) -> Run:

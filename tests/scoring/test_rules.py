@@ -77,6 +77,14 @@ def test_a_jump_that_comes_back_or_is_traded_heavily_is_no_split():
     assert SplitRatio().score(crash)[1:].max() == 0
 
 
+def test_a_fall_of_the_whole_market_is_no_split():
+    one = closes([100, 100, 50, 50])
+    others = pl.concat([closes([100, 100, 60, 60], asset=name) for name in "BCD"])
+    calm = pl.concat([closes([100, 100, 101, 100], asset=name) for name in "BCD"])
+    assert SplitRatio().score(pl.concat([one, others]))[2] == 0
+    assert SplitRatio().score(pl.concat([one, calm]))[2] == 2
+
+
 def test_a_split_of_one_asset_is_not_seen_at_the_border_to_the_next():
     scores = SplitRatio().score(pl.concat([closes([100, 100]), closes([50, 50], asset="B")]))
     assert np.array_equal(scores, [math.nan, 0, math.nan, 0], equal_nan=True)

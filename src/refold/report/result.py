@@ -15,7 +15,7 @@ from refold.run import DETECTOR, write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
 from refold.scoring.price_errors import PriceErrors
-from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport, RunState
+from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
 from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
@@ -37,30 +37,6 @@ def summarise(
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
-    state = find_callback(trainer, RunState)
-    try:
-        result = _summarise(cfg, run_dir, trainer, module, data, detector, evaluation)
-    except BaseException as error:
-        state.end(error)
-        raise
-    state.end(None)
-    return result
-
-
-def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
-    """The trainer's callback of a class."""
-    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
-
-
-def _summarise(
-    cfg: DictConfig,
-    run_dir: Path,
-    trainer: L.Trainer,
-    module: AutoencoderModule,
-    data: WindowDataModule,
-    detector: Detector,
-    evaluation: PriceErrors | None,
-) -> dict[str, Any] | None:
     checkpoints, epochs = find_callback(trainer, Checkpoints), find_callback(trainer, EpochReport)
     checkpoints.ensure_best(trainer, module, data)
     training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
@@ -79,6 +55,8 @@ def _summarise(
         "windows_per_s": median(epochs.rates) if epochs.rates else None,
         "processes": trainer.world_size,
         "accelerator": cfg.trainer.accelerator,
+        "devices": cfg.trainer.devices,
+        "num_nodes": cfg.trainer.num_nodes,
         "strategy": cfg.trainer.strategy,
         "precision": str(trainer.precision),
         "global_batch_size": data.batch_size * cfg.trainer.accumulate_grad_batches,
@@ -90,6 +68,11 @@ def _summarise(
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     write_result(run_dir, result)
     return result
+
+
+def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
+    """The trainer's callback of a class."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
 def fit_detector(detector: Detector, run_dir: Path, data: WindowDataModule) -> dict[str, Any] | None:
