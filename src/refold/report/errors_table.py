@@ -1,7 +1,6 @@
 """The table that `experiment=price_errors` ends with: what each scorer finds of each kind of error, over all seeds."""
 
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from rich.table import Table
 
 from refold.run import RESULT, write_atomically
 
-log = logging.getLogger(__name__)
-
 RESULTS = "price_errors.csv"
 """In the directory of a sweep and of each run: one row per seed, scorer and kind, with all metrics."""
 
 SHOWN = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
 
 
-class PriceErrorsTable(Callback):
+class ErrorsTable(Callback):
     """Hydra calls it in the first process, after a run or after the last run of a sweep."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -45,7 +42,7 @@ def finish(directory: Path) -> None:
     console = Console(soft_wrap=True, highlight=False)
     for metric, title in SHOWN.items():
         console.print(_table(rows, metric, title))
-    for line in [*_checks_lines(measured), *_natural_lines(measured)]:
+    for line in [*_gain_lines(rows), *_checks_lines(measured), *_natural_lines(measured)]:
         console.print(line)
     console.print(f"all metrics: {directory / RESULTS}")
 
@@ -74,6 +71,21 @@ def _mean_and_spread(values: pl.Series) -> str:
         return "-"
     spread = values.std() if len(values) > 1 else None
     return f"{values.mean():.3f}" + (f" ± {spread:.3f}" if spread is not None and math.isfinite(spread) else "")
+
+
+def _gain_lines(rows: pl.DataFrame) -> list[str]:
+    """What the model adds to the rules, seed by seed: nothing, if that is so."""
+    from refold.scoring.price_errors import RULES_ALONE, RULES_AND_MODEL  # brings torch; Hydra imports this file early
+
+    lines = []
+    for metric, title in SHOWN.items():
+        wide = rows.pivot(on="scorer", index=["seed", "kind"], values=metric)
+        for (kind,), part in wide.group_by("kind", maintain_order=True):
+            gain = part[RULES_AND_MODEL] - part[RULES_ALONE]
+            spread = f" ± {gain.std():.3f}" if len(gain) > 1 else ""
+            more = f", more in {(gain > 0).sum()} of {len(gain)} seeds"
+            lines.append(f"  {title.partition(',')[0]}, {kind}: {gain.mean():+.3f}{spread}{more}")
+    return ["what the model adds to the rules:", *lines]
 
 
 def _checks_lines(measured: list[dict[str, Any]]) -> list[str]:
