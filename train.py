@@ -135,6 +135,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         data = config.build_data(cfg)
         data.setup()
         module = config.build_module(cfg, data.num_features)
+        if not cfg.resume:  # a checkpoint holds what came of it
+            config.start_linear_path(module, data)
         trainer = config.build_trainer(cfg, run_dir)
         log.info(
             "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
