@@ -33,7 +33,8 @@ class ErrorsTable(Callback):
 
 def finish(directory: Path) -> None:
     """Print what the runs in a directory have measured, and write price_errors.csv into it."""
-    found = [json.loads(path.read_text()) for path in sorted(directory.rglob(RESULT))]
+    paths = [directory / RESULT, *sorted(directory.glob(f"*/{RESULT}"))]
+    found = [json.loads(path.read_text()) for path in paths if path.exists()]
     measured = [result["price_errors"] for result in found if "price_errors" in result]
     if not measured:  # a run that was refused or stopped has said why
         return
