@@ -69,6 +69,8 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         run.open_run(cfg, run_dir)
         for note in hardware.notes:
             log.info(note)
+        for warning in hardware.warnings:
+            log.warning(warning)
         if world:
             cluster.announce(run_dir)
         if launch.needs_workers(hardware) and not world:
