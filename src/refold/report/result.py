@@ -1,11 +1,13 @@
 """The end of a run: the best weights measured beside the baselines, and everything written to result.json."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import lightning as L
+import torch
 from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
@@ -14,10 +16,18 @@ from refold.report.figures import draw_figures
 from refold.run import DETECTOR, write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
+from refold.scoring.neighbours import neighbour_preservation
+from refold.scoring.price_errors import PriceErrors
 from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
 from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
+
+NEIGHBOURS = "test/neighbours"
+"""Share of the nearest neighbours of test windows that their codes keep; see `refold.scoring.neighbours`."""
+
+LARGEST_SAMPLE = 2000
+"""Test windows, spread evenly, among which neighbours are looked for."""
 
 Kind = TypeVar("Kind", bound=L.Callback)
 
@@ -29,9 +39,10 @@ def summarise(
     module: AutoencoderModule,
     data: WindowDataModule,
     detector: Detector,
+    evaluation: PriceErrors | None,
 ) -> dict[str, Any] | None:
-    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; draw; write
-    result.json.
+    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; measure
+    what the experiment asks for; draw; write result.json.
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
@@ -42,6 +53,7 @@ def summarise(
     metrics = {**trainer.validate(module, **where)[0], **trainer.test(module, **where)[0]}
     if not trainer.is_global_zero:
         return None
+    metrics[NEIGHBOURS] = neighbours_kept(module.eval().autoencoder.encode, data, module.device)
     result = {
         "run": cfg.run.id,
         "metrics": metrics,
@@ -60,6 +72,8 @@ def summarise(
         "global_batch_size": data.batch_size * cfg.trainer.accumulate_grad_batches,
         "data_fingerprint": data.fingerprint,
     }
+    if evaluation:
+        result["price_errors"] = evaluation.run(detector, data, seed=cfg.seed)
     draw_figures(run_dir, module, data)
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     write_result(run_dir, result)
@@ -98,12 +112,22 @@ def fit_detector(detector: Detector, run_dir: Path, data: WindowDataModule) -> d
 
 def measure_baselines(code_size: int, seed: int, data: WindowDataModule) -> dict[str, dict[str, float]]:
     """Validation and test errors of PCA with as many components as the code has numbers, and of the training mean."""
-    baselines = {"pca": PCA(code_size, seed), "mean": TrainingMean()}
+    pca, mean = PCA(code_size, seed).fit(data.train_windows), TrainingMean().fit(data.train_windows)
     measured: dict[str, dict[str, float]] = {}
-    for name, baseline in baselines.items():
-        baseline.fit(data.train_windows)
+    for name, baseline in {"pca": pca, "mean": mean}.items():
         measured[name] = {}
         for split, windows in (("val", data.val_windows), ("test", data.test_windows)):
             error = reconstruction_error(baseline, windows)
             measured[name] |= {f"{split}/{quantity}": value for quantity, value in error.items()}
+    measured["pca"][NEIGHBOURS] = neighbours_kept(lambda windows, mask: pca.encode(windows), data, torch.device("cpu"))
     return measured
+
+
+@torch.no_grad()
+def neighbours_kept(encode: Callable, data: WindowDataModule, device: torch.device) -> float:
+    """Neighbour preservation of an encoder, (windows, mask) -> codes, on test windows. device: the encoder's."""
+    windows = data.test_windows
+    index = torch.linspace(0, len(windows) - 1, min(LARGEST_SAMPLE, len(windows)), dtype=torch.float64).long().unique()
+    sample, mask = windows.gather(index).to(device), windows.mask(index)
+    codes = encode(sample, mask if mask is None else mask.to(device))
+    return neighbour_preservation(sample.flatten(1).cpu().numpy(), codes.double().cpu().numpy())
