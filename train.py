@@ -9,7 +9,6 @@ python train.py resume=latest                          go on where the newest ru
 import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import hydra
@@ -18,7 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from refold import config, launch, run
-from refold.check import check, explain
+from refold.check import check
+from refold.command import report, run_command
 from refold.errors import Interrupted, RefoldError
 from refold.hardware import find_machine, plan
 
@@ -121,38 +121,18 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         return result
 
 
-def report(error: RefoldError) -> int:
-    """Print a user's mistake: its message alone. Returns: exit status."""
-    print(f"\n{error}", file=sys.stderr)
-    return getattr(error, "status", 2)
-
-
 def command_line() -> int:
-    """Run the command line. Returns: exit status; 2 for a user's mistake, 130 after ctrl-C or SIGTERM."""
-    for category in (UserWarning, FutureWarning, DeprecationWarning):
-        warnings.filterwarnings("ignore", category=category, module="lightning")
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
+    """Run the command line. Returns: exit status."""
     worker = sys.argv[1:2] == ["--job"]
-    try:
+
+    def start() -> None:
         if worker:
             launch.work(Path(sys.argv[2]), train)
         else:
             sys.argv[1:] = run.resume_arguments(sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun")))
             main()
-    except RefoldError as error:
-        return report(error)
-    except Interrupted as stop:
-        if not worker:  # there, the process that started it says so
-            print(f"\n{stop}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if message := explain(error, Path(__file__).parent / "conf"):
-            print(message, file=sys.stderr)
-            return 2
-        raise
-    return 0
+
+    return run_command(start, Path(__file__).parent / "conf", says_interrupted=not worker)
 
 
 if __name__ == "__main__":

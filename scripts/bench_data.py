@@ -72,7 +72,10 @@ def windows_per_second(loader: WindowLoader | DataLoader, batches: int) -> float
 def bench_gather() -> list[str]:
     """Interleaved repeats, a new epoch each: the same machine noise falls on both."""
     bars, batches = 1_000_000, 1000
-    rows = ["| T | per-item dataset, windows/s | one gather, windows/s | ratio | of each repeat |", "|---|---|---|---|---|"]
+    rows = [
+        "| T | per-item dataset, windows/s | one gather, windows/s | ratio | of each repeat |",
+        "|---|---|---|---|---|",
+    ]
     values = torch.randn(bars, F, generator=torch.Generator().manual_seed(0))
     for T in (16, 64, 128, 512):
         loader = WindowLoader(windows_of(values, T), batch_size=B, shuffle=True, seed=0)
