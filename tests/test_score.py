@@ -160,9 +160,8 @@ def test_the_detector_of_a_run_comes_back(run_dir):
 
 
 def test_a_file_takes_the_place_of_the_source_and_is_read_as_the_runs_own_file_was(tmp_path):
-    own = compose_run(
-        ["data=csv", "data.path=old.csv", "data.source.table.columns.close=last", "data.source.separator=;"]
-    )
+    own = compose_run(["data=csv", "data.path=old.csv", "data.source.table.columns.close=last"])
+    own.data.source.separator = ";"
     own.data.source.table.end = "2015-01-01"
     cfg = choose_anew(own, {"data.path": "new.csv"}, CONF)
     assert cfg.data.source.path == str(Path("new.csv").absolute())
