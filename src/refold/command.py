@@ -15,7 +15,7 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
     """Run a program. Args: conf: the folder of the configuration, for the nearest valid names. says_interrupted: print
     why a run stopped; a worker leaves that to the process that started it.
 
-    Returns: exit status; 2 for a user's mistake, 130 after ctrl-C or SIGTERM.
+    Returns: exit status; 2 for a user's mistake, that of the signal after ctrl-C or SIGTERM.
     """
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module="lightning")
@@ -27,7 +27,7 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
     except Interrupted as stop:
         if says_interrupted:
             print(f"\n{stop}", file=sys.stderr)
-        return 130
+        return stop.status
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -41,6 +41,11 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
 def report(error: RefoldError) -> int:
     """Print a user's mistake: its message alone. Returns: exit status."""
     print(f"\n{error}", file=sys.stderr)
+    return report_status(error)
+
+
+def report_status(error: RefoldError) -> int:
+    """Exit status for an error."""
     return getattr(error, "status", 2)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import polars as pl
 
+from refold.data.checks import survey
 from refold.data.features import find, longest_lookback
 from refold.data.pipeline import whole
 from refold.errors import DataError
@@ -113,7 +114,7 @@ def scan(
     """
     recipe = detector.recipe
     before, after = context(detector)
-    timestamps = bars["timestamp"].unique()
+    market = survey(bars)
     if recipe.layout == "panel" or (recipe.checks.calendar is None and "drop" in recipe.checks.policies.values()):
         # a moment of a panel is in as many places of the table as there are assets; and where runs go on over bars that
         # were dropped, no number of rows is sure to hold the bars that a score depends on
@@ -122,7 +123,7 @@ def scan(
     for start in range(0, bars.height, piece):
         end, first = min(start + piece, bars.height), max(0, start - before)
         part = bars.slice(first, min(end + after, bars.height) - first)
-        made = whole(part, recipe, detector.scaler, timestamps)
+        made = whole(part, recipe, detector.scaler, market)
         scored = detector.score_series(made.series, made.segments, made.origin)
         rows = frame(detector, part, scored, tails, slice(start - first, end - first), likely_kinds(part))
         yield rows.with_columns((pl.int_range(pl.len()) + start).alias("place"))
