@@ -113,7 +113,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         status = 1
         try:
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
-            result = summarise(cfg, run_dir, trainer, module, data)
+            detector = config.build_detector(cfg, module.autoencoder, data, data.scaler, data.feature_names)
+            result = summarise(cfg, run_dir, trainer, module, data, detector)
             status = 0
         finally:
             finish_loggers(status)

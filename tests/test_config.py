@@ -16,7 +16,7 @@ from refold.training.loggers import finish_loggers
 
 GROUPS = (
     "bridge", "data", "data/split", "decoder", "encoder", "experiment", "layers", "logger", "loss", "lr_schedule",
-    "optimizer", "teacher_forcing", "trainer",
+    "optimizer", "score", "teacher_forcing", "threshold", "trainer",
 )  # fmt: skip
 NO_CHOICE = ("data/base", "teacher_forcing/base")
 """Folders of settings that options share."""

@@ -17,7 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.bounds import complaint, within
-from refold.config import build_bridge, build_data, build_optimizer, build_teacher_forcing, to_plain
+from refold.config import (
+    build_bridge,
+    build_data,
+    build_optimizer,
+    build_score,
+    build_teacher_forcing,
+    build_threshold,
+    to_plain,
+)
 from refold.errors import ConfigError, RefoldError
 from refold.hardware import find_machine, plan
 
@@ -33,6 +41,7 @@ GIVEN_AT_BUILD = {
 """Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
 
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
+SECTIONS += ("score", "threshold", "alignment")
 SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
@@ -56,6 +65,8 @@ def check(cfg: DictConfig) -> list[str]:
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
         mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
         mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
+        if "alignment" in plain:
+            mistakes += _alignment_mistakes(plain["alignment"])
         for section, node in plain.items():
             mistakes += _node_mistakes(node, section)
     if not mistakes:
@@ -64,6 +75,12 @@ def check(cfg: DictConfig) -> list[str]:
         unique = list(dict.fromkeys(mistakes))
         raise ConfigError("\n".join(unique) if len(unique) == 1 else "\n".join(f"- {line}" for line in unique))
     return list(_without_effect(plain))
+
+
+def _alignment_mistakes(value: Any) -> Iterator[str]:
+    from refold.scoring.alignment import Alignment
+
+    yield from _value_mistakes("alignment", Alignment, value)
 
 
 def _unreadable(cfg: DictConfig) -> Iterator[str]:
@@ -191,7 +208,8 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
         if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
-    for build in (build_bridge, build_teacher_forcing, build_data):  # what a constructor alone knows of its arguments
+    # what a constructor alone knows of its arguments
+    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold):
         try:
             build(cfg)
         except RefoldError as error:

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from refold.errors import ConfigError, RefoldError
-from refold.run import BEST_CHECKPOINT, METRICS, RESOLVED, read_settings
+from refold.run import BEST_CHECKPOINT, DETECTOR, METRICS, RESOLVED, read_settings
 
 if TYPE_CHECKING:
     import lightning as L
 
     from refold.data import Scaler, WindowDataModule
     from refold.models import Autoencoder
+    from refold.scoring.detector import Detector
+    from refold.scoring.scores import Score
+    from refold.scoring.thresholds import Threshold
     from refold.training.module import AutoencoderModule
     from refold.training.teacher_forcing import TeacherForcing
 
@@ -81,6 +84,36 @@ def build_teacher_forcing(cfg: DictConfig) -> "TeacherForcing":
     return _instantiate(cfg, "teacher_forcing")
 
 
+def build_score(cfg: DictConfig) -> "Score":
+    """From reconstructions to how strange a bar is; not fitted."""
+    return _instantiate(cfg, "score")
+
+
+def build_threshold(cfg: DictConfig) -> "Threshold":
+    """From scores to a verdict; not fitted."""
+    return _instantiate(cfg, "threshold")
+
+
+def build_detector(
+    cfg: DictConfig, autoencoder: "Autoencoder", data: "WindowDataModule", scaler: "Scaler", columns: list[str]
+) -> "Detector":
+    """Score, threshold and alignment around an autoencoder; not fitted.
+
+    Args: data: gives the recipe of its windows; nothing is read. columns: names of the columns of a window.
+    """
+    from refold.scoring.detector import Detector
+
+    return Detector(
+        autoencoder=autoencoder,
+        recipe=data.recipe,
+        scaler=scaler,
+        columns=columns,
+        score=build_score(cfg),
+        threshold=build_threshold(cfg),
+        alignment=cfg.alignment,
+    )
+
+
 def build_optimizer(cfg: DictConfig) -> Callable:
     """Parameters -> optimizer."""
     return _instantiate(cfg, "optimizer")
@@ -137,12 +170,13 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     """Checkpoints first: those after it may rely on what it has written."""
     from lightning.pytorch.callbacks import RichProgressBar
 
-    from refold.training.callbacks import EpochReport, StopOnSignal
+    from refold.training.callbacks import EpochReport, RunState, StopOnSignal
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     terminal = sys.stdout.isatty()
     bar = [RichProgressBar()] if terminal else []
     return [
+        RunState(run_dir),
         EpochReport(beside_bar=terminal),
         *bar,
         *_instantiate(cfg, "early_stopping"),
@@ -152,13 +186,17 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
 
 
 class Run(NamedTuple):
-    """A trained run: its directory, its configuration, and what turns prices into reconstructions."""
+    """A trained run: its directory, its configuration, what turns prices into reconstructions, and what judges those.
+
+    detector: fitted; None if the run has not come to its end, or is of a version that had none.
+    """
 
     directory: Path
     config: DictConfig
     autoencoder: "Autoencoder"
     scaler: "Scaler"
     features: list[str]
+    detector: "Detector | None"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -193,5 +231,14 @@ def load_run(path: str | os.PathLike) -> Run:
     state = {
         key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
     }
-    autoencoder.load_state_dict(state)
-    return Run(directory, cfg, autoencoder.eval(), scaler, list(data["features"]))
+    try:
+        autoencoder.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{weights} does not fit {settings}; is it of another version of refold? {reason}") from None
+    autoencoder.eval()
+    detector = None
+    if (directory / DETECTOR).exists():
+        detector = build_detector(cfg, autoencoder, build_data(cfg), scaler, columns=[])
+        detector.load_state_dict(read_checkpoint(directory / DETECTOR))
+    return Run(directory, cfg, autoencoder, scaler, list(data["features"]), detector)

@@ -1,6 +1,7 @@
 """The run directory: what is written where, which one is the newest, and where a run goes on.
 
 resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
+checkpoints/detector.pt
 """
 
 import json
@@ -22,6 +23,7 @@ METRICS = "metrics.csv"
 FINDINGS = "findings.csv"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+DETECTOR = "checkpoints/detector.pt"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -107,8 +107,13 @@ class Checks:
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
 
-    def run(self, bars: pl.DataFrame) -> Checked:
-        """Check, then apply the policies. Raises: DataError: a check whose policy is error found something."""
+    def run(self, bars: pl.DataFrame, timestamps: pl.Series | None = None) -> Checked:
+        """Check, then apply the policies.
+
+        Args: bars: canonical; other columns travel along. timestamps: those that the calendar is made of; None: the
+            bars' own.
+        Raises: DataError: a check whose policy is error found something.
+        """
         findings: list[pl.DataFrame] = []
         bars = self._apply(
             bars, {"missing_timestamp": pl.any_horizontal(pl.col("timestamp", "asset").is_null())}, findings
@@ -121,7 +126,7 @@ class Checks:
         if not keys.equals(keys.sort("asset", "timestamp")):
             bars = bars.sort("asset", "timestamp", maintain_order=True)
         exchange = None if self.calendar in (None, "union") else self.calendar
-        calendar, open_days = moments(bars["timestamp"], exchange)
+        calendar, open_days = moments(bars["timestamp"] if timestamps is None else timestamps, exchange)
         bars = self._apply(bars, self._faults(bars.columns) | {"off_session": not_session(open_days)}, findings)
         if bars.height < 2:
             raise DataError(f"the data has {bars.height} usable row; a window needs data.window_size bars of one asset")
@@ -139,7 +144,7 @@ class Checks:
         body = [name for name in ("open", "close") if name in columns]
         broken = [pl.col("low") > pl.min_horizontal(*body, "high")] if "low" in columns and "high" in columns else []
         broken += [pl.col("high") < pl.max_horizontal(*body, "low")] if broken else []
-        jump = _jump(columns)
+        jump = overnight_jump(columns)
         return {
             # a second bar of the same moment is at fault, not the first: drop keeps the one that came first
             "duplicate": _same_asset() & (pl.col("timestamp") == pl.col("timestamp").shift(1)),
@@ -148,7 +153,7 @@ class Checks:
             "non_positive": pl.any_horizontal(*(price <= 0 for price in prices), negative),
             "broken_bar": pl.any_horizontal(broken) if broken else nothing,
             "stale_run": _equal_before("close") >= self.stale_bars - 1 if "close" in columns else nothing,
-            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance) & _calm_trade(columns),
+            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance) & calm_trade(columns),
             "unit_like": _near(jump, UNIT_RATIOS, self.split_tolerance),
         }
 
@@ -258,7 +263,7 @@ def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:
     return calendar.search_sorted(timestamps).to_numpy().astype(np.int64)
 
 
-def _jump(columns: list[str]) -> pl.Expr:
+def overnight_jump(columns: list[str]) -> pl.Expr:
     """Log ratio to the last close of the open, where there is one: a split shows overnight, a crash takes the day."""
     if "close" not in columns:
         return pl.lit(None, pl.Float64)
@@ -270,7 +275,7 @@ def _near(log_ratio: pl.Expr, ratios: tuple[float, ...], tolerance: float) -> pl
     return pl.any_horizontal((log_ratio.abs() - math.log(ratio)).abs() < tolerance for ratio in ratios)
 
 
-def _calm_trade(columns: list[str]) -> pl.Expr:
+def calm_trade(columns: list[str]) -> pl.Expr:
     """Price x volume is less than four times that of the bar before: a split leaves it, a crash does not."""
     if not {"close", "volume"} <= set(columns):
         return pl.lit(True)

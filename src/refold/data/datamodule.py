@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 import polars as pl
 import torch
 from lightning import LightningDataModule
@@ -107,6 +108,10 @@ class WindowDataModule(LightningDataModule):
     def test_windows(self) -> Windows:
         """The windows that results are reported on."""
         return self._part("test")
+
+    def segments(self, part: Part) -> np.ndarray:
+        """(S, 2) first row and number of rows of each unbroken run of a part, in the series of its windows."""
+        return self._ready().segments[part]
 
     @property
     def gap_bars(self) -> int:

@@ -101,8 +101,9 @@ class WindowLoader:
         if not self.shuffle:
             return np.arange(start, end)
         blocks = range(start // _BLOCK, (end - 1) // _BLOCK + 1)
-        order = np.concatenate([self._block(block) for block in blocks])
-        return order[start - blocks[0] * _BLOCK : end - blocks[0] * _BLOCK]
+        # a slice of each: the usual batch lies in one block, and a copy of all of it would cost as much as the gather
+        pieces = [self._block(block)[max(0, start - block * _BLOCK) : end - block * _BLOCK] for block in blocks]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _block(self, block: int) -> np.ndarray:
         key = (self.seed, self.epoch, block)

@@ -3,30 +3,62 @@
 import logging
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
+from refold.errors import RefoldError
 from refold.report.figures import draw_figures
-from refold.run import write_result
+from refold.run import DETECTOR, write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
-from refold.training.callbacks import Checkpoints, EpochReport
+from refold.scoring.detector import Detector, alarm_rate
+from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport, RunState
 from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
 
+Kind = TypeVar("Kind", bound=L.Callback)
+
 
 def summarise(
-    cfg: DictConfig, run_dir: Path, trainer: L.Trainer, module: AutoencoderModule, data: WindowDataModule
+    cfg: DictConfig,
+    run_dir: Path,
+    trainer: L.Trainer,
+    module: AutoencoderModule,
+    data: WindowDataModule,
+    detector: Detector,
 ) -> dict[str, Any] | None:
-    """Measure best.ckpt on validation and test, running free; measure the baselines; draw; write result.json.
+    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; draw; write
+    result.json.
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
-    checkpoints = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
-    epochs = next(callback for callback in trainer.callbacks if isinstance(callback, EpochReport))
+    state = find_callback(trainer, RunState)
+    try:
+        result = _summarise(cfg, run_dir, trainer, module, data, detector)
+    except BaseException as error:
+        state.end(error)
+        raise
+    state.end(None)
+    return result
+
+
+def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
+    """The trainer's callback of a class."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
+
+
+def _summarise(
+    cfg: DictConfig,
+    run_dir: Path,
+    trainer: L.Trainer,
+    module: AutoencoderModule,
+    data: WindowDataModule,
+    detector: Detector,
+) -> dict[str, Any] | None:
+    checkpoints, epochs = find_callback(trainer, Checkpoints), find_callback(trainer, EpochReport)
     checkpoints.ensure_best(trainer, module, data)
     training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
     where = {"datamodule": data, "ckpt_path": checkpoints.best, "verbose": False, "weights_only": True}
@@ -37,6 +69,7 @@ def summarise(
         "run": cfg.run.id,
         "metrics": metrics,
         "baselines": measure_baselines(module.autoencoder.code_size, cfg.seed, data),
+        "detector": fit_detector(detector, run_dir, data),
         **training,
         "code_size": module.autoencoder.code_size,
         "parameters": sum(weights.numel() for weights in module.parameters()),
@@ -52,6 +85,31 @@ def summarise(
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     write_result(run_dir, result)
     return result
+
+
+def fit_detector(detector: Detector, run_dir: Path, data: WindowDataModule) -> dict[str, Any] | None:
+    """Fit score and threshold to the run's parts and keep them beside the checkpoints.
+
+    Returns: level and alarm rates; the one on test is what a user may expect, and nothing is fitted to it. None if
+    validation does not suffice for the threshold: no reason to lose a trained run.
+    """
+    series = data.train_windows.series
+    try:
+        detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
+    except RefoldError as error:
+        log.warning("the run has no threshold, choose another one when scoring: %s", error)
+        return None
+    AtomicCheckpointIO().save_checkpoint(detector.state_dict(), run_dir / DETECTOR)
+    test = detector.score_series(series, data.segments("test"))
+    flagged = detector.flag(test.score, test.asset)[1]
+    return {
+        "score": type(detector.score_function).__name__,
+        "threshold": type(detector.threshold).__name__,
+        "alignment": detector.alignment,
+        "level": detector.validation["level"],
+        "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
+        "test/alarms_per_asset_year": alarm_rate(flagged, test, series.time_dtype),
+    }
 
 
 def measure_baselines(code_size: int, seed: int, data: WindowDataModule) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from refold.bounds import at_least, checked, more_than
 from refold.errors import Interrupted, RefoldError
 from refold.run import BEST_CHECKPOINT, LAST_CHECKPOINT, begin_writing
+from refold.state import Training
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,35 @@ class StopOnSignal(L.Callback):
     def _restore(self) -> None:
         while self.handlers:
             signal.signal(*self.handlers.popitem())
+
+
+class RunState(L.Callback):
+    """Says in the run directory that the run is being trained, and how it ended; see `refold.state`.
+
+    Args: run_dir: the run directory.
+    """
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self.training: Training | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.training = Training(self.run_dir)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.end(exception)
+
+    def end(self, exception: BaseException | None) -> None:
+        """The run is over: all of it with None, else this far."""
+        if self.training is None:
+            return
+        if exception is None:
+            self.training.end(None)
+        else:
+            stopped = isinstance(exception, (Interrupted, KeyboardInterrupt))
+            first_line = (str(exception).strip().splitlines() or [type(exception).__name__])[0]
+            self.training.end("stopped" if stopped else "failed", first_line)
 
 
 class EpochReport(L.Callback):

@@ -1,0 +1,251 @@
+"""Runs side by side: what differs between them, their metrics, best first, with mean and spread over seeds."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from refold.errors import DataError
+from refold.report.runs import RunRecord, find_runs
+
+COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "val/exposure_gap", "val/r2", "windows_per_s")
+"""Metrics that are shown beside the one that is sorted by, where any run has them; the first ones on a narrow terminal.
+"""
+
+SMALLER_IS_BETTER = ("_mse", "_mae", "_gap", "loss", "parameters")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Finished runs that differ in nothing but the seed, or one run that has not finished."""
+
+    settings: tuple[Any, ...]
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its metrics are final."""
+        return self.runs[0].status == "finished"
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each run that has it."""
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+    def mean(self, metric: str) -> float:
+        """Mean over its runs; NaN if none has the metric."""
+        values = self.values(metric)
+        return mean(values) if values else math.nan
+
+    def spread(self, metric: str) -> float:
+        """Standard deviation over its runs; NaN if there are fewer than two."""
+        values = self.values(metric)
+        return stdev(values) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, the settings that differ between them, and the rows of their table, best first.
+
+    settings: keys of the columns. metrics: names of the columns, the one that is sorted by first. notes: what a reader
+    must know before he trusts a difference.
+    """
+
+    runs: tuple[RunRecord, ...]
+    settings: tuple[str, ...]
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        """What the rows are sorted by."""
+        return self.metrics[0]
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Errors, losses and sizes are better small; scores, shares and speeds are better large."""
+    return metric.endswith(SMALLER_IS_BETTER)
+
+
+def compare(runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
+    """Find what differs between runs, and sort them.
+
+    Args: metric: to sort by; None takes the one that the runs were stopped and chosen by.
+    Raises: DataError: runs were chosen by different metrics and none is named, or a finished run lacks the one named.
+    """
+    metric = metric or _common_monitor(runs)
+    finished = [run for run in runs if run.status == "finished"]
+    lacking = [run for run in finished if metric not in run.metrics]
+    if lacking:
+        common = set.intersection(*(set(run.metrics) for run in finished))
+        have = f"all of them have: {', '.join(sorted(common))}" if common else "they have none in common"
+        raise DataError(f"{metric}: {lacking[0].directory} has no such metric, so runs cannot be sorted by it; {have}")
+    settings = what_differs(runs)
+    there = {name for run in runs for name in run.metrics}
+    shown = [metric, *(name for name in COLUMNS if name != metric and name in there)]
+    return Comparison(tuple(runs), settings, tuple(shown), tuple(_rows(runs, settings, metric)), tuple(_notes(runs)))
+
+
+def _common_monitor(runs: Sequence[RunRecord]) -> str:
+    monitors = sorted({run.monitor for run in runs})
+    if len(monitors) > 1:
+        raise DataError(f"checkpoint.monitor differs between these runs: {', '.join(monitors)}; choose with --metric")
+    return monitors[0]
+
+
+def what_differs(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Keys whose value is not the same in all runs, the seed and its copies left out.
+
+    Chosen options and overrides come first. Another key is named only if they do not decide it: `decoder=repeat,...`
+    changes a dozen keys of its section, and says all of them.
+    """
+    keys = dict.fromkeys(key for run in runs for key in (*run.stated, *run.settings))
+    stated = {key for run in runs for key in run.stated}
+    varying = [key for key in keys if len({_value(run, key) for run in runs}) > 1]
+    varying = [key for key in varying if any(_value(run, key) != run.seed for run in runs)]
+    shown = [key for key in varying if key in stated]
+    for key in varying:
+        if key not in stated and not _decided_by(shown, key, runs):
+            shown.append(key)
+    return tuple(shown)
+
+
+def _decided_by(shown: list[str], key: str, runs: Sequence[RunRecord]) -> bool:
+    """Whether runs that are equal in what is shown are equal in this key, too."""
+    seen: dict[tuple, Any] = {}
+    shown_values = [tuple(_value(run, name) for name in shown) for run in runs]
+    return all(
+        seen.setdefault(at, _value(run, key)) == _value(run, key) for at, run in zip(shown_values, runs, strict=True)
+    )
+
+
+def _value(run: RunRecord, key: str) -> Any:
+    """A setting as something that can be told apart and hashed; a key that a run does not have is an em dash."""
+    value = run.settings.get(key, "—")
+    return str(value) if isinstance(value, list) else value
+
+
+def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str) -> list[Row]:
+    groups: dict[tuple, list[RunRecord]] = {}
+    unfinished = []
+    for run in runs:
+        key = tuple(_value(run, name) for name in settings)
+        if run.status == "finished":
+            groups.setdefault((run.fingerprint, *key), []).append(run)
+        else:
+            unfinished.append(Row(key, (run,)))
+    sign = 1 if smaller_is_better(metric) else -1
+
+    def order(row: Row) -> tuple[bool, float]:
+        value = row.mean(metric)
+        return math.isnan(value), 0.0 if math.isnan(value) else sign * value
+
+    finished = [Row(key[1:], tuple(members)) for key, members in groups.items()]
+    return sorted(finished, key=order) + sorted(unfinished, key=order)
+
+
+def _notes(runs: Sequence[RunRecord]) -> Iterable[str]:
+    finished = [run for run in runs if run.status == "finished"]
+    if len({run.fingerprint for run in finished}) > 1:
+        yield "these runs were measured on different data: their errors cannot be compared as they stand"
+    elif len({tuple(_value(run, key) for key in run.settings if key.startswith(PART_KEYS)) for run in finished}) > 1:
+        yield "these runs were measured on different windows of the data: their errors cannot be compared as they stand"
+    unfinished = len(runs) - len(finished)
+    if unfinished:
+        yield f"{unfinished} of {len(runs)} runs did not finish: their row shows the best value so far"
+
+
+PART_KEYS = ("data.split.", "data.window_size", "data.stride", "data.features", "data.fold", "data.layout")
+"""Settings that decide what an error is measured on."""
+
+
+def table_of(comparison: Comparison, metrics: Sequence[str], title: str | None = None) -> Table:
+    """The table for a terminal: the varying settings, some metrics, the best of each marked with a star."""
+    table = Table(title=title)
+    all_finished = all(row.finished for row in comparison.rows)
+    for name in short_names(comparison.settings):
+        table.add_column(name, overflow="fold")
+    table.add_column("run", overflow="fold")
+    if not all_finished:
+        table.add_column("status", overflow="fold")
+    for name in metrics:
+        table.add_column(_heading(name), justify="right", no_wrap=True)
+    best = {name: _best(comparison.rows, name) for name in metrics}
+    for row in comparison.rows:
+        run = row.runs[0]
+        cells = [_plain(value) for value in row.settings]
+        cells.append(Text(run.id if len(row.runs) == 1 else f"{len(row.runs)} seeds"))
+        if not all_finished:
+            cells.append(Text(": ".join(filter(None, (run.status, run.note)))))
+        cells += [_cell(row, name, best[name]) for name in metrics]
+        table.add_row(*cells, style=None if row.finished else "dim")
+    return table
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key where no other key ends in it, else the whole key."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+
+
+def _heading(metric: str) -> str:
+    return metric.replace("reconstruction_", "").replace("_per_", "/")
+
+
+def _plain(value: Any) -> Text:
+    return Text(f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _best(rows: Sequence[Row], metric: str) -> float:
+    values = [row.mean(metric) for row in rows if row.finished and not math.isnan(row.mean(metric))]
+    if len(set(values)) < 2:
+        return math.nan
+    return min(values) if smaller_is_better(metric) else max(values)
+
+
+def _cell(row: Row, metric: str, best: float) -> Text:
+    value, spread = row.mean(metric), row.spread(metric)
+    if math.isnan(value):
+        return Text("")
+    digits = ",.0f" if abs(value) >= 1000 else ".4f"
+    text = f"{value:{digits}}" + ("" if math.isnan(spread) else f" ± {spread:{digits}}")
+    return Text(f"{text} *", style="bold") if row.finished and value == best else Text(f"{text}  ")
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None, title: str | None = None) -> None:
+    """Print the table, what the star means, and what a reader must know."""
+    console = console or Console(highlight=False)
+    metrics = list(comparison.metrics)
+    width = _width(console, table := table_of(comparison, metrics, title))
+    while console.is_terminal and width > console.width and len(metrics) > 2:
+        metrics.pop()
+        width = _width(console, table := table_of(comparison, metrics, title))
+    if not console.is_terminal:  # nothing is folded or left out of a file
+        console.width = max(console.width, width)
+    console.print(table)
+    spread = ", ± the standard deviation over seeds" if any(len(row.runs) > 1 for row in comparison.rows) else ""
+    direction = "smallest" if smaller_is_better(comparison.metric) else "largest"
+    console.print(f"{direction} {comparison.metric} first; * is the best of its column{spread}")
+    for note in comparison.notes:
+        console.print(f"note: {note}")
+    if comparison.rows and comparison.rows[0].finished:
+        sign = 1 if smaller_is_better(comparison.metric) else -1
+        best = min(comparison.rows[0].runs, key=lambda run: sign * run.metrics[comparison.metric])
+        console.print(Text(f"best run: {best.directory}"))
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns of text that a table takes when nothing in it is folded."""
+    return Measurement.get(console, console.options.update(width=10_000), table).maximum
+
+
+def print_sweep(directory: Path, console: Console | None = None) -> None:
+    """What a sweep ends with: the table of its jobs. Args: directory: of the sweep, or any that holds runs."""
+    print_comparison(compare(find_runs([directory])), console, title=f"{directory.name}: what differed, best first")

@@ -1,0 +1,189 @@
+"""What differs between runs, their order, the spread over seeds, and what stands for a run that did not finish."""
+
+import io
+import math
+from statistics import stdev
+
+import pytest
+from rich.console import Console
+from runs_on_disk import measured, settings_of, write_run
+
+from refold.errors import DataError
+from refold.report.compare import compare, print_comparison, print_sweep, short_names, what_differs
+from refold.report.runs import find_runs, read_metrics
+from refold.state import STATE, Training
+
+
+def printed(comparison, **settings) -> str:
+    console = Console(file=io.StringIO(), highlight=False, **settings)
+    print_comparison(comparison, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two decoders at two seeds each, and one run with a lower learning rate."""
+    folder = tmp_path / "outputs/sweep_a"
+    values = {("repeat", 0): 0.4, ("repeat", 1): 0.6, ("autoregressive", 0): 0.3, ("autoregressive", 1): 0.32}
+    for number, ((decoder, seed), value) in enumerate(values.items()):
+        cfg = settings_of(f"decoder={decoder}", f"seed={seed}")
+        write_run(
+            folder / f"{number}_{decoder}-s{seed}", cfg, metrics=measured(value), group="sweep_a", curve=[1, value]
+        )
+    cfg = settings_of("optimizer.lr=1e-4", "seed=0")
+    write_run(folder / "10_slow-s0", cfg, metrics=measured(0.9), group="sweep_a", curve=[1, 0.9])
+    return folder
+
+
+def test_only_what_varies_is_a_column_and_what_a_choice_decides_is_not(sweep):
+    runs = find_runs([sweep])
+    assert len({run.settings["decoder._target_"] for run in runs}) == 2  # decided by the choice of the decoder
+    assert len({run.settings["data.seed"] for run in runs}) == 2  # a copy of the seed
+    assert what_differs(runs) == ("decoder", "optimizer.lr")
+
+
+def test_what_nobody_stated_and_no_choice_decides_is_a_column(tmp_path):
+    for number, size in enumerate([16, 32]):
+        cfg = settings_of()
+        cfg["encoder"]["hidden_size"] = size  # as after a change of the defaults
+        write_run(tmp_path / f"{number}_x", cfg, metrics=measured(0.1 * size))
+    assert what_differs(find_runs([tmp_path])) == ("encoder.hidden_size",)
+
+
+def test_rows_are_sorted_with_mean_and_spread_over_seeds(sweep):
+    rows = compare(find_runs([sweep])).rows
+    assert [row.settings[0] for row in rows] == ["autoregressive", "repeat", "autoregressive"]
+    assert rows[1].mean("val/reconstruction_mse") == pytest.approx(0.5)
+    assert rows[1].spread("val/reconstruction_mse") == pytest.approx(stdev([0.4, 0.6]))
+    assert math.isnan(rows[2].spread("val/reconstruction_mse"))
+    largest_first = compare(find_runs([sweep]), "test/r2").rows
+    assert [row.mean("test/r2") for row in largest_first] == sorted((1 - v for v in (0.31, 0.5, 0.9)), reverse=True)
+
+
+def test_the_table_marks_the_best_and_names_its_run(sweep):
+    text = printed(compare(find_runs([sweep])))
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    assert "0.3100 ± 0.0141 *" in lines[0]
+    assert [line.count(" *") for line in lines] == [3, 0, 0]  # speeds are equal: none is best
+    assert "0.9000 " in lines[2]
+    assert "10_slow" not in lines[2]
+    assert "slow-s0" in lines[2]
+    assert "2 seeds" in lines[0]
+    assert f"best run: {sweep / '2_autoregressive-s0'}" in text.replace("\n", "")
+    narrow = printed(compare(find_runs([sweep])), force_terminal=True, width=70)
+    assert "windows/s" not in narrow
+    assert "val/mse" in narrow
+
+
+def test_jobs_are_read_in_the_order_of_their_numbers_and_links_are_not_followed(sweep):
+    (sweep.parent / "latest").symlink_to(sweep / "0_repeat-s0")
+    names = [run.directory.name for run in find_runs([sweep.parent, sweep / "0_repeat-s0"])]
+    assert names == ["0_repeat-s0", "1_repeat-s1", "2_autoregressive-s0", "3_autoregressive-s1", "10_slow-s0"]
+
+
+def test_a_group_is_found_by_its_name(sweep, monkeypatch):
+    write_run(sweep.parent / "2026_alone", settings_of(), metrics=measured(0.2))
+    monkeypatch.chdir(sweep.parents[1])
+    assert len(find_runs(["group=sweep_a"])) == 5
+    assert len(find_runs(["outputs"])) == 6
+    with pytest.raises(DataError, match="group=sweep_b: no run below outputs is of that sweep"):
+        find_runs(["group=sweep_b"])
+
+
+def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
+    write_run(tmp_path / "0_done", settings_of("seed=0"), metrics=measured(0.5), curve=[0.5])
+    begun = {}
+    for number, name in enumerate(["running", "failed", "stopped", "cut"], start=1):
+        directory = write_run(
+            tmp_path / f"{number}_{name}", settings_of(f"seed={number}"), metrics=None, curve=[0.4, 0.2]
+        )
+        begun[name] = Training(directory)
+    write_run(tmp_path / "5_waiting", settings_of("seed=5"), metrics=None)
+    begun["failed"].end("failed", "optimizer.lr is too high")
+    begun["stopped"].end("stopped", "SIGTERM: stopped after optimizer step 19")
+    begun["cut"]._close()  # as the system does for a process that is killed
+    runs = find_runs([tmp_path])
+    assert [run.status for run in runs] == ["finished", "running", "failed", "stopped", "cut", "not started"]
+    comparison = compare(runs)
+    assert comparison.rows[0].finished  # although others have reached a lower value so far
+    assert len(comparison.rows[0].runs) == 1
+    text = printed(comparison)
+    for shown in (
+        "running: epoch 2 of 60",
+        "failed: optimizer.lr is too high",
+        "stopped: SIGTERM",
+        "cut: epoch 2 of 60",
+    ):
+        assert shown in text
+    assert "5 of 6 runs did not finish" in text
+    begun["running"].end(None)
+
+
+def test_a_resumed_run_is_running_again(tmp_path):
+    directory = write_run(tmp_path / "0_a", settings_of(), metrics=None)
+    Training(directory).end("stopped", "SIGINT")
+    again = Training(directory)
+    assert find_runs([directory])[0].status == "running"
+    Training(directory).end("failed", "a second process of the same run")
+    assert (directory / STATE).read_text() == "{}\n"
+    again.end(None)
+
+
+def test_different_data_is_said(tmp_path):
+    write_run(tmp_path / "0_a", settings_of(), metrics=measured(0.5))
+    write_run(tmp_path / "1_b", settings_of(), metrics=measured(0.4), fingerprint="beef")
+    comparison = compare(find_runs([tmp_path]))
+    assert len(comparison.rows) == 2  # no mean over different data
+    assert "measured on different data" in printed(comparison)
+    write_run(tmp_path / "c/2_c", settings_of("data.window_size=16"), metrics=measured(0.4))
+    assert "different windows" in printed(compare(find_runs([tmp_path / "0_a", tmp_path / "c"])))
+
+
+def test_what_cannot_be_compared_is_refused_in_one_message(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(
+        DataError, match=r"empty is not a run and holds none: there is no resolved\.yaml in it or below"
+    ):
+        find_runs([empty])
+    with pytest.raises(DataError, match="there is no directory nowhere"):
+        find_runs(["nowhere"])
+    directory = write_run(tmp_path / "0_a", settings_of(), metrics=measured(0.5))
+    other = write_run(tmp_path / "1_b", settings_of(), metrics={"val/reconstruction_mse": 1.0, "test/vus_pr": 0.5})
+    with pytest.raises(DataError, match=r"test/r2: .*1_b has no such metric.*all of them have: val/reconstruction_mse"):
+        compare(find_runs([tmp_path]), "test/r2")
+    cfg = settings_of("checkpoint.monitor=val/reconstruction_mae")
+    write_run(tmp_path / "2_c", cfg, metrics={"val/reconstruction_mae": 1.0})
+    with pytest.raises(DataError, match=r"checkpoint\.monitor differs between these runs: .*choose with --metric"):
+        compare(find_runs([tmp_path]))
+    (directory / "result.json").write_text('{"metrics": ')
+    with pytest.raises(DataError, match=r"0_a/result\.json is broken: .*leave .*0_a out, or run it again"):
+        find_runs([directory])
+    (directory / "result.json").write_text("{}")
+    with pytest.raises(DataError, match="broken: it has no 'metrics'"):
+        find_runs([directory])
+    (other / "resolved.yaml").write_text("a: [")
+    with pytest.raises(DataError, match=r"1_b/resolved\.yaml cannot be read"):
+        find_runs([other])
+    (other / "resolved.yaml").write_text("a: 1")
+    with pytest.raises(DataError, match="is not the configuration of a run"):
+        find_runs([other])
+
+
+def test_a_row_that_is_being_written_does_no_harm(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,a\n0,1,2.5\n0,2,x\n0,")
+    assert read_metrics(tmp_path / "metrics.csv")["a"] == [(1, 2.5)]
+    assert read_metrics(tmp_path / "none.csv") == {}
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert short_names(["decoder", "encoder.hidden_size", "decoder.hidden_size", "optimizer.lr"]) == [
+        "decoder", "encoder.hidden_size", "decoder.hidden_size", "lr",
+    ]  # fmt: skip
+
+
+def test_a_sweep_ends_with_its_table(sweep, capsys):
+    print_sweep(sweep)
+    shown = capsys.readouterr().out
+    assert "sweep_a: what differed, best first" in shown
+    assert shown.count("2 seeds") == 2
