@@ -43,7 +43,7 @@ TOLERANCE = 1e-4
 code or score c in units of 1 + |c|. Sums of float32 in another order differ by some 1e-6, a wrong graph by far more."""
 
 
-# ---- LSTMs that keep their shape when they are traced -----------------------------------------------------------------
+# ---- LSTMs that keep their shape when they are traced ----------------------------------------------------------------
 
 
 @torch.library.custom_op("refold::lstm", mutates_args=())
@@ -63,7 +63,7 @@ def _lstm(
 
 
 @_lstm.register_fake
-def _(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):  # noqa: ANN001, ANN202
+def _(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
     width = hx[0].shape[2] * (2 if bidirectional else 1)
     hidden = input.new_empty(input.shape[0], input.shape[1], width)
     return hidden, torch.empty_like(hx[0]), torch.empty_like(hx[1])
@@ -95,7 +95,9 @@ class _Folded(nn.Module):
         super().__init__()
         self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
         self.lstm = _LSTM(decoder.lstm)
-        self.lstm.weights = nn.ParameterList(part.detach() for part in fold(weights_of(decoder.lstm, decoder.projection)))
+        self.lstm.weights = nn.ParameterList(
+            part.detach() for part in fold(weights_of(decoder.lstm, decoder.projection))
+        )
         self.projection = decoder.projection
         self.start_token = nn.Parameter(decoder.start_token.detach().clone())
 
@@ -116,7 +118,9 @@ class _Stepped(nn.Module):
     def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
         super().__init__()
         self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
-        self.layers = nn.ModuleList(nn.ParameterList(part.detach() for part in layer) for layer in decoder.lstm.all_weights)
+        self.layers = nn.ModuleList(
+            nn.ParameterList(part.detach() for part in layer) for layer in decoder.lstm.all_weights
+        )
         self.projection = decoder.projection
         self.start_token = nn.Parameter(decoder.start_token.detach().clone())
 
@@ -156,7 +160,7 @@ def portable(autoencoder: Autoencoder) -> Autoencoder:
     return clone
 
 
-# ---- scores of windows alone ------------------------------------------------------------------------------------------
+# ---- scores of windows alone -----------------------------------------------------------------------------------------
 
 
 def log_survival(z: Tensor) -> Tensor:
@@ -185,10 +189,11 @@ class _Scored(nn.Module):
     def __init__(self, score: Score) -> None:
         super().__init__()
         if score.before or score.after:
+            after = f" and the {score.after} after it" if score.after else ""
             raise ConfigError(
-                f"score is {type(score).__name__}: it compares a bar with the {score.before} before it"
-                f"{f' and the {score.after} after it' if score.after else ''}, which a window alone does not hold. Export "
-                "a run with another one, such as score=gauss_s, or score with scripts/score.py"
+                f"score is {type(score).__name__}: it compares a bar with the {score.before} before it{after}, which a "
+                "window alone does not hold. Export a run with another one, such as score=gauss_s, or score with "
+                "scripts/score.py"
             )
         self.score = score
         if isinstance(score, Mahalanobis):
@@ -215,7 +220,7 @@ class _Scored(nn.Module):
         return score.contributions(values.flatten(0, -2), None).view_as(values)
 
 
-# ---- the graph --------------------------------------------------------------------------------------------------------
+# ---- the graph -------------------------------------------------------------------------------------------------------
 
 
 class Portable(nn.Module):
@@ -235,6 +240,7 @@ class Portable(nn.Module):
         self.relative = relative_columns(run)
         self.width = len(run.detector.features)  # columns of one asset
         self.panel = run.detector.recipe.layout == "panel"
+        self.requires_grad_(False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scaled = (features.double() - self.mean) / self.std
@@ -281,7 +287,7 @@ def reference(run: Run, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return run.scaler.inverse_transform(made), code, (scores if panel else scores.squeeze(2)).to(features.dtype)
 
 
-# ---- the files --------------------------------------------------------------------------------------------------------
+# ---- the files -------------------------------------------------------------------------------------------------------
 
 
 def trace(run: Run) -> ExportedProgram:
@@ -296,8 +302,12 @@ def trace(run: Run) -> ExportedProgram:
         except RefoldError:
             raise
         except Exception as error:  # a part of one's own that torch.export cannot follow; it fails in many ways
-            parts = ", ".join(type(part).__name__ for part in (*run.autoencoder.children(), run.detector.score_function))
-            raise ConfigError(f"torch.export cannot follow one of {parts}: {str(error).strip().splitlines()[0]}") from error
+            parts = ", ".join(
+                type(part).__name__ for part in (*run.autoencoder.children(), run.detector.score_function)
+            )
+            raise ConfigError(
+                f"torch.export cannot follow one of {parts}: {str(error).strip().splitlines()[0]}"
+            ) from error
 
 
 def _fixed_window(run: Run) -> bool:
@@ -318,7 +328,7 @@ def write(run: Run, path: Path, format: str) -> float:
             difference = largest_difference(run, load(partial))
         if not difference <= TOLERANCE:
             raise RefoldError(
-                f"the {format} file differs from PyTorch by {difference:.1e}; it may by {TOLERANCE:g}, so it is not kept"
+                f"the {format} file differs from PyTorch by {difference:.1e}; it may by {TOLERANCE:g}; it is not kept"
             )
         os.replace(partial, path)
     finally:
