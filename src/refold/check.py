@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.bounds import complaint, within
+from refold.cluster import find_world
 from refold.config import (
     build_bridge,
     build_data,
@@ -42,7 +43,7 @@ GIVEN_AT_BUILD = {
 
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
 SECTIONS += ("score", "threshold", "alignment")
-SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run")
+SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
@@ -65,6 +66,8 @@ def check(cfg: DictConfig) -> list[str]:
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
         mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
         mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
+        for name in ("skip_finished", "stop_on_failure"):
+            mistakes += _value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
         if "alignment" in plain:
             mistakes += _alignment_mistakes(plain["alignment"])
         for section, node in plain.items():
@@ -142,8 +145,11 @@ def locate(dotted: str, path: str) -> Callable:
     module_name, _, name = str(dotted).rpartition(".")
     try:
         module = import_module(module_name)
-    except (ImportError, ValueError):
-        raise ConfigError(f"{path} is {dotted}; there is no module {module_name!r}") from None
+    except (ImportError, ValueError) as error:
+        inside = isinstance(error, ImportError) and getattr(error, "name", None) not in (module_name, None)
+        inside = inside and not module_name.startswith(f"{error.name}.")  # what is missing is not a part of the name
+        reason = f"it cannot be imported: {error}" if inside else f"there is no module {module_name!r}"
+        raise ConfigError(f"{path} is {dotted}; {reason}") from None
     if not callable(getattr(module, name, None)):
         names = {key for key in vars(module) if not key.startswith("_")}
         raise ConfigError(f"{path} is {dotted}; {module_name} has no {name!r}{nearest(name, names)}")
@@ -228,7 +234,7 @@ def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
     if trainer["max_epochs"] == trainer["max_steps"] == -1:
         yield "trainer.max_epochs and trainer.max_steps are both -1; one of them must be a limit"
     try:
-        plan(trainer, find_machine())
+        plan(trainer, find_machine(), find_world())
     except RefoldError as error:
         yield str(error)
 

@@ -2,6 +2,7 @@
 file that knows Hydra; torch and lightning are imported inside the functions: completion and `--help` do without them.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -12,8 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from refold.cluster import find_environment
 from refold.errors import ConfigError, RefoldError
-from refold.run import BEST_CHECKPOINT, DETECTOR, METRICS, RESOLVED, read_settings
+from refold.run import (
+    BEST_CHECKPOINT,
+    DETECTOR,
+    LAST_CHECKPOINT,
+    METRICS,
+    PREVIOUS_CHECKPOINT,
+    RESOLVED,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     import lightning as L
@@ -26,7 +36,9 @@ if TYPE_CHECKING:
     from refold.training.module import AutoencoderModule
     from refold.training.teacher_forcing import TeacherForcing
 
-OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(2), use_cache=True, replace=True)
+log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(3), use_cache=True, replace=True)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -59,12 +71,17 @@ def build_data(cfg: DictConfig) -> "WindowDataModule":
 
 def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
     """Encoder, bridge and decoder with fresh weights from torch's global generator. Args: num_features: F."""
-    from refold.models import Autoencoder
+    from refold.models import Autoencoder, LinearPath
 
     bridge = build_bridge(cfg)
     encoder = _instantiate(cfg, "encoder", input_size=num_features)
     sizes = {"output_size": num_features, "conditioning_size": bridge.conditioning_size}
-    return Autoencoder(encoder, bridge, _instantiate(cfg, "decoder", **sizes))
+    decoder = _instantiate(cfg, "decoder", **sizes)
+    linear = None
+    if bridge.with_linear_path:
+        window_size = cfg.data.window_size
+        linear = LinearPath(window_size=window_size, num_features=num_features, code_size=bridge.code_size)
+    return Autoencoder(encoder, bridge, decoder, linear)
 
 
 def build_bridge(cfg: DictConfig) -> Any:
@@ -134,6 +151,21 @@ def build_module(cfg: DictConfig, num_features: int) -> "AutoencoderModule":
     )
 
 
+def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> None:
+    """Before a fresh training: the linear path, if there is one, becomes PCA of the training windows.
+
+    Of all linear maps these are the best under the loss: a loss that weighs whole windows weighs them here too. Every
+    process computes the same from the same windows; none draws a random number of the training for it.
+    """
+    from refold.scoring.baselines import PCA
+
+    autoencoder = module.autoencoder
+    if autoencoder.linear is not None:
+        pca = PCA(autoencoder.code_size, module.seed)
+        pca.fit(data.train_windows, getattr(module.loss, "window_weights", None))
+        autoencoder.start_from_components(pca.mean, pca.components, pca.spread(data.train_windows))
+
+
 def build_logger(cfg: DictConfig, run_dir: Path) -> Any:
     """The logger beside metrics.csv, or None. Its page shows the resolved configuration, choices and overrides."""
     settings = without_passwords(to_plain(cfg))
@@ -160,7 +192,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
         "trainer",
         logger=[MetricsFile(run_dir / METRICS), *([logger] if logger else [])],
         callbacks=build_callbacks(cfg, run_dir),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), find_environment()],
         default_root_dir=run_dir,
         enable_progress_bar=sys.stdout.isatty(),
     )
@@ -170,13 +202,12 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     """Checkpoints first: those after it may rely on what it has written."""
     from lightning.pytorch.callbacks import RichProgressBar
 
-    from refold.training.callbacks import EpochReport, RunState, StopOnSignal
+    from refold.training.callbacks import EpochReport, StopOnSignal
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     terminal = sys.stdout.isatty()
     bar = [RichProgressBar()] if terminal else []
     return [
-        RunState(run_dir),
         EpochReport(beside_bar=terminal),
         *bar,
         *_instantiate(cfg, "early_stopping"),
@@ -208,6 +239,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{path} cannot be read as a checkpoint: {reason[0]}") from None
+
+
+def usable_checkpoint(path: Path) -> Path:
+    """The checkpoint to go on with: this one, or the one before it where `last.ckpt` is broken.
+
+    Raises: ConfigError: neither can be read.
+    """
+    try:
+        read_checkpoint(path)
+    except ConfigError as error:
+        before = path.parents[1] / PREVIOUS_CHECKPOINT
+        if path != path.parents[1] / LAST_CHECKPOINT or not before.exists():
+            raise
+        read_checkpoint(before)
+        log.warning("%s; going on from the one before it, %s", error, before.name)
+        return before
+    return path
 
 
 def load_run(path: str | os.PathLike) -> Run:

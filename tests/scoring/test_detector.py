@@ -36,7 +36,12 @@ def small_autoencoder(F: int = 2) -> Autoencoder:
     torch.manual_seed(0)
     sizes = {"hidden_size": 6, "num_layers": 1, "dropout": 0.0}
     bridge = LatentBridge(
-        latent_dim=3, encoder_num_layers=1, encoder_state_size=6, decoder_num_layers=1, decoder_hidden_size=6
+        latent_dim=3,
+        linear_path="none",
+        encoder_num_layers=1,
+        encoder_state_size=6,
+        decoder_num_layers=1,
+        decoder_hidden_size=6,
     )
     decoder = AutoregressiveDecoder(output_size=F, conditioning_size=3, reverse=True, start_token="zeros", **sizes)
     return Autoencoder(LSTMEncoder(input_size=F, bidirectional=False, **sizes), bridge, decoder)

@@ -33,6 +33,8 @@ Policy = Literal["error", "warn", "mask", "drop"]
 SPLIT_RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0)
 # price in cents, pence or thousands instead of units
 UNIT_RATIOS = (100.0, 1000.0)
+# log ratio to the last close from which on an asset counts among those that moved: a quarter of the smallest split
+_MOVE = 0.1
 
 
 class Check(NamedTuple):
@@ -107,11 +109,11 @@ class Checks:
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
 
-    def run(self, bars: pl.DataFrame, timestamps: pl.Series | None = None) -> Checked:
+    def run(self, bars: pl.DataFrame, market: pl.DataFrame | None = None) -> Checked:
         """Check, then apply the policies.
 
-        Args: bars: canonical; other columns travel along. timestamps: those that the calendar is made of; None: the
-            bars' own.
+        Args: bars: canonical; other columns travel along. market: `survey` of the whole table, where the bars are a
+            piece of it; None: of the bars.
         Raises: DataError: a check whose policy is error found something.
         """
         findings: list[pl.DataFrame] = []
@@ -119,24 +121,20 @@ class Checks:
             bars, {"missing_timestamp": pl.any_horizontal(pl.col("timestamp", "asset").is_null())}, findings
         )
         bars = bars.with_columns(pl.col("asset").cast(pl.Enum(bars["asset"].unique().sort())))
-        bars = self._apply(
-            bars, {"out_of_order": _same_asset() & (pl.col("timestamp") < pl.col("timestamp").shift(1))}, findings
-        )
-        keys = bars.select("asset", "timestamp")
-        if not keys.equals(keys.sort("asset", "timestamp")):
-            bars = bars.sort("asset", "timestamp", maintain_order=True)
+        earlier = pl.col("timestamp").shift(1).over("asset")  # of its own rows: assets may take turns in the table
+        bars = self._apply(bars, {"out_of_order": pl.col("timestamp") < earlier}, findings)
+        bars = _in_order(bars)
+        market = survey(bars) if market is None else market
         exchange = None if self.calendar in (None, "union") else self.calendar
-        calendar, open_days = moments(bars["timestamp"] if timestamps is None else timestamps, exchange)
-        bars = self._apply(bars, self._faults(bars.columns) | {"off_session": not_session(open_days)}, findings)
-        if bars.height < 2:
-            raise DataError(f"the data has {bars.height} usable row; a window needs data.window_size bars of one asset")
+        calendar, open_days = moments(market["timestamp"], exchange)
+        bars = self._apply(bars, self._faults(bars.columns, market) | {"off_session": not_session(open_days)}, findings)
         moment = _positions(calendar, bars["timestamp"])
-        if self.calendar is not None:
+        if self.calendar is not None and bars.height:
             bars, moment = self._gaps(bars, moment, calendar, findings)
         return Checked(bars, calendar, moment, _table(findings))
 
-    def _faults(self, columns: list[str]) -> dict[str, pl.Expr]:
-        """Check -> whether a bar of a sorted table is at fault."""
+    def _faults(self, columns: list[str], market: pl.DataFrame) -> dict[str, pl.Expr]:
+        """Check -> whether a bar of a sorted table is at fault. Args: market: see `survey`."""
         values = [pl.col(name) for name in OHLCV if name in columns]
         prices = [pl.col(name) for name in PRICES if name in columns]
         nothing = pl.lit(False)
@@ -153,7 +151,9 @@ class Checks:
             "non_positive": pl.any_horizontal(*(price <= 0 for price in prices), negative),
             "broken_bar": pl.any_horizontal(broken) if broken else nothing,
             "stale_run": _equal_before("close") >= self.stale_bars - 1 if "close" in columns else nothing,
-            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance) & calm_trade(columns),
+            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance)
+            & calm_trade(columns)
+            & _quiet_peers(jump, market),
             "unit_like": _near(jump, UNIT_RATIOS, self.split_tolerance),
         }
 
@@ -237,6 +237,20 @@ class Checks:
         return _table(findings)
 
 
+def survey(bars: pl.DataFrame) -> pl.DataFrame:
+    """What the market did at each moment: timestamp, assets (with a bar), up and down (assets that jumped by 10 %).
+
+    Of pieces of a table with whole assets in each, the surveys add up. Args: bars: canonical.
+    """
+    bars = _in_order(bars.filter(pl.all_horizontal(pl.col("timestamp", "asset").is_not_null())))
+    jumps = bars.select("timestamp", overnight_jump(bars.columns).alias("jump"))
+    moved = {"up": pl.col("jump") >= _MOVE, "down": pl.col("jump") <= -_MOVE}
+    counts = jumps.group_by("timestamp").agg(
+        pl.len().cast(pl.Int64).alias("assets"), *(flag.sum().cast(pl.Int64).alias(way) for way, flag in moved.items())
+    )
+    return counts.sort("timestamp")
+
+
 def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.ndarray:
     """(N,) number of the unbroken run that each bar is in, rising.
 
@@ -257,6 +271,14 @@ def _short(value: float | None) -> str:
 
 def _same_asset() -> pl.Expr:
     return pl.col("asset") == pl.col("asset").shift(1)
+
+
+def _in_order(bars: pl.DataFrame) -> pl.DataFrame:
+    """Sorted by asset, then time, unless they are: looking is several times cheaper than sorting."""
+    keys = bars.select("asset", "timestamp")
+    return (
+        bars if keys.equals(keys.sort("asset", "timestamp")) else bars.sort("asset", "timestamp", maintain_order=True)
+    )
 
 
 def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:
@@ -281,6 +303,14 @@ def calm_trade(columns: list[str]) -> pl.Expr:
         return pl.lit(True)
     traded = pl.col("close") * pl.col("volume")
     return traded < 4 * traded.shift(1)
+
+
+def _quiet_peers(jump: pl.Expr, market: pl.DataFrame) -> pl.Expr:
+    """Not more than half of the other assets with a bar at that moment jump the same way: a split moves one asset."""
+    others = pl.col("assets") - 1  # a bar that jumps like a split is itself among those that moved
+    loud = {way: market.filter(2 * (pl.col(way) - 1) > others)["timestamp"].implode() for way in ("up", "down")}
+    moment = pl.col("timestamp")
+    return ~pl.when(jump > 0).then(moment.is_in(loud["up"])).otherwise(moment.is_in(loud["down"]))
 
 
 def _equal_before(column: str) -> pl.Expr:

@@ -105,13 +105,14 @@ class Whole:
     findings: pl.DataFrame
 
 
-def whole(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, timestamps: pl.Series | None = None) -> Whole:
+def whole(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, market: pl.DataFrame | None = None) -> Whole:
     """All bars of a table as windows are cut from them, on a given scale: nothing is split, nothing is fitted.
 
-    Args: bars: canonical. timestamps: those that the calendar is made of, where `bars` are a piece of a longer table.
+    Args: bars: canonical. market: `checks.survey` of the whole table, where bars are a piece of it; None: of the bars.
     Raises: DataError: a check refuses the bars, or they lack a column that the features or the scale ask for.
     """
-    table = _read(bars.with_row_index(ROW), recipe, timestamps)
+    table = _read(bars.with_row_index(ROW), recipe, market)
+    _refuse_few(table.checked.bars.height)
     rows, columns = table.rows, table.columns
     if len(columns) != len(scaler.mean):
         raise DataError(f"the data has {len(columns)} columns of features; the scale was fitted to {len(scaler.mean)}")
@@ -132,9 +133,9 @@ def whole(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, timestamps: pl.Ser
     )
 
 
-def _read(bars: pl.DataFrame, recipe: Recipe, timestamps: pl.Series | None) -> _Table:
+def _read(bars: pl.DataFrame, recipe: Recipe, market: pl.DataFrame | None) -> _Table:
     """Checks, features, layout. Raises: DataError."""
-    checked = recipe.checks.run(bars, timestamps)
+    checked = recipe.checks.run(bars, market)
     available = [name for name in checked.bars.columns if name not in ("timestamp", "asset", ROW)]
     features = find_all(recipe.features, available)
     rows, findings = _feature_rows(checked, features, recipe)
@@ -172,6 +173,7 @@ def _series(table: _Table, scaler: Scaler, segments: dict[Part, np.ndarray]) -> 
 def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) -> Prepared:
     """Do it all. Args: bars: canonical. scaler: to scale by; None fits one to the training rows. Raises: DataError."""
     table = _read(bars, recipe, None)
+    _refuse_few(table.checked.bars.height)
     checked, rows, columns, relative = table.checked, table.rows, table.columns, table.relative
     gap = (recipe.window_size - 1) + (table.lookback - 1) + recipe.split.embargo
     intervals = recipe.split.intervals(checked.calendar, recipe.fold)
@@ -284,6 +286,11 @@ def _scaled(rows: _Rows, scaler: Scaler) -> torch.Tensor:
         there = rows.present & np.isfinite(values)
         scaled[there, column] = values[there]
     return torch.from_numpy(scaled)
+
+
+def _refuse_few(bars: int) -> None:
+    if bars < 2:
+        raise DataError(f"the data has {bars} usable row{'s' * (bars != 1)}; a window needs data.window_size bars")
 
 
 def _refuse_empty(segments: dict[Part, np.ndarray], rows: _Rows, usable: np.ndarray, gap: int, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 Letters: N bars of all assets one after another, B windows in a batch, T bars in a window, F features, S segments.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ from torch import Tensor
 class Batch(NamedTuple):
     """What the loader yields.
 
-    windows: (B, T, F) float32, scaled. mask: (B, T) bool, True where a bar is present; None if all are.
+    windows: (B, T, F) float32, scaled; T may differ between training batches. mask: (B, T) bool, True where a bar is
+    present; None if all are.
     index: (B,) int64 window numbers. weight: this process's share of the batch, local_count * processes / global_count
     of present bars, so that the mean over processes of weight * local mean is the mean over the global batch.
     """
@@ -86,6 +88,20 @@ class Windows:
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
+    def shortened(self, first: int, bars: int) -> "Windows":
+        """The same windows, each cut down to some of its bars. Args: first: of them, from 0. bars: how many."""
+        shorter = copy(self)
+        shorter.window_size = bars
+        shorter.first_rows = self.first_rows + first
+        return shorter
+
+    @property
+    def per_asset(self) -> np.ndarray:
+        """(A,) windows of each asset of the series; they stand asset after asset."""
+        asset = np.searchsorted(self.series.asset_starts, self.first_rows, side="right") - 1
+        counts = np.bincount(asset, weights=np.diff(self.offsets), minlength=len(self.series.asset_starts))
+        return counts.astype(np.int64)
+
     def starts(self, index: Tensor | np.ndarray) -> np.ndarray:
         """First row of each window. Args: index: (B,) int64 in [0, len). Raises: IndexError."""
         numbers = np.asarray(index)
@@ -135,6 +151,14 @@ class Windows:
         inside = starts > self.series.asset_starts[np.searchsorted(self.series.asset_starts, starts, side="right") - 1]
         closes = self.series.close[torch.from_numpy(np.maximum(starts - 1, 0))]
         return torch.where(torch.from_numpy(inside), closes, torch.nan)
+
+    def first_close(self, index: Tensor | np.ndarray) -> Tensor | None:
+        """(B,) the close of each window's first present bar, NaN if it has none; None without closes."""
+        if self.series.close is None:
+            return None
+        starts, mask = self.starts(index), self.mask(index)
+        first = 0 if mask is None else mask.cpu().int().argmax(dim=1).numpy()
+        return self.series.close[torch.from_numpy(starts + first)]
 
 
 def _take(values: Tensor, starts: np.ndarray, bars: int) -> Tensor:

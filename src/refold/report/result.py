@@ -1,11 +1,13 @@
 """The end of a run: the best weights measured beside the baselines, and everything written to result.json."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import lightning as L
+import torch
 from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
@@ -14,10 +16,17 @@ from refold.report.figures import draw_figures
 from refold.run import DETECTOR, write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
-from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport, RunState
+from refold.scoring.neighbours import neighbour_preservation
+from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
 from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
+
+NEIGHBOURS = "test/neighbours"
+"""Share of the nearest neighbours of test windows that their codes keep; see `refold.scoring.neighbours`."""
+
+LARGEST_SAMPLE = 2000
+"""Test windows, spread evenly, among which neighbours are looked for."""
 
 Kind = TypeVar("Kind", bound=L.Callback)
 
@@ -35,29 +44,6 @@ def summarise(
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
-    state = find_callback(trainer, RunState)
-    try:
-        result = _summarise(cfg, run_dir, trainer, module, data, detector)
-    except BaseException as error:
-        state.end(error)
-        raise
-    state.end(None)
-    return result
-
-
-def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
-    """The trainer's callback of a class."""
-    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
-
-
-def _summarise(
-    cfg: DictConfig,
-    run_dir: Path,
-    trainer: L.Trainer,
-    module: AutoencoderModule,
-    data: WindowDataModule,
-    detector: Detector,
-) -> dict[str, Any] | None:
     checkpoints, epochs = find_callback(trainer, Checkpoints), find_callback(trainer, EpochReport)
     checkpoints.ensure_best(trainer, module, data)
     training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
@@ -65,6 +51,7 @@ def _summarise(
     metrics = {**trainer.validate(module, **where)[0], **trainer.test(module, **where)[0]}
     if not trainer.is_global_zero:
         return None
+    metrics[NEIGHBOURS] = neighbours_kept(module.eval().autoencoder.encode, data, module.device)
     result = {
         "run": cfg.run.id,
         "metrics": metrics,
@@ -76,6 +63,8 @@ def _summarise(
         "windows_per_s": median(epochs.rates) if epochs.rates else None,
         "processes": trainer.world_size,
         "accelerator": cfg.trainer.accelerator,
+        "devices": cfg.trainer.devices,
+        "num_nodes": cfg.trainer.num_nodes,
         "strategy": cfg.trainer.strategy,
         "precision": str(trainer.precision),
         "global_batch_size": data.batch_size * cfg.trainer.accumulate_grad_batches,
@@ -85,6 +74,11 @@ def _summarise(
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     write_result(run_dir, result)
     return result
+
+
+def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
+    """The trainer's callback of a class."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
 def fit_detector(detector: Detector, run_dir: Path, data: WindowDataModule) -> dict[str, Any] | None:
@@ -114,12 +108,22 @@ def fit_detector(detector: Detector, run_dir: Path, data: WindowDataModule) -> d
 
 def measure_baselines(code_size: int, seed: int, data: WindowDataModule) -> dict[str, dict[str, float]]:
     """Validation and test errors of PCA with as many components as the code has numbers, and of the training mean."""
-    baselines = {"pca": PCA(code_size, seed), "mean": TrainingMean()}
+    pca, mean = PCA(code_size, seed).fit(data.train_windows), TrainingMean().fit(data.train_windows)
     measured: dict[str, dict[str, float]] = {}
-    for name, baseline in baselines.items():
-        baseline.fit(data.train_windows)
+    for name, baseline in {"pca": pca, "mean": mean}.items():
         measured[name] = {}
         for split, windows in (("val", data.val_windows), ("test", data.test_windows)):
             error = reconstruction_error(baseline, windows)
             measured[name] |= {f"{split}/{quantity}": value for quantity, value in error.items()}
+    measured["pca"][NEIGHBOURS] = neighbours_kept(lambda windows, mask: pca.encode(windows), data, torch.device("cpu"))
     return measured
+
+
+@torch.no_grad()
+def neighbours_kept(encode: Callable, data: WindowDataModule, device: torch.device) -> float:
+    """Neighbour preservation of an encoder, (windows, mask) -> codes, on test windows. device: the encoder's."""
+    windows = data.test_windows
+    index = torch.linspace(0, len(windows) - 1, min(LARGEST_SAMPLE, len(windows)), dtype=torch.float64).long().unique()
+    sample, mask = windows.gather(index).to(device), windows.mask(index)
+    codes = encode(sample, mask if mask is None else mask.to(device))
+    return neighbour_preservation(sample.flatten(1).cpu().numpy(), codes.double().cpu().numpy())
