@@ -34,6 +34,7 @@ from refold.errors import ConfigError, RefoldError
 from refold.models import Autoencoder, AutoregressiveDecoder, ConditionalDecoder
 from refold.models.closed_loop import fold, weights_of
 from refold.models.fused import State
+from refold.models.linear import LinearPath
 from refold.scoring.scores import GaussStatic, LatentNeighbours, Mahalanobis, Score
 
 OUTPUTS = ("reconstruction", "code", "score")
@@ -149,10 +150,34 @@ class _Stepped(nn.Module):
         return outputs.flip(1) if self.reverse else outputs
 
 
+class _LinearPath(nn.Module):
+    """A linear path bar by bar, the last bar first: as many weights are taken as there are bars, and nothing is padded,
+    because whether there is something to pad would be a branch."""
+
+    def __init__(self, path: LinearPath) -> None:
+        super().__init__()
+        sizes = path.window_size, path.num_features
+        to_code, to_window = path.to_code.weight.detach().T, path.to_window.weight.detach()  # (T F, Z) both
+        self.into = nn.Parameter(to_code.unflatten(0, sizes).flip(0))  # (T, F, Z)
+        self.out = nn.Parameter(to_window.unflatten(0, sizes).transpose(1, 2).flip(0).contiguous())  # (T, Z, F)
+        self.into_bias = nn.Parameter(path.to_code.bias.detach())
+        self.out_bias = nn.Parameter(path.to_window.bias.detach().unflatten(0, sizes).unsqueeze(1).flip(0))  # (T, 1, F)
+
+    def encode(self, windows: Tensor, mask: None) -> Tensor:
+        bars = windows.flip(1).transpose(0, 1)  # (B, T, F) -> (T, B, F)
+        return torch.bmm(bars, self.into[: windows.shape[1]]).sum(0) + self.into_bias
+
+    def decode(self, code: Tensor, window_size: int) -> Tensor:
+        bars = torch.matmul(code, self.out[:window_size]) + self.out_bias[:window_size]  # (T, B, F)
+        return bars.transpose(0, 1).flip(1)
+
+
 def portable(autoencoder: Autoencoder) -> Autoencoder:
     """A copy that can be traced with any number of bars, and that always runs free."""
     clone = copy.deepcopy(autoencoder).eval()
     clone.encoder.lstm = _LSTM(clone.encoder.lstm)
+    if clone.linear is not None:
+        clone.linear = _LinearPath(clone.linear)
     if isinstance(clone.decoder, AutoregressiveDecoder | ConditionalDecoder):
         clone.decoder = (_Folded if clone.decoder.num_layers == 1 else _Stepped)(clone.decoder)
     else:
@@ -291,11 +316,10 @@ def reference(run: Run, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def trace(run: Run) -> ExportedProgram:
-    """The graph of a run, B and T free; T is the run's own where its weights are tied to it (bridge.linear_path)."""
+    """The graph of a run, B and T free; T up to `longest_window`."""
     T = run.config.data.window_size
-    bars = {} if _fixed_window(run) else {1: Dim("T", min=1)}
-    example = torch.zeros(4, T if _fixed_window(run) else max(T, 2), len(run.scaler.mean))
-    shapes = {"features": {0: Dim("B", min=1), **bars}}
+    example = torch.zeros(4, max(T, 2), len(run.scaler.mean))
+    shapes = {"features": {0: Dim("B", min=1), 1: Dim("T", min=1, max=longest_window(run))}}
     with torch.no_grad(), _quiet():
         try:
             return torch.export.export(Portable(run).eval(), (example,), dynamic_shapes=shapes, strict=False)
@@ -310,8 +334,9 @@ def trace(run: Run) -> ExportedProgram:
             ) from error
 
 
-def _fixed_window(run: Run) -> bool:
-    return getattr(run.autoencoder, "linear", None) is not None
+def longest_window(run: Run) -> int | None:
+    """Bars that a window may have; None: any number. A linear path has weights for each bar of the run's windows."""
+    return None if run.autoencoder.linear is None else run.config.data.window_size
 
 
 def write(run: Run, path: Path, format: str) -> float:
@@ -342,7 +367,7 @@ def notes(run: Run) -> dict[str, str]:
     return {
         "columns": json.dumps(list(detector.columns)),
         "window_size": str(run.config.data.window_size),
-        "any_window_size": json.dumps(not _fixed_window(run)),
+        "longest_window": json.dumps(longest_window(run)),
         "score": type(detector.score_function).__name__,
         "threshold": type(detector.threshold).__name__,
         "threshold_level": repr(float(detector.threshold.level)),
@@ -355,7 +380,7 @@ def largest_difference(run: Run, call: Callable[[Tensor], Sequence[Tensor]]) -> 
     """Between a file and the run, over random features of several B and T, in the units of TOLERANCE."""
     generator = torch.Generator().manual_seed(0)
     T = run.config.data.window_size
-    lengths = [T] if _fixed_window(run) else [T, 1, 2 * T + 3]
+    lengths = sorted({1, max(1, T - 1), T, 2 * T + 3 if longest_window(run) is None else T})
     worst = 0.0
     for bars in lengths:
         for batch in (1, 3, 64):
