@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +13,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import compose_run
+from conftest import CONF, ROOT, compose_run
 from torch import nn
 
-from refold import export
+from refold import command, export
 from refold.config import Run, build_autoencoder, build_data, build_detector
 from refold.data import Scaler
 from refold.errors import ConfigError, RefoldError
@@ -121,6 +123,17 @@ def test_onnx_gives_what_pytorch_gives(tmp_path, chain):
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["columns"]) == run.detector.columns
     assert float(notes["threshold_level"]) == run.detector.threshold.level
+
+
+@pytest.mark.slow
+def test_the_code_in_the_documentation_runs(tmp_path, monkeypatch):
+    run = make_run("data.window_size=32")
+    write(run, tmp_path / "model.onnx", "onnx")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.DOTALL).group(1), names)
+    assert names["strange"].shape == (2, 32)
+    assert names["columns"] == run.features
 
 
 @pytest.mark.slow
@@ -273,3 +286,59 @@ def test_a_copy_is_made_and_the_run_stays_as_it_is():
     before = type(run.autoencoder.decoder), type(run.autoencoder.encoder.lstm)
     assert isinstance(portable(run.autoencoder), Autoencoder)
     assert before == (type(run.autoencoder.decoder), type(run.autoencoder.encoder.lstm))
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """`python scripts/export.py ...`, in this process: exit status, stdout, stderr."""
+    main = runpy.run_path(str(ROOT / "scripts/export.py"))["main"]
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["export.py", *arguments])
+        status = command.run_command(main, CONF)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_exported_by_the_command(tiny_run, tmp_path, call):
+    tiny_run()
+    status, out, err = call(f"run={tmp_path / 'run'}", "format=torch_export")
+    assert (status, err) == (0, "")
+    assert re.search(r"run/model.pt2, \d+ KiB\n", out)
+    assert "takes features (B, T, 5): B any number of windows, T any number of bars" in out
+    assert "gives reconstruction, code, score; differs from PyTorch by at most " in out
+    made, code, score = torch.export.load(tmp_path / "run/model.pt2").module()(torch.zeros(2, 40, 5))
+    assert (made.shape, code.shape, score.shape) == ((2, 40, 5), (2, 4), (2, 40))
+    extra = {"notes.json": ""}
+    torch.export.load(tmp_path / "run/model.pt2", extra_files=extra)
+    assert json.loads(extra["notes.json"])["window_size"] == "32"
+    assert call(f"run={tmp_path / 'run'}", "format=torch_export", f"out={tmp_path}")[0] == 2
+    status, _, err = call(f"run={tmp_path / 'run'}", f"out={tmp_path}/nowhere/model.onnx")
+    assert (status, err.strip()) == (
+        2,
+        f"out is {tmp_path}/nowhere/model.onnx; it must be a file in a folder that exists",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "run has no value; give one: run=outputs/latest"),
+        (("run=nowhere",), "nowhere is not a finished run: there is no "),
+        (("run=x", "format=tflite"), "format is 'tflite'; it must be one of onnx, torch_export"),
+        (("run=x", "fromat=onnx"), "fromat: there is no such key; did you mean format?; there are run, format, out"),
+        (("onnx",), "onnx: it cannot be read as key=value"),
+    ],
+)
+def test_a_mistake_ends_in_one_message(call, arguments, message):
+    status, out, err = call(*arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith(f"\n{message}")
+    assert err.count("\n") == 2

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -345,7 +345,9 @@ def write(run: Run, path: Path, format: str) -> float:
     Args: format: onnx or torch_export. Returns: the largest difference found, in the units of TOLERANCE.
     Raises: ConfigError: the run cannot be exported, or a package is not installed. RefoldError: the file differs.
     """
-    save, load = FORMATS[format]
+    save, load, _suffix = FORMATS[format]
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"out is {path}; it must be a file in a folder that exists")
     partial = path.with_name(f".{path.name}.partial")
     try:
         with _quiet():
@@ -442,8 +444,18 @@ def _load_program(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
     return call
 
 
-FORMATS = {"onnx": (_save_onnx, _load_onnx), "torch_export": (_save_program, _load_program)}
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
+class Format(NamedTuple):
+    """How a file is written, how it is called, and how its name ends."""
+
+    save: Callable[[ExportedProgram, Path, dict[str, str]], None]
+    load: Callable[[Path], Callable[[Tensor], Sequence[Tensor]]]
+    suffix: str
+
+
+FORMATS = {
+    "onnx": Format(_save_onnx, _load_onnx, ".onnx"),
+    "torch_export": Format(_save_program, _load_program, ".pt2"),
+}
 
 
 @contextmanager
