@@ -93,18 +93,19 @@ def write_page(
         unit: of the windows' values.
     """
     scan = scores.lazy()
-    events = None if events is None or events.height == 0 else events
+    zone = _time_zone(scan)
+    events = None if events is None or events.height == 0 else _wall_clock(events, zone, "start", "end", "peak")
     series = _series(scan, events)
     payload = {
         "facts": {**_counts(scan, events), **(facts or {})},
-        "zone": _time_zone(scan),
+        "zone": zone,
         "assets": series,
         "events": None if events is None else _event_table(events),
         "histogram": _histogram(split_scores or {}, scan),
         "features": _feature_errors(feature_errors, scan),
         "windows": [_window(example, features) for example in windows or ()],
         "unit": unit,
-        "latents": None if latents is None or latents.height == 0 else _latent_map(latents),
+        "latents": None if latents is None or latents.height == 0 else _latent_map(latents, zone),
         "baselines": _table(baselines) if baselines else None,
     }
     write_atomically(Path(path), _assemble(title, payload))
@@ -148,9 +149,10 @@ def _milliseconds(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms").cast(pl.Float64).alias(column)
 
 
-def _wall_clock(frame: pl.DataFrame | pl.LazyFrame, *columns: str) -> pl.DataFrame | pl.LazyFrame:
+def _wall_clock(frame: pl.DataFrame | pl.LazyFrame, zone: str | None, *columns: str) -> pl.DataFrame | pl.LazyFrame:
+    """Times of any zone as the clock of one zone shows them."""
     zoned = [name for name in columns if getattr(frame.collect_schema()[name], "time_zone", None)]
-    return frame.with_columns(pl.col(name).dt.replace_time_zone(None) for name in zoned)
+    return frame.with_columns(pl.col(name).dt.convert_time_zone(zone).dt.replace_time_zone(None) for name in zoned)
 
 
 def _time_zone(scan: pl.LazyFrame) -> str | None:
@@ -263,8 +265,7 @@ def _series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, Any]:
     contributions = [name for name in schema.names() if name.startswith(CONTRIBUTION)]
     assets = scan.select(pl.col("asset").unique()).collect()["asset"].drop_nulls().sort().to_list()
     least = _least_flagged(scan)
-    scan = _wall_clock(scan, "timestamp")
-    events = None if events is None else _wall_clock(events, "start", "end", "peak")
+    scan = _wall_clock(scan, _time_zone(scan), "timestamp")
     drawn = {}
     for asset in assets:
         bars = scan.filter(pl.col("asset") == asset).sort("timestamp").collect()
@@ -357,7 +358,7 @@ def _escaped(text: str) -> str:
 
 def _event_table(events: pl.DataFrame) -> dict[str, Any]:
     """The highest-scoring events, and how many there are in all."""
-    most = _wall_clock(events, "start", "end", "peak").sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)
+    most = events.sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)
     spans = most.select(_milliseconds(name) for name in ("start", "end", "peak"))
     return {
         "total": events.height,
@@ -391,7 +392,7 @@ def _window(example: WindowExample, names: Sequence[str] | None) -> dict[str, An
     }
 
 
-def _latent_map(latents: pl.DataFrame) -> dict[str, Any]:
+def _latent_map(latents: pl.DataFrame, zone: str | None) -> dict[str, Any]:
     """Codes on their first two principal axes: points at even distances, and those of the highest scores."""
     codes = latents.drop("timestamp", "asset", "score", strict=False).to_numpy()
     places, shares = first_two_axes(codes)
@@ -399,7 +400,7 @@ def _latent_map(latents: pl.DataFrame) -> dict[str, Any]:
     if "score" in latents.columns and latents.height > MOST_LATENTS:
         strangest = latents["score"].fill_nan(None).fill_null(-np.inf).arg_sort(descending=True)[: MOST_LATENTS // 10]
         chosen = np.union1d(chosen, strangest.to_numpy())
-    points = _wall_clock(latents[chosen], "timestamp")
+    points = _wall_clock(latents[chosen], zone, "timestamp")
     scores = points["score"].fill_nan(None) if "score" in points.columns else None
     return {
         "total": latents.height,
