@@ -29,7 +29,7 @@ from refold.errors import ConfigError, DataError
 from refold.report import evidence
 from refold.report.evidence import Evidence
 from refold.report.page import write_page
-from refold.report.summary import beside_baselines
+from refold.report.summary import tables
 from refold.rescore import choose_anew
 from refold.run import RESULT, whole_folder
 from refold.scoring.detector import Detector, per_asset_year
@@ -188,8 +188,11 @@ def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[st
         windows=shown.windows,
         features=detector.features,
         latents=shown.latents,
-        baselines=beside_baselines(json.loads(result.read_text())) if result.exists() else None,
-        facts={name: str(facts[name]) for name in ("score", "threshold", "alignment")},
+        baselines=tables(json.loads(result.read_text())) if result.exists() else None,
+        facts={
+            "score": f"{facts['score']}, {facts['alignment']} of windows",
+            "threshold": f"{facts['threshold']}, {facts['level']:.4g}",
+        },
     )
 
 

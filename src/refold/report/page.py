@@ -73,7 +73,7 @@ def write_page(
     windows: Sequence[WindowExample] | None = None,
     features: Sequence[str] | None = None,
     latents: pl.DataFrame | None = None,
-    baselines: Mapping[str, Mapping[str, float | str | None]] | None = None,
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
     facts: Mapping[str, str] | None = None,
     unit: str = "feature units",
 ) -> None:
@@ -88,7 +88,7 @@ def write_page(
         feature_errors: part -> feature -> mean squared error, in training variances.
         windows: examples to look at; features: the names of their F columns.
         latents: timestamp, asset, score if there is one; every other column is a number of the code.
-        baselines: row -> column -> value: the model and what it has to beat; a blank where there is no value.
+        baselines: caption of a table -> row -> column -> value: the model and what it has to beat.
         facts: name -> text, shown at the top beside what is counted here.
         unit: of the windows' values.
     """
@@ -99,6 +99,7 @@ def write_page(
     payload = {
         "facts": {**_counts(scan, events), **(facts or {})},
         "zone": zone,
+        "logarithmic": _is_skewed(scan),
         "assets": series,
         "events": None if events is None else _event_table(events),
         "histogram": _histogram(split_scores or {}, scan),
@@ -106,7 +107,7 @@ def write_page(
         "windows": [_window(example, features) for example in windows or ()],
         "unit": unit,
         "latents": None if latents is None or latents.height == 0 else _latent_map(latents, zone),
-        "baselines": _table(baselines) if baselines else None,
+        "baselines": [_table(caption, rows) for caption, rows in (baselines or {}).items()],
     }
     write_atomically(Path(path), _assemble(title, payload))
 
@@ -236,6 +237,20 @@ def _edges(values: np.ndarray) -> np.ndarray:
         edges = np.linspace(low, high, BINS + 1) if low < high else np.array([low - 0.5, high + 0.5])
     edges[-1] = max(edges[-1], high)  # geomspace may end below it by a rounding
     return edges
+
+
+def _is_skewed(scan: pl.LazyFrame) -> bool:
+    """Whether the highest score would press all others and the threshold flat on a linear axis."""
+    top, level, least = (
+        scan.select(
+            pl.col("score").fill_nan(None).max().alias("top"),
+            pl.col("threshold").fill_nan(None).median().alias("level"),
+            pl.col("score").fill_nan(None).min().alias("least"),
+        )
+        .collect()
+        .row(0)
+    )
+    return None not in (top, level, least) and least >= 0 and top > 20 * level
 
 
 def _feature_errors(given: Mapping[str, Mapping[str, float]] | None, scan: pl.LazyFrame) -> dict[str, Any] | None:
@@ -415,10 +430,7 @@ def _latent_map(latents: pl.DataFrame, zone: str | None) -> dict[str, Any]:
     }
 
 
-def _table(rows: Mapping[str, Mapping[str, float | str | None]]) -> dict[str, Any]:
+def _table(caption: str, rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [
-        [value if isinstance(value, str) else _number(value) for value in map(row.get, columns)]
-        for row in rows.values()
-    ]
-    return {"columns": columns, "rows": list(rows), "cells": cells}
+    cells = [[_number(row.get(column)) for column in columns] for row in rows.values()]
+    return {"caption": caption, "columns": columns, "rows": list(rows), "cells": cells}
