@@ -106,7 +106,7 @@ def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
         (["data.path=quoted.csv", "data.source.table.assets=[XYZ]"], "has no bars of data.source.table.assets ['XYZ']"),
         (["data.path=nan.csv"], "a value must be a finite number"),
         (["score=mahalanobi"], "score=mahalanobi: there is no such option; did you mean mahalanobis?"),
-        (["alignment=middle"], "alignment is 'middle'; it must be one of mean, median, max, min, last"),
+        (["alignment=middle"], "alignment is 'middle'; it must be one of mean, median, max, last"),
         (["threshold.shar=0.9"], "threshold.shar: there is no such key; did you mean threshold.share?"),
         (["threshold.share=2"], "threshold.share is 2; it must be in (0, 1)"),
         (["data.window_size=8"], "data.window_size: it cannot be chosen when scoring"),

@@ -8,11 +8,8 @@
                             |    |    |    |    |    |
     bar 3 is in windows 1, 2, 3, at their places 2, 1, 0: its values are b2, c1, d0
 
-    mean, median, max, min  over those values; the windows reach up to T - 1 bars beyond the bar
+    mean, median, max       over those values; the windows reach up to T - 1 bars beyond the bar
     last                    b2, of the window that ends at the bar: nothing after the bar counts
-
-A gross error spoils the code of each window that holds it, and so the errors of its neighbours. All windows of the bar
-itself hold it, but of each neighbour some do not: under `min` only the bar itself stands out.
 
 Under `last`, the first T - 1 bars of a run end no window of T bars; they end one of the bars that there are, which is
 read as a window with a mask (`partial`). A bar is never reported at another bar's
@@ -28,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Alignment = Literal["mean", "median", "max", "min", "last"]
+Alignment = Literal["mean", "median", "max", "last"]
 ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 
@@ -97,9 +94,8 @@ def _reduce(diagonals: Tensor, alignment: Alignment) -> Tensor:
         return diagonals.nanmean(dim=1)
     if alignment == "median":
         return torch.nanquantile(diagonals, 0.5, dim=1)
-    sign = 1 if alignment == "max" else -1
-    highest = (sign * diagonals).nan_to_num(nan=-torch.inf).amax(dim=1)
-    return (sign * highest).masked_fill(highest == -torch.inf, torch.nan)
+    highest = diagonals.nan_to_num(nan=-torch.inf).amax(dim=1)
+    return highest.masked_fill(highest == -torch.inf, torch.nan)
 
 
 def partial(segments: np.ndarray, window_size: int) -> tuple[np.ndarray, np.ndarray]:
