@@ -134,6 +134,9 @@ def wandb_logger(
         return WandbRun(_start_run(mode, page), run_dir, logged=logged, log_model=log_model)
     except wandb.Error as error:  # offline too: W&B refuses the settings themselves
         raise ConfigError(f"logger: {str(error).splitlines()[0]}") from None
+    except OSError as error:  # of the folder wandb/ alone: the run directory itself was written to before
+        _give_up(error)
+        return None
 
 
 class WandbRun(WandbLogger):
@@ -186,8 +189,13 @@ class WandbRun(WandbLogger):
             send()
         except Exception as error:  # whatever it is (its service died, its disk is full), it is no reason to stop a run
             self.failed = True
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log.warning("W&B: no longer logged there (%s); the run goes on, and metrics.csv has all numbers", reason)
+            _give_up(error)
+
+
+def _give_up(error: Exception) -> None:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log lies in the same folder
+    log.warning("W&B: not logged there from here on (%s); the run goes on, and metrics.csv has all numbers", reason)
 
 
 @rank_zero_only
@@ -221,8 +229,13 @@ def _start_online(page: dict[str, Any], quiet: wandb.Settings) -> wandb.Run:
 
 def finish_loggers(status: int) -> None:
     """End the W&B run of this process, if there is one; without it the next job of a sweep would log into this one."""
-    if wandb.run is not None:
+    if wandb.run is None:
+        return
+    try:
         wandb.finish(exit_code=status)
+    except Exception as error:  # as above: what is left of its run must not end ours, nor take in the next one's rows
+        log.warning("W&B: its run was not closed (%s)", (str(error).splitlines() or [type(error).__name__])[0])
+        wandb.teardown()
 
 
 # ---- what every logger gets beside Lightning's numbers --------------------------------------------------------------
