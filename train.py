@@ -6,6 +6,7 @@ python train.py -m layers=one,two seed=0,1,2           a sweep
 python train.py resume=latest                          go on where the newest run stopped
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -17,10 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from refold import config, launch, run
+from refold import cluster, config, launch, run, state, sweep
 from refold.check import check, explain
-from refold.errors import Interrupted, RefoldError
-from refold.hardware import find_machine, plan
+from refold.errors import ConfigError, Interrupted, RefoldError
+from refold.hardware import adopt, find_machine, plan
 
 log = logging.getLogger("refold")
 
@@ -33,14 +34,20 @@ def main(cfg: DictConfig) -> float:
     try:
         return run_job(cfg, run_dir)
     except RefoldError as error:
-        if not cfg.resume:
-            run.discard_unused(run_dir)
-        if job.mode is RunMode.MULTIRUN:
-            print(f"\njob {job.job.num}, {job.job.override_dirname}, failed: {error}", file=sys.stderr)
-            raise
-        sys.exit(report(error))  # past Hydra, which would add lines of its own
+        if job.mode is not RunMode.MULTIRUN:
+            if not cfg.resume:
+                run.discard_unused(run_dir)
+            sys.exit(report(error))  # past Hydra, which would add lines of its own
+        print(f"\njob {job.job.num}, {job.job.override_dirname}, failed: {error}", file=sys.stderr)
+        if not (run_dir / run.RESOLVED).exists():
+            state.refuse(run_dir, error)
+        if cfg.sweep.stop_on_failure:
+            raise Interrupted("sweep.stop_on_failure is true: the sweep ends here", report_status(error)) from error
+        raise
     except Interrupted as stop:
         hint = f". Go on with: {run.resume_command(run_dir)}" if (run_dir / run.LAST_CHECKPOINT).exists() else ""
+        if job.mode is RunMode.MULTIRUN:
+            hint = ". The same command goes on with the sweep" if cfg.sweep.skip_finished else ""
         raise Interrupted(f"{stop}{hint}") from None
 
 
@@ -51,19 +58,40 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
     cfg = prepare(cfg, run_dir)
     for without_effect in check(cfg):
         log.warning(without_effect)
-    machine = find_machine()
-    hardware = plan(config.to_plain(cfg.trainer), machine)
+    machine, world = find_machine(), cluster.find_world()
+    hardware = plan(config.to_plain(cfg.trainer), machine, world)
     cfg.trainer = hardware.settings
-    run.open_run(cfg, run_dir)
-    for note in hardware.notes:
-        log.info(note)
-    with launch.restored_environment():
-        if launch.needs_workers(hardware):
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        cfg, done = sweep.take_up(cfg, run_dir)
+        if done:
+            return done["metrics"][cfg.checkpoint.monitor]
+    with state.held(run_dir), launch.restored_environment():
+        run.open_run(cfg, run_dir)
+        for note in hardware.notes:
+            log.info(note)
+        if world:
+            cluster.announce(run_dir)
+        if launch.needs_workers(hardware) and not world:
             result = launch.run_workers(Path(__file__), run_dir, hardware, machine.cores)
         else:
             result = train(cfg, run_dir)
     print_summary(result, run_dir)
     return result["metrics"][cfg.checkpoint.monitor]
+
+
+def run_as_started(cfg: DictConfig, run_dir: Path) -> None:
+    """A process of a job that torchrun or srun started on a resolved.yaml, or one of our own workers."""
+    from refold.report.summary import print_summary
+
+    world = cluster.find_world()
+    if not world:
+        train(cfg, run_dir)
+        return
+    cfg.trainer = adopt(config.to_plain(cfg.trainer), world)
+    with state.held(run_dir) if world.rank == 0 else contextlib.nullcontext():
+        result = train(cfg, run_dir)
+    if result:
+        print_summary(result, run_dir)
 
 
 def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
@@ -79,7 +107,13 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     sweep = run_dir.parent.name if hydra_config.mode is RunMode.MULTIRUN else None
     with open_dict(cfg):
         cfg.resume = None
-        cfg.run = {"id": run.identify(run_dir), "group": sweep, "choices": choices, "overrides": overrides}
+        cfg.run = {
+            "id": run.identify(run_dir),
+            "group": sweep,
+            "choices": choices,
+            "overrides": overrides,
+            "settings": None,
+        }
         if not OmegaConf.is_missing(cfg.data, "path") and cfg.data.get("path"):
             cfg.data.path = os.path.abspath(os.path.expanduser(cfg.data.path))  # a run resumes from any folder
     return cfg
@@ -95,8 +129,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
 
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # they repeat what our own first lines say
-        if cfg.resume:
-            config.read_checkpoint(Path(cfg.resume))  # refused here, if it is broken, and not inside the trainer
+        if cfg.resume:  # refused here, if it is broken, and not inside the trainer
+            cfg.resume = str(config.usable_checkpoint(Path(cfg.resume)))
         lightning.seed_everything(cfg.seed, verbose=False)
         data = config.build_data(cfg)
         data.setup()
@@ -111,9 +145,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         if trainer.is_global_zero:
             data.findings.write_csv(run_dir / run.FINDINGS)
         status = 1
+        launch.ready()
         try:
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
-            result = summarise(cfg, run_dir, trainer, module, data)
+            detector = config.build_detector(cfg, module.autoencoder, data, data.scaler, data.feature_names)
+            result = summarise(cfg, run_dir, trainer, module, data, detector)
             status = 0
         finally:
             finish_loggers(status)
@@ -123,6 +159,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
 def report(error: RefoldError) -> int:
     """Print a user's mistake: its message alone. Returns: exit status."""
     print(f"\n{error}", file=sys.stderr)
+    return report_status(error)
+
+
+def report_status(error: RefoldError) -> int:
+    """Exit status for an error."""
     return getattr(error, "status", 2)
 
 
@@ -131,19 +172,14 @@ def command_line() -> int:
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module="lightning")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
-    worker = sys.argv[1:2] == ["--job"]
     try:
-        if worker:
-            launch.work(Path(sys.argv[2]), train)
-        else:
-            sys.argv[1:] = run.resume_arguments(sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun")))
-            main()
+        start(sys.argv[1:])
     except RefoldError as error:
         return report(error)
     except Interrupted as stop:
-        if not worker:  # there, the process that started it says so
+        if sys.argv[1:2] != ["--job"]:  # there, the process that started it says so
             print(f"\n{stop}", file=sys.stderr)
-        return 130
+        return stop.status
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -152,6 +188,26 @@ def command_line() -> int:
             return 2
         raise
     return 0
+
+
+def start(arguments: list[str]) -> None:
+    """Compose and run, or take part in a job that another process composed."""
+    world = cluster.find_world()
+    if arguments[:1] == ["--job"]:
+        launch.work(Path(arguments[1]).resolve(), run_as_started)
+    elif world and world.rank > 0:
+        if run_dir := cluster.wait_for_run():
+            launch.work(run_dir / run.RESOLVED, run_as_started)
+    else:
+        sys.argv[1:] = run.resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
+        if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
+            raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
+        try:
+            main()
+        finally:
+            if world:
+                cluster.dismiss()
+            sweep.report()
 
 
 if __name__ == "__main__":

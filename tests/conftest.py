@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
     with open_dict(cfg):
-        cfg.run = {"id": "test-run", "group": None, "choices": {}, "overrides": overrides}
+        cfg.run = {"id": "test-run", "group": None, "choices": {}, "overrides": overrides, "settings": None}
         if definite:
             cfg.trainer = plan(to_plain(cfg.trainer), find_machine()).settings
     return cfg
@@ -60,18 +62,45 @@ def tiny_run(tmp_path: Path) -> Callable[..., tuple[DictConfig, dict]]:
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run `python train.py ...` in an empty directory with an empty home."""
 
-    def run(*arguments: str, script: str = "train.py", timeout: float = 300) -> subprocess.CompletedProcess:
+    def run(*arguments: str, script: str = "train.py", timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
         return subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
-            cwd=tmp_path, env=clean_environment(home), capture_output=True, text=True, timeout=timeout, check=False,
+            [sys.executable, str(ROOT / script), *arguments], cwd=tmp_path, env={**clean_environment(home), **env},
+            capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 
     return run
 
 
+@pytest.fixture
+def module(tmp_path: Path) -> Callable[[str, str], str]:
+    """Make a Python module that a `_target_` can name: (name, code) -> the PYTHONPATH on which it is found."""
+
+    def write(name: str, code: str) -> str:
+        folder = tmp_path / "modules"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.py").write_text(code)
+        return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    return write
+
+
+def run_directories(where: Path) -> list[Path]:
+    """The directories of finished runs."""
+    return sorted(path.parent for path in where.rglob("result.json") if "latest" not in path.parts)
+
+
+def wait_for(log: Path, text: str, seconds: float = 120) -> None:
+    """Wait until a text stands in a file."""
+    end = time.monotonic() + seconds
+    while not log.exists() or text not in log.read_text():
+        assert time.monotonic() < end, f"{text!r} did not appear in: {log.read_text()}"
+        time.sleep(0.05)
+
+
 def clean_environment(home: Path) -> dict[str, str]:
     """The environment without W&B's and Hydra's variables, and with a home that holds no key."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "PYTEST"))}
-    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    fonts = Path(tempfile.gettempdir()) / "refold-tests-matplotlib"  # finding all fonts takes seconds: once is enough
+    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(fonts)}

@@ -11,7 +11,7 @@ OLD_GPU = Machine(gpus=1, cores=8, bf16=False)
 
 
 def settings(**changes):
-    return {"accelerator": "auto", "devices": 1, "strategy": "auto", "precision": "auto", **changes}
+    return {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "auto", **changes}
 
 
 @pytest.mark.parametrize(

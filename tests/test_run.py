@@ -14,10 +14,10 @@ from refold.errors import ConfigError
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("2026-01-02_03-04-05_autoregressive-two-s0-7f3a", r"autoregressive-two-s0-7f3a"),
-        ("3_repeat-one-s11-00ff", r"repeat-one-s11-00ff"),
-        ("my run, it's = here", r"my-run-it-s-here-[0-9a-f]{4}"),
-        ("###", r"run-[0-9a-f]{4}"),
+        ("2026-01-02_03-04-05_autoregressive-two-s0-7f3a91", r"autoregressive-two-s0-7f3a91"),
+        ("sweep_2026-01-02_03-04-05_00ff00/3_repeat-one-s11", r"repeat-one-s11-00ff00-3"),
+        ("my run, it's = here", r"my-run-it-s-here-[0-9a-f]{6}"),
+        ("###", r"run-[0-9a-f]{6}"),
     ],
 )
 def test_ids_are_readable_and_fit_for_a_file_name(name, expected):

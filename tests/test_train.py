@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, clean_environment
+from conftest import ROOT, TINY, clean_environment, run_directories, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +26,6 @@ RUN_FILES = {
     "figures/latent_map.png",
 }
 WANDB = [setting for setting in TINY if not setting.startswith("logger")]
-
-
-def run_directories(where: Path) -> list[Path]:
-    return sorted(path.parent for path in where.rglob("result.json") if "latest" not in path.parts)
 
 
 def leet(run_dir: Path) -> dict:
@@ -178,13 +173,6 @@ def test_every_failed_job_of_a_sweep_is_named(command, tmp_path):
     assert "optimizer.lr is 'abc'; it must be a valid number" in done.stderr
     assert "Invalid learning rate: -1" in done.stderr
     assert len(run_directories(tmp_path)) == 1
-
-
-def wait_for(log: Path, text: str, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while text not in log.read_text():
-        assert time.monotonic() < end, f"{text!r} did not appear in: {log.read_text()}"
-        time.sleep(0.05)
 
 
 CSV_ROWS = ["date,AAPL,MSFT", *(f"2020-01-{day:02},{100 + day},{50 + day}" for day in range(1, 29))]

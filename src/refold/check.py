@@ -17,7 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.bounds import complaint, within
-from refold.config import build_bridge, build_data, build_optimizer, build_teacher_forcing, to_plain
+from refold.cluster import find_world
+from refold.config import (
+    build_bridge,
+    build_data,
+    build_optimizer,
+    build_score,
+    build_teacher_forcing,
+    build_threshold,
+    to_plain,
+)
 from refold.errors import ConfigError, RefoldError
 from refold.hardware import find_machine, plan
 
@@ -33,7 +42,8 @@ GIVEN_AT_BUILD = {
 """Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
 
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
-SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run")
+SECTIONS += ("score", "threshold", "alignment")
+SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
@@ -56,6 +66,10 @@ def check(cfg: DictConfig) -> list[str]:
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
         mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
         mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
+        for name in ("skip_finished", "stop_on_failure"):
+            mistakes += _value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
+        if "alignment" in plain:
+            mistakes += _alignment_mistakes(plain["alignment"])
         for section, node in plain.items():
             mistakes += _node_mistakes(node, section)
     if not mistakes:
@@ -64,6 +78,12 @@ def check(cfg: DictConfig) -> list[str]:
         unique = list(dict.fromkeys(mistakes))
         raise ConfigError("\n".join(unique) if len(unique) == 1 else "\n".join(f"- {line}" for line in unique))
     return list(_without_effect(plain))
+
+
+def _alignment_mistakes(value: Any) -> Iterator[str]:
+    from refold.scoring.alignment import Alignment
+
+    yield from _value_mistakes("alignment", Alignment, value)
 
 
 def _unreadable(cfg: DictConfig) -> Iterator[str]:
@@ -125,8 +145,11 @@ def locate(dotted: str, path: str) -> Callable:
     module_name, _, name = str(dotted).rpartition(".")
     try:
         module = import_module(module_name)
-    except (ImportError, ValueError):
-        raise ConfigError(f"{path} is {dotted}; there is no module {module_name!r}") from None
+    except (ImportError, ValueError) as error:
+        inside = isinstance(error, ImportError) and getattr(error, "name", None) not in (module_name, None)
+        inside = inside and not module_name.startswith(f"{error.name}.")  # what is missing is not a part of the name
+        reason = f"it cannot be imported: {error}" if inside else f"there is no module {module_name!r}"
+        raise ConfigError(f"{path} is {dotted}; {reason}") from None
     if not callable(getattr(module, name, None)):
         names = {key for key in vars(module) if not key.startswith("_")}
         raise ConfigError(f"{path} is {dotted}; {module_name} has no {name!r}{nearest(name, names)}")
@@ -191,7 +214,8 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
         if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
-    for build in (build_bridge, build_teacher_forcing, build_data):  # what a constructor alone knows of its arguments
+    # what a constructor alone knows of its arguments
+    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold):
         try:
             build(cfg)
         except RefoldError as error:
@@ -210,7 +234,7 @@ def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
     if trainer["max_epochs"] == trainer["max_steps"] == -1:
         yield "trainer.max_epochs and trainer.max_steps are both -1; one of them must be a limit"
     try:
-        plan(trainer, find_machine())
+        plan(trainer, find_machine(), find_world())
     except RefoldError as error:
         yield str(error)
 

@@ -2,6 +2,7 @@
 file that knows Hydra; torch and lightning are imported inside the functions: completion and `--help` do without them.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -12,18 +13,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from refold.cluster import find_environment
 from refold.errors import ConfigError, RefoldError
-from refold.run import BEST_CHECKPOINT, METRICS, RESOLVED, read_settings
+from refold.run import (
+    BEST_CHECKPOINT,
+    DETECTOR,
+    LAST_CHECKPOINT,
+    METRICS,
+    PREVIOUS_CHECKPOINT,
+    RESOLVED,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     import lightning as L
 
     from refold.data import Scaler, WindowDataModule
     from refold.models import Autoencoder
+    from refold.scoring.detector import Detector
+    from refold.scoring.scores import Score
+    from refold.scoring.thresholds import Threshold
     from refold.training.module import AutoencoderModule
     from refold.training.teacher_forcing import TeacherForcing
 
-OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(2), use_cache=True, replace=True)
+log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(3), use_cache=True, replace=True)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -79,6 +94,36 @@ def build_bridge(cfg: DictConfig) -> Any:
 def build_teacher_forcing(cfg: DictConfig) -> "TeacherForcing":
     """The schedule with its coin."""
     return _instantiate(cfg, "teacher_forcing")
+
+
+def build_score(cfg: DictConfig) -> "Score":
+    """From reconstructions to how strange a bar is; not fitted."""
+    return _instantiate(cfg, "score")
+
+
+def build_threshold(cfg: DictConfig) -> "Threshold":
+    """From scores to a verdict; not fitted."""
+    return _instantiate(cfg, "threshold")
+
+
+def build_detector(
+    cfg: DictConfig, autoencoder: "Autoencoder", data: "WindowDataModule", scaler: "Scaler", columns: list[str]
+) -> "Detector":
+    """Score, threshold and alignment around an autoencoder; not fitted.
+
+    Args: data: gives the recipe of its windows; nothing is read. columns: names of the columns of a window.
+    """
+    from refold.scoring.detector import Detector
+
+    return Detector(
+        autoencoder=autoencoder,
+        recipe=data.recipe,
+        scaler=scaler,
+        columns=columns,
+        score=build_score(cfg),
+        threshold=build_threshold(cfg),
+        alignment=cfg.alignment,
+    )
 
 
 def build_optimizer(cfg: DictConfig) -> Callable:
@@ -137,7 +182,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
         "trainer",
         logger=[MetricsFile(run_dir / METRICS), *([logger] if logger else [])],
         callbacks=build_callbacks(cfg, run_dir),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), find_environment()],
         default_root_dir=run_dir,
         enable_progress_bar=sys.stdout.isatty(),
     )
@@ -148,13 +193,12 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     from lightning.pytorch.callbacks import RichProgressBar
 
     from refold.report.figures import Progress
-    from refold.training.callbacks import EpochReport, RunFacts, RunState, StopOnSignal, TrainingSample
+    from refold.training.callbacks import EpochReport, RunFacts, StopOnSignal, TrainingSample
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     terminal = sys.stdout.isatty()
     bar = [RichProgressBar()] if terminal else []
     return [
-        RunState(run_dir),
         RunFacts(),
         TrainingSample(),
         Progress(run_dir),
@@ -167,13 +211,17 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
 
 
 class Run(NamedTuple):
-    """A trained run: its directory, its configuration, and what turns prices into reconstructions."""
+    """A trained run: its directory, its configuration, what turns prices into reconstructions, and what judges those.
+
+    detector: fitted; None if the run has not come to its end, or is of a version that had none.
+    """
 
     directory: Path
     config: DictConfig
     autoencoder: "Autoencoder"
     scaler: "Scaler"
     features: list[str]
+    detector: "Detector | None"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -185,6 +233,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"{path} cannot be read as a checkpoint: {reason[0]}") from None
+
+
+def usable_checkpoint(path: Path) -> Path:
+    """The checkpoint to go on with: this one, or the one before it where `last.ckpt` is broken.
+
+    Raises: ConfigError: neither can be read.
+    """
+    try:
+        read_checkpoint(path)
+    except ConfigError as error:
+        before = path.parents[1] / PREVIOUS_CHECKPOINT
+        if path != path.parents[1] / LAST_CHECKPOINT or not before.exists():
+            raise
+        read_checkpoint(before)
+        log.warning("%s; going on from the one before it, %s", error, before.name)
+        return before
+    return path
 
 
 def load_run(path: str | os.PathLike) -> Run:
@@ -208,5 +273,14 @@ def load_run(path: str | os.PathLike) -> Run:
     state = {
         key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
     }
-    autoencoder.load_state_dict(state)
-    return Run(directory, cfg, autoencoder.eval(), scaler, list(data["features"]))
+    try:
+        autoencoder.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{weights} does not fit {settings}; is it of another version of refold? {reason}") from None
+    autoencoder.eval()
+    detector = None
+    if (directory / DETECTOR).exists():
+        detector = build_detector(cfg, autoencoder, build_data(cfg), scaler, columns=[])
+        detector.load_state_dict(read_checkpoint(directory / DETECTOR))
+    return Run(directory, cfg, autoencoder, scaler, list(data["features"]), detector)

@@ -14,8 +14,12 @@ class DataError(RefoldError):
 
 
 class Interrupted(BaseException):
-    """A run stopped on ctrl-C or SIGTERM after it wrote its checkpoint.
+    """A run stopped on ctrl-C or SIGTERM after it wrote its checkpoint; or a sweep, at a job that failed.
 
     A BaseException, so that no `except Exception` on the way takes it for a failure; not a KeyboardInterrupt, at which
-    Lightning leaves the process by itself.
+    Lightning leaves the process by itself. `status` is the exit status.
     """
+
+    def __init__(self, message: str, status: int = 130):
+        super().__init__(message)
+        self.status = status

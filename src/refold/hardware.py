@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from refold.cluster import World
 from refold.errors import ConfigError
 
 
@@ -31,15 +32,24 @@ def find_machine() -> Machine:
 
     gpus = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(gpus=gpus, cores=cores, bf16=gpus > 0 and torch.cuda.is_bf16_supported())
+    return Machine(gpus=gpus, cores=cores, bf16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def plan(trainer: dict[str, Any], machine: Machine) -> Plan:
+def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) -> Plan:
     """Replace every `auto` of `accelerator`, `devices`, `strategy` and `precision` by what it means on this machine.
 
-    Args: trainer: settings whose types have been checked.
+    Args: trainer: settings whose types have been checked. world: the processes that torchrun or srun started, whose
+        number settles `devices` and `num_nodes`.
     Raises: ConfigError: what was asked for is not there; the message says what is, and the override that would run.
     """
+    if world:
+        trainer = {**trainer, **_as_started(trainer, world)}
+    elif trainer["num_nodes"] > 1:
+        raise ConfigError(
+            f"trainer.num_nodes is {trainer['num_nodes']}; processes on several machines are started by torchrun or "
+            f"srun. On each of them: torchrun --nnodes={trainer['num_nodes']} --nproc-per-node={trainer['devices']} "
+            f"--rdzv-backend=c10d --rdzv-endpoint=HOST:29500 train.py, and the same settings"
+        )
     accelerator = trainer["accelerator"]
     if accelerator == "auto":
         accelerator = "gpu" if machine.gpus else "cpu"
@@ -47,19 +57,40 @@ def plan(trainer: dict[str, Any], machine: Machine) -> Plan:
     if on_gpu and not machine.gpus:
         raise ConfigError("trainer.accelerator is gpu; this machine has no GPU: run with trainer=cpu")
     devices = _devices(trainer["devices"], on_gpu, machine)
-    processes = len(devices) if isinstance(devices, list) else devices
+    processes = (len(devices) if isinstance(devices, list) else devices) * trainer["num_nodes"]
     strategy = trainer["strategy"]
     if strategy == "auto" and processes > 1:
         strategy = "ddp"
     notes = []
-    if not on_gpu and processes > 1:
+    if not on_gpu and processes > 1 and not world:
         where = "No GPU is found here" if trainer["accelerator"] == "auto" else "trainer.accelerator is cpu"
         notes.append(f"{where}: training in {processes} CPU processes on {machine.cores} cores")
         if processes > machine.cores:
             notes[0] += ", so they share cores and none is faster than one alone"
     precision = _precision(trainer["precision"], on_gpu, machine)
+    if on_gpu and trainer["precision"] == "auto":
+        has = "computes in bfloat16" if machine.bf16 else "has no bfloat16"
+        notes.append(f"trainer.precision is auto: {precision}, since this GPU {has}")
     resolved = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
     return Plan({**trainer, **resolved}, processes, tuple(notes))
+
+
+def adopt(trainer: dict[str, Any], world: World) -> dict[str, Any]:
+    """Settings of a composed job on the processes that torchrun or srun started, however many it was composed for."""
+    strategy = "ddp" if world.processes > 1 else trainer["strategy"]
+    return {**trainer, "devices": world.per_node, "num_nodes": world.nodes, "strategy": strategy}
+
+
+def _as_started(trainer: dict[str, Any], world: World) -> dict[str, int]:
+    """`devices` and `num_nodes` as torchrun or srun started them; refuses other numbers than the defaults or theirs."""
+    settings = {"devices": world.per_node, "num_nodes": world.nodes}
+    for name, found in settings.items():
+        if trainer[name] not in (1, "auto", found):
+            raise ConfigError(
+                f"trainer.{name} is {trainer[name]}; {world.starter} started {world.processes} processes on "
+                f"{world.nodes} nodes: leave trainer.{name} out, or give {found}"
+            )
+    return settings
 
 
 def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> int | list[int]:

@@ -4,19 +4,20 @@ read resolved.yaml, waits for them, and reads their result. Nothing of a job sta
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import logging
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from refold import run
 from refold.errors import Interrupted, RefoldError
@@ -28,6 +29,12 @@ GRACE_S = 60.0
 
 FAILED_GRACE_S = 5.0
 """Seconds that the other workers have to leave after one has failed; they may be waiting for it for ever."""
+
+START_S = 600.0
+"""Seconds that a worker may be later than the first one in being ready to train."""
+
+_SIGNS = "REFOLD_SIGNS"
+"""Environment variable: the folder in which a worker tells the process that started it that it is ready, or failed."""
 
 JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
@@ -77,79 +84,208 @@ def needs_workers(plan: Plan) -> bool:
 def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `python script --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailedError: a process failed. Interrupted: a signal came; the workers have been told, and have left.
+    Raises: JobFailedError: a process failed, or has not started. Interrupted: a signal came; the workers have been
+        told, and have left.
     """
-    port = free_port()
-    N = plan.processes
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": str(N)}
-    if plan.settings["accelerator"] == "cpu":
-        shared["OMP_NUM_THREADS"] = str(max(1, cores // N))
-    command = [sys.executable, str(script), "--job", str(run_dir / RESOLVED)]
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    workers: list[subprocess.Popen] = []
-    try:
-        for rank in range(N):
-            # a session of its own: ctrl-C in a terminal reaches this process alone, which then tells the workers once
-            env = {**os.environ, **shared, "LOCAL_RANK": str(rank)}
-            workers.append(subprocess.Popen(command, env=env, start_new_session=True))
-        while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
-            time.sleep(0.05)
-    except KeyboardInterrupt:
-        before_int = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C must not cut the clean-up short
-        for worker in workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)
-        _reap(workers, GRACE_S)
-        signal.signal(signal.SIGINT, before_int)
-        raise Interrupted(f"stopped, {run.what_is_kept(run_dir)}") from None
-    finally:
-        _reap(workers, FAILED_GRACE_S)
-        signal.signal(signal.SIGTERM, before)
-    failed = {rank: worker.returncode for rank, worker in enumerate(workers) if worker.returncode}
-    if failed:
-        status = next((code for code in failed.values() if code > 0), 1)  # who raised, not who was killed for it
-        raise JobFailedError(f"the job failed; exit status by process: {failed}; log: {run_dir}/train.log", status)
+    with tempfile.TemporaryDirectory(prefix="refold-") as signs, _meeting_point() as address, _sigterm_is_ctrl_c():
+        shared = {**address, _SIGNS: signs}
+        if plan.settings["accelerator"] == "cpu":
+            shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
+        workers = Workers([sys.executable, str(script), "--job", str(run_dir / RESOLVED)], Path(signs))
+        try:
+            workers.start(plan.processes, shared)
+            failure = workers.wait()
+        except KeyboardInterrupt:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C must not cut the clean-up short
+            workers.terminate()
+            signal.signal(signal.SIGINT, before)
+            raise Interrupted(f"stopped, {run.what_is_kept(run_dir)}") from None
+        finally:
+            workers.reap(FAILED_GRACE_S)
+    if failure:
+        if failure.traceback:
+            print(failure.traceback, file=sys.stderr)
+            with (run_dir / "train.log").open("a") as file:
+                file.write(failure.traceback)
+        raise JobFailedError(f"{failure.message}; log: {run_dir}/train.log", failure.status)
     return json.loads((run_dir / RESULT).read_text())
 
 
-def free_port() -> int:
-    """A port for the workers to meet at, which the first of them binds seconds later.
+class Failure(NamedTuple):
+    """Why a job failed, by its first process that did. `status`: its exit status."""
 
-    Not one that the system would choose: it hands those out for outgoing connections too, from 32768 or 49152 on, and
-    one of them would now and then be taken in the meantime.
+    message: str
+    status: int
+    traceback: str
+
+
+class Workers:
+    """The processes of a job.
+
+    Args: command: what each of them runs. signs: the folder in which they say that they are ready, or have failed.
     """
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+
+    def __init__(self, command: list[str], signs: Path):
+        self.command = command
+        self.signs = signs
+        self.processes: list[subprocess.Popen] = []
+        self.first_ready: float | None = None
+
+    def start(self, count: int, shared: dict[str, str]) -> None:
+        """Start `count` of them. Args: shared: environment variables that all get."""
+        for rank in range(count):
+            ranks = {"WORLD_SIZE": str(count), "NODE_RANK": "0", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # a session of its own: ctrl-C in a terminal reaches this process alone, which then tells the workers once
+            worker = subprocess.Popen(self.command, env={**os.environ, **shared, **ranks}, start_new_session=True)
+            self.processes.append(worker)
+
+    def wait(self) -> Failure | None:
+        """Wait until all have left or one has failed. Returns: the failure, if there is one."""
+        while any(worker.poll() is None for worker in self.processes):
+            if any(worker.returncode for worker in self.processes):
+                break
+            if late := self._late():
+                return self._not_started(late)
+            time.sleep(0.05)
+        codes = {rank: worker.returncode for rank, worker in enumerate(self.processes) if worker.returncode}
+        return self._failure(codes) if codes else None
+
+    def _late(self) -> list[int]:
+        """Who is not ready though another one has long been."""
+        if self.first_ready is None and any(self.signs.glob("ready-*")):
+            self.first_ready = time.monotonic()
+        if self.first_ready is None or time.monotonic() - self.first_ready < START_S:
+            return []
+        return [rank for rank in range(len(self.processes)) if not (self.signs / f"ready-{rank}").exists()]
+
+    def _not_started(self, late: list[int]) -> Failure:
+        for rank in late:
+            self.processes[rank].send_signal(signal.SIGUSR1)  # writes where it stands
+        time.sleep(0.5)
+        names = ", ".join(map(str, late))
+        message = (
+            f"process {names} of {len(self.processes)} is not ready to train {START_S:.0f} s after the first one was"
+        )
+        stands = [path.read_text() for rank in late if (path := self.signs / f"stands-{rank}").exists()]
+        return Failure(message, 1, "".join(stands))
+
+    def _failure(self, codes: dict[int, int]) -> Failure:
+        """The first failure: others follow from it, such as a lost connection. Args: codes: exit status by rank."""
+        records = {
+            rank: json.loads(path.read_text())
+            for rank in range(len(self.processes))
+            if (path := self.signs / f"failed-{rank}").exists()
+        }
+        killed = [rank for rank, code in codes.items() if code < 0 and rank not in records]
+        if killed:
+            name = signal.Signals(-codes[killed[0]]).name
+            return Failure(f"process {killed[0]} of {len(self.processes)} was killed by {name}", 1, "")
+        if not records:
+            return Failure(f"the job failed; exit status by process: {codes}", next(iter(codes.values())), "")
+        first = min(records, key=lambda rank: records[rank]["time"])
+        found = records[first]
+        message = (
+            found["message"]
+            if found["status"] == 2
+            else f"process {first} of {len(self.processes)}: {found['message']}"
+        )
+        return Failure(message, found["status"], found["traceback"])
+
+    def terminate(self) -> None:
+        """Ask those that are left to write a checkpoint and leave; wait for them."""
+        for worker in self.processes:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+        self.reap(GRACE_S)
+
+    def reap(self, grace_s: float) -> None:
+        """Wait until all have left; after the grace period, kill those that have not."""
+        end = time.monotonic() + grace_s
+        while any(worker.poll() is None for worker in self.processes) and time.monotonic() < end:
+            time.sleep(0.05)
+        for worker in self.processes:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _meeting_point() -> Iterator[dict[str, str]]:
+    """The store at which the workers meet, held by this process: its port is taken before they hear of it."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": str(True),  # torch's word for: the store is there, none of you opens it
+    }
+    del store
 
 
-def _reap(workers: list[subprocess.Popen], grace_s: float) -> None:
-    """Wait until all have left; after the grace period, kill those that have not."""
-    end = time.monotonic() + grace_s
-    while any(worker.poll() is None for worker in workers) and time.monotonic() < end:
-        time.sleep(0.05)
-    for worker in workers:
-        if worker.poll() is None:
-            worker.kill()
-        worker.wait()
+@contextlib.contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def work(resolved: Path, train: Callable[..., Any]) -> None:
+# ---- in a worker ----------------------------------------------------------------------------------------------------
+
+
+def work(resolved: Path, train: Callable[..., Any]) -> Any:
     """What a worker does: log into the job's files, die with its parent, and train.
 
-    Args: resolved: the job's configuration. train: (cfg, run directory) -> None.
+    Args: resolved: the job's configuration. train: (cfg, run directory) -> result.
+    Returns: what `train` does.
     """
-    from omegaconf import OmegaConf
+    from lightning.pytorch.utilities import rank_zero_only
 
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    first = os.environ["LOCAL_RANK"] == "0"
     handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / "train.log")]
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format=JOB_LOG_FORMAT, handlers=handlers)
-    train(OmegaConf.load(resolved), resolved.parent)
+    level = logging.WARNING if rank_zero_only.rank else logging.INFO
+    logging.basicConfig(level=level, format=JOB_LOG_FORMAT, handlers=handlers)
+    cfg = run.read_settings(resolved)
+    last = resolved.parent / run.LAST_CHECKPOINT
+    if not cfg.resume and last.exists():
+        cfg.resume = str(last)  # restarted, by torchrun or Slurm, after it was cut
+    with _reported():
+        return train(cfg, resolved.parent)
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Leave a note of what fails for the process that started this one: the first failure is the one to show."""
+    signs = os.environ.get(_SIGNS)
+    if signs is None:
+        yield
+        return
+    rank = os.environ["RANK"]
+    with open(f"{signs}/stands-{rank}", "w") as stands:
+        faulthandler.register(signal.SIGUSR1, stands)
+        try:
+            yield
+        except Exception as error:
+            known = isinstance(error, RefoldError)
+            lines = str(error) if known else "".join(traceback.format_exception_only(error)).strip()
+            note = {"time": time.time(), "status": 2 if known else 1, "message": lines}
+            note["traceback"] = "" if known else traceback.format_exc()
+            run.write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(note))
+            sys.exit(note["status"])
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+
+
+def ready() -> None:
+    """Tell the process that started this one, if one did, that it is about to meet the others."""
+    if signs := os.environ.get(_SIGNS):
+        Path(f"{signs}/ready-{os.environ['RANK']}").touch()

@@ -1,6 +1,7 @@
 """The run directory: what is written where, which one is the newest, and where a run goes on.
 
-resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best,last}.ckpt  figures/
+resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best,last,previous}.ckpt  figures/
+checkpoints/detector.pt
 """
 
 import json
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from refold.errors import ConfigError
+from refold.state import STATE
 
 RESOLVED = "resolved.yaml"
 RESULT = "result.json"
@@ -22,6 +24,8 @@ METRICS = "metrics.csv"
 FINDINGS = "findings.csv"
 BEST_CHECKPOINT = "checkpoints/best.ckpt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+PREVIOUS_CHECKPOINT = "checkpoints/previous.ckpt"
+DETECTOR = "checkpoints/detector.pt"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -32,15 +36,19 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def identify(directory: Path) -> str:
-    """A readable id for loggers, from the run directory's name: `autoregressive-two-s0-7f3a`.
+    """A readable id for loggers, from the run directory's name: `autoregressive-two-s0-7f3a91`.
 
-    Other directories than our own may be used again and again, so their name gets a suffix of its own.
+    A job of a sweep has the sweep's letters and its own number, `autoregressive-two-s0-7f3a91-12`. Other directories
+    than our own may be used again and again, so their name gets a suffix of its own.
     """
-    own = re.fullmatch(r"(?:\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|\d+)_(.+-s\d+-[0-9a-f]{4})", directory.name)
-    if own:
+    if own := re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_(.+-s\d+-[0-9a-f]{6})", directory.name):
         return own.group(1)
+    job = re.fullmatch(r"(\d+)_(.+-s\d+)", directory.name)
+    sweep = re.fullmatch(r"sweep_.+_([0-9a-f]{6})", directory.parent.name)
+    if job and sweep:
+        return f"{job.group(2)}-{sweep.group(1)}-{job.group(1)}"
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", directory.name).strip("-") or "run"
-    return f"{name[:96]}-{os.urandom(2).hex()}"
+    return f"{name[:96]}-{os.urandom(3).hex()}"
 
 
 def open_run(cfg: DictConfig, directory: Path) -> None:
@@ -82,7 +90,8 @@ def discard_unused(directory: Path) -> None:
     """Remove the directory of a job that was refused before it wrote a checkpoint; other files keep it."""
     if not directory.is_dir():
         return
-    left = {path.name for path in directory.iterdir()} - {".hydra", "train.log", RESOLVED, "checkpoints"}
+    unused = {".hydra", "train.log", RESOLVED, "checkpoints", STATE}
+    left = {path.name for path in directory.iterdir()} - unused
     if not left and not any((directory / "checkpoints").glob("*")):
         shutil.rmtree(directory)
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from refold.data.calendar import moments, sessions
-from refold.data.checks import CHECKS, Checks, summary, unbroken
+from refold.data.checks import CHECKS, Checks, summary, survey, unbroken
 from refold.data.sources import Stocks
 from refold.errors import DataError
 from tests.data.makers import SOFT, checks, random_bars, ready, table, with_value
@@ -133,6 +133,43 @@ def test_true_splits_are_found_and_the_crash_is_not():
 )
 def test_a_jump_looks_like_a_split_if_its_ratio_does_and_trade_is_calm(factor, traded, found):
     assert checks().run(jump(factor, traded=traded)).table.filter(pl.col("check") == "split_like").height == found
+
+
+def moving(*assets: str, by: float) -> pl.DataFrame:
+    """Four quiet assets of 60 bars; from ROW on the prices of some are multiplied by a factor, on calm trade."""
+    one = jump(1.0)[:60]
+    whole = pl.concat(one.with_columns(pl.lit(name).alias("asset")) for name in "ABCD")
+    after = pl.col("asset").is_in(assets) & (pl.col("timestamp") >= date(2020, 1, 21))
+    return whole.with_columns(
+        *(
+            pl.when(after).then(pl.col(name) * by).otherwise(name).alias(name)
+            for name in ("open", "high", "low", "close")
+        ),
+        pl.when(after).then(pl.col("volume") / by).otherwise("volume").alias("volume"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("assets", "by", "found"),
+    [("A", 0.5, "A"), ("AB", 0.5, "AB"), ("ABC", 0.5, ""), ("ABCD", 0.5, ""), ("ABCD", 2.0, ""), ("D", 3.0, "D")],
+)
+def test_a_jump_of_most_of_the_market_is_no_split(assets, by, found):
+    splits = checks().run(moving(*assets, by=by)).table.filter(pl.col("check") == "split_like")
+    assert splits["asset"].to_list() == list(found)
+
+
+def test_peers_that_move_the_other_way_do_not_hide_a_split():
+    bars = pl.concat([moving("A", by=0.5).filter(pl.col("asset") == "A"), moving(*"BCD", by=1.25)[60:]])
+    assert checks().run(bars).table.filter(pl.col("check") == "split_like")["asset"].to_list() == ["A"]
+
+
+def test_surveys_of_pieces_add_up_and_tell_a_piece_what_the_market_did():
+    bars = moving("A", "B", "C", by=0.5)
+    pieces = [bars.filter(pl.col("asset") == name) for name in "ABCD"]
+    added = pl.concat(survey(piece) for piece in pieces).group_by("timestamp").sum().sort("timestamp")
+    assert added.rows() == survey(bars).rows()
+    assert checks().run(pieces[0]).table["check"].to_list() == ["split_like"]
+    assert checks().run(pieces[0], added).table.height == 0
 
 
 def test_a_check_does_not_look_ahead():

@@ -201,13 +201,13 @@ class Recorder(LightningModule):
         return ((batch.windows - self.weight) ** 2).mean() * batch.weight
 
     def validation_step(self, batch, batch_number):
-        assert batch.windows.shape[1:] == (8, 2)
+        assert batch.windows.shape[1:] == (8, 2)  # of full length, whatever training does
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def fit(folder, *, resume=None, **settings) -> Recorder:
+def fit(folder, *, resume=None, data: dict | None = None, **settings) -> Recorder:
     recorder = Recorder()
     trainer = Trainer(
         default_root_dir=folder,
@@ -219,20 +219,22 @@ def fit(folder, *, resume=None, **settings) -> Recorder:
         callbacks=[ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
         **settings,
     )
-    trainer.fit(recorder, datamodule=module(random_bars([100]), batch_size=8), ckpt_path=resume, weights_only=True)
+    windows = module(random_bars([100]), batch_size=8, **(data or {}))
+    trainer.fit(recorder, datamodule=windows, ckpt_path=resume, weights_only=True)
     return recorder
 
 
 @pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning", "ignore:.*dirpath has changed", "ignore:Checkpoint directory"
 )
-def test_lightning_resumes_at_every_step_with_the_windows_not_yet_seen(tmp_path):
-    whole = fit(tmp_path, max_epochs=2)
+@pytest.mark.parametrize("data", [{}, {"shortest_window": 3, "asset_weights": {"A": 1.0}}])
+def test_lightning_resumes_at_every_step_with_the_windows_not_yet_seen(tmp_path, data):
+    whole = fit(tmp_path, max_epochs=2, data=data)
     steps = len(whole.seen)
     assert steps == 12
     assert whole.seen[:6] != whole.seen[6:]  # each epoch has its own order
     for step in range(1, steps):
-        resumed = fit(tmp_path / f"again{step}", resume=tmp_path / f"step={step}.ckpt", max_epochs=2)
+        resumed = fit(tmp_path / f"again{step}", resume=tmp_path / f"step={step}.ckpt", max_epochs=2, data=data)
         assert resumed.seen == whole.seen[step:], step
         assert torch.equal(resumed.weight, whole.weight)
 

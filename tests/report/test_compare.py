@@ -1,5 +1,6 @@
 """What differs between runs, their order, the spread over seeds, and what stands for a run that did not finish."""
 
+import contextlib
 import io
 import math
 from statistics import stdev
@@ -8,10 +9,10 @@ import pytest
 from rich.console import Console
 from runs_on_disk import measured, settings_of, write_run
 
-from refold.errors import DataError
+from refold.errors import ConfigError, DataError, Interrupted, RefoldError
 from refold.report.compare import compare, print_comparison, print_sweep, short_names, what_differs
 from refold.report.runs import find_runs, read_metrics
-from refold.state import STATE, Training
+from refold.state import STATE, held
 
 
 def printed(comparison, **settings) -> str:
@@ -75,7 +76,7 @@ def test_the_table_marks_the_best_and_names_its_run(sweep):
     assert "val/mse" in narrow
 
 
-def test_jobs_are_read_in_the_order_of_their_numbers_and_links_are_not_followed(sweep):
+def test_jobs_are_read_once_in_the_order_of_their_numbers(sweep):
     (sweep.parent / "latest").symlink_to(sweep / "0_repeat-s0")
     names = [run.directory.name for run in find_runs([sweep.parent, sweep / "0_repeat-s0"])]
     assert names == ["0_repeat-s0", "1_repeat-s1", "2_autoregressive-s0", "3_autoregressive-s1", "10_slow-s0"]
@@ -92,17 +93,22 @@ def test_a_group_is_found_by_its_name(sweep, monkeypatch):
 
 def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
     write_run(tmp_path / "0_done", settings_of("seed=0"), metrics=measured(0.5), curve=[0.5])
-    begun = {}
+    reasons = {"failed": RefoldError("optimizer.lr is too high"), "stopped": Interrupted("SIGTERM: stopped at 19")}
+    running = contextlib.ExitStack()
     for number, name in enumerate(["running", "failed", "stopped", "cut"], start=1):
         directory = write_run(
             tmp_path / f"{number}_{name}", settings_of(f"seed={number}"), metrics=None, curve=[0.4, 0.2]
         )
-        begun[name] = Training(directory)
+        if name == "running":
+            running.enter_context(held(directory))
+        elif name == "cut":
+            (directory / STATE).write_text("{}\n")  # as it is when the process that held it was killed
+        else:
+            with pytest.raises(type(reasons[name])), held(directory):
+                raise reasons[name]
     write_run(tmp_path / "5_waiting", settings_of("seed=5"), metrics=None)
-    begun["failed"].end("failed", "optimizer.lr is too high")
-    begun["stopped"].end("stopped", "SIGTERM: stopped after optimizer step 19")
-    begun["cut"]._close()  # as the system does for a process that is killed
-    runs = find_runs([tmp_path])
+    with running:
+        runs = find_runs([tmp_path])
     assert [run.status for run in runs] == ["finished", "running", "failed", "stopped", "cut", "not started"]
     comparison = compare(runs)
     assert comparison.rows[0].finished  # although others have reached a lower value so far
@@ -116,17 +122,17 @@ def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
     ):
         assert shown in text
     assert "5 of 6 runs did not finish" in text
-    begun["running"].end(None)
 
 
 def test_a_resumed_run_is_running_again(tmp_path):
     directory = write_run(tmp_path / "0_a", settings_of(), metrics=None)
-    Training(directory).end("stopped", "SIGINT")
-    again = Training(directory)
-    assert find_runs([directory])[0].status == "running"
-    Training(directory).end("failed", "a second process of the same run")
-    assert (directory / STATE).read_text() == "{}\n"
-    again.end(None)
+    with pytest.raises(Interrupted), held(directory):
+        raise Interrupted("SIGINT")
+    with held(directory):
+        assert find_runs([directory])[0].status == "running"
+        with pytest.raises(ConfigError, match="is in use: another process trains this run"), held(directory):
+            pass
+        assert (directory / STATE).read_text() == "{}\n"
 
 
 def test_different_data_is_said(tmp_path):

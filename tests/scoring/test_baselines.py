@@ -7,7 +7,8 @@ import torch
 
 from refold.data.windows import Series, Windows
 from refold.scoring import baselines
-from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
+from refold.scoring.baselines import PCA, Chance, Everything, Forest, TrainingMean, reconstruction_error
+from tests.data.makers import random_bars, with_value
 
 
 @pytest.fixture
@@ -48,3 +49,21 @@ def test_the_training_mean_is_per_feature_and_scores_about_zero(windows):
     mean = TrainingMean().fit(windows)
     assert torch.allclose(mean.mean, flat(windows).view(-1, 8, 3).mean(dim=(0, 1)))
     assert reconstruction_error(mean, windows)["r2"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_forest_finds_the_bar_that_is_like_no_other():
+    bars = random_bars([300, 300])
+    odd = with_value(with_value(bars, [450], "close", 500.0), [450], "low", 1.0)
+    forest = Forest(["log_return", "parkinson_range"], seed=0).fit(bars, bars)
+    scores = forest.score(odd)
+    assert np.nanargmax(scores) == 450
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [0, 300]  # the first bar of an asset has no return
+    assert np.array_equal(scores, Forest(["log_return", "parkinson_range"], seed=0).fit(bars, bars).score(odd), True)
+
+
+def test_chance_repeats_with_its_seed_and_everything_is_flagged():
+    bars = random_bars([50])
+    one, two, other = (Chance(seed).fit(bars, bars).score(bars) for seed in (0, 0, 1))
+    assert (one == two).all()
+    assert (one != other).any()
+    assert (Everything().fit(bars, bars).score(bars) == 1).all()

@@ -33,6 +33,8 @@ Policy = Literal["error", "warn", "mask", "drop"]
 SPLIT_RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0)
 # price in cents, pence or thousands instead of units
 UNIT_RATIOS = (100.0, 1000.0)
+# log ratio to the last close from which on an asset counts among those that moved: a quarter of the smallest split
+_MOVE = 0.1
 
 
 class Check(NamedTuple):
@@ -107,31 +109,32 @@ class Checks:
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
 
-    def run(self, bars: pl.DataFrame) -> Checked:
-        """Check, then apply the policies. Raises: DataError: a check whose policy is error found something."""
+    def run(self, bars: pl.DataFrame, market: pl.DataFrame | None = None) -> Checked:
+        """Check, then apply the policies.
+
+        Args: bars: canonical; other columns travel along. market: `survey` of the whole table, where the bars are a
+            piece of it; None: of the bars.
+        Raises: DataError: a check whose policy is error found something.
+        """
         findings: list[pl.DataFrame] = []
         bars = self._apply(
             bars, {"missing_timestamp": pl.any_horizontal(pl.col("timestamp", "asset").is_null())}, findings
         )
         bars = bars.with_columns(pl.col("asset").cast(pl.Enum(bars["asset"].unique().sort())))
-        bars = self._apply(
-            bars, {"out_of_order": _same_asset() & (pl.col("timestamp") < pl.col("timestamp").shift(1))}, findings
-        )
-        keys = bars.select("asset", "timestamp")
-        if not keys.equals(keys.sort("asset", "timestamp")):
-            bars = bars.sort("asset", "timestamp", maintain_order=True)
+        earlier = pl.col("timestamp").shift(1).over("asset")  # of its own rows: assets may take turns in the table
+        bars = self._apply(bars, {"out_of_order": pl.col("timestamp") < earlier}, findings)
+        bars = _in_order(bars)
+        market = survey(bars) if market is None else market
         exchange = None if self.calendar in (None, "union") else self.calendar
-        calendar, open_days = moments(bars["timestamp"], exchange)
-        bars = self._apply(bars, self._faults(bars.columns) | {"off_session": not_session(open_days)}, findings)
-        if bars.height < 2:
-            raise DataError(f"the data has {bars.height} usable row; a window needs data.window_size bars of one asset")
+        calendar, open_days = moments(market["timestamp"], exchange)
+        bars = self._apply(bars, self._faults(bars.columns, market) | {"off_session": not_session(open_days)}, findings)
         moment = _positions(calendar, bars["timestamp"])
-        if self.calendar is not None:
+        if self.calendar is not None and bars.height:
             bars, moment = self._gaps(bars, moment, calendar, findings)
         return Checked(bars, calendar, moment, _table(findings))
 
-    def _faults(self, columns: list[str]) -> dict[str, pl.Expr]:
-        """Check -> whether a bar of a sorted table is at fault."""
+    def _faults(self, columns: list[str], market: pl.DataFrame) -> dict[str, pl.Expr]:
+        """Check -> whether a bar of a sorted table is at fault. Args: market: see `survey`."""
         values = [pl.col(name) for name in OHLCV if name in columns]
         prices = [pl.col(name) for name in PRICES if name in columns]
         nothing = pl.lit(False)
@@ -139,7 +142,7 @@ class Checks:
         body = [name for name in ("open", "close") if name in columns]
         broken = [pl.col("low") > pl.min_horizontal(*body, "high")] if "low" in columns and "high" in columns else []
         broken += [pl.col("high") < pl.max_horizontal(*body, "low")] if broken else []
-        jump = _jump(columns)
+        jump = overnight_jump(columns)
         return {
             # a second bar of the same moment is at fault, not the first: drop keeps the one that came first
             "duplicate": _same_asset() & (pl.col("timestamp") == pl.col("timestamp").shift(1)),
@@ -148,7 +151,9 @@ class Checks:
             "non_positive": pl.any_horizontal(*(price <= 0 for price in prices), negative),
             "broken_bar": pl.any_horizontal(broken) if broken else nothing,
             "stale_run": _equal_before("close") >= self.stale_bars - 1 if "close" in columns else nothing,
-            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance) & _calm_trade(columns),
+            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance)
+            & calm_trade(columns)
+            & _quiet_peers(jump, market),
             "unit_like": _near(jump, UNIT_RATIOS, self.split_tolerance),
         }
 
@@ -232,6 +237,20 @@ class Checks:
         return _table(findings)
 
 
+def survey(bars: pl.DataFrame) -> pl.DataFrame:
+    """What the market did at each moment: timestamp, assets (with a bar), up and down (assets that jumped by 10 %).
+
+    Of pieces of a table with whole assets in each, the surveys add up. Args: bars: canonical.
+    """
+    bars = _in_order(bars.filter(pl.all_horizontal(pl.col("timestamp", "asset").is_not_null())))
+    jumps = bars.select("timestamp", overnight_jump(bars.columns).alias("jump"))
+    moved = {"up": pl.col("jump") >= _MOVE, "down": pl.col("jump") <= -_MOVE}
+    counts = jumps.group_by("timestamp").agg(
+        pl.len().cast(pl.Int64).alias("assets"), *(flag.sum().cast(pl.Int64).alias(way) for way, flag in moved.items())
+    )
+    return counts.sort("timestamp")
+
+
 def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.ndarray:
     """(N,) number of the unbroken run that each bar is in, rising.
 
@@ -254,11 +273,19 @@ def _same_asset() -> pl.Expr:
     return pl.col("asset") == pl.col("asset").shift(1)
 
 
+def _in_order(bars: pl.DataFrame) -> pl.DataFrame:
+    """Sorted by asset, then time, unless they are: looking is several times cheaper than sorting."""
+    keys = bars.select("asset", "timestamp")
+    return (
+        bars if keys.equals(keys.sort("asset", "timestamp")) else bars.sort("asset", "timestamp", maintain_order=True)
+    )
+
+
 def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:
     return calendar.search_sorted(timestamps).to_numpy().astype(np.int64)
 
 
-def _jump(columns: list[str]) -> pl.Expr:
+def overnight_jump(columns: list[str]) -> pl.Expr:
     """Log ratio to the last close of the open, where there is one: a split shows overnight, a crash takes the day."""
     if "close" not in columns:
         return pl.lit(None, pl.Float64)
@@ -270,12 +297,20 @@ def _near(log_ratio: pl.Expr, ratios: tuple[float, ...], tolerance: float) -> pl
     return pl.any_horizontal((log_ratio.abs() - math.log(ratio)).abs() < tolerance for ratio in ratios)
 
 
-def _calm_trade(columns: list[str]) -> pl.Expr:
+def calm_trade(columns: list[str]) -> pl.Expr:
     """Price x volume is less than four times that of the bar before: a split leaves it, a crash does not."""
     if not {"close", "volume"} <= set(columns):
         return pl.lit(True)
     traded = pl.col("close") * pl.col("volume")
     return traded < 4 * traded.shift(1)
+
+
+def _quiet_peers(jump: pl.Expr, market: pl.DataFrame) -> pl.Expr:
+    """Not more than half of the other assets with a bar at that moment jump the same way: a split moves one asset."""
+    others = pl.col("assets") - 1  # a bar that jumps like a split is itself among those that moved
+    loud = {way: market.filter(2 * (pl.col(way) - 1) > others)["timestamp"].implode() for way in ("up", "down")}
+    moment = pl.col("timestamp")
+    return ~pl.when(jump > 0).then(moment.is_in(loud["up"])).otherwise(moment.is_in(loud["down"]))
 
 
 def _equal_before(column: str) -> pl.Expr:

@@ -1,20 +1,22 @@
 """From a source to loaders of windows, as Lightning asks for them and as plain Python does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 import polars as pl
 import torch
 from lightning import LightningDataModule
 
-from refold.bounds import at_least, checked, within
+from refold.bounds import at_least, checked, complaint, within
 from refold.data import cache as caching
 from refold.data.checks import Checks
 from refold.data.loader import WindowLoader
 from refold.data.pipeline import Layout, Prepared, Recipe, prepare
 from refold.data.scaler import Scaler
 from refold.data.split import PARTS, Part, Split
+from refold.data.weighting import AssetWeights, Draws, weights_of
 from refold.data.windows import Windows
 from refold.errors import DataError
 
@@ -35,13 +37,15 @@ class WindowDataModule(LightningDataModule):
     """Windows of market data for training, validation and test.
 
     Args: source: bars. features: names, see `refold.data.features`. layout: "per_asset" or "panel". min_assets: share
-        of the assets that a moment of a panel needs; fewer, and it is absent. window_size: bars. stride: bars between
-        the starts of neighbouring windows. max_masked: bars without values that a window may hold in a row. batch_size:
-        windows per step over all processes. split, fold: parts. checks: what is refused, masked or dropped. cache:
-        folder to build and map the series in; None keeps it in memory. device: "cpu" keeps the series in main memory,
-        "auto" puts it on the trainer's device if it takes at most a quarter of the free memory there. seed: of the
-        training order. path, uri: what the source reads, for configurations that name it once; the source has it
-        already.
+        of the assets that a moment of a panel needs; fewer, and it is absent. window_size: bars. shortest_window: bars
+        of the shortest training batch, each batch having a length of its own; None: all have window_size. stride: bars
+        between the starts of neighbouring windows. asset_weights: how often the training windows of an asset come:
+        "balanced" as often as any other's, or a weight by name; None: each window once in an epoch. max_masked: bars
+        without values that a window may hold in a row. batch_size: windows per step over all processes. split, fold:
+        parts. checks: what is refused, masked or dropped. cache: folder to build and map the series in; None keeps it
+        in memory. device: "cpu" keeps the series in main memory, "auto" puts it on the trainer's device if it takes at
+        most a quarter of the free memory there. seed: of the training order. path, uri: what the source reads, for
+        configurations that name it once; the source has it already.
     """
 
     # a small validation part may leave a process without a batch; that is no mistake
@@ -56,7 +60,9 @@ class WindowDataModule(LightningDataModule):
         layout: Layout,
         min_assets: Annotated[float, within(0, 1, open_start=True)],
         window_size: Annotated[int, at_least(1)],
+        shortest_window: Annotated[int | None, at_least(1)],
         stride: Annotated[int, at_least(1)],
+        asset_weights: AssetWeights,
         max_masked: Annotated[int, at_least(0)],
         batch_size: Annotated[int, at_least(1)],
         split: Split,
@@ -69,12 +75,22 @@ class WindowDataModule(LightningDataModule):
         uri: str | None = None,
     ) -> None:
         super().__init__()
-        if max_masked >= window_size:
-            raise ValueError(f"data.max_masked is {max_masked}; it must be below data.window_size, {window_size}")
+        if shortest_window is not None and shortest_window > window_size:
+            raise ValueError(
+                f"data.shortest_window is {shortest_window}; it must be at most data.window_size, {window_size}"
+            )
+        key, shortest = (
+            ("window_size", window_size) if shortest_window is None else ("shortest_window", shortest_window)
+        )
+        if max_masked >= shortest:  # a window without a present bar has nothing to learn from
+            raise ValueError(f"data.max_masked is {max_masked}; it must be below data.{key}, {shortest}")
+        _refuse_weights(asset_weights, layout)
         self.source = source
         self.recipe = Recipe(tuple(features), layout, min_assets, window_size, max_masked, split, fold, checks)
         self.window_size = window_size
+        self.shortest_window = shortest_window
         self.stride = stride
+        self.asset_weights = asset_weights
         self.batch_size = batch_size
         self.cache = None if cache is None else Path(cache)
         self.device = device
@@ -107,6 +123,10 @@ class WindowDataModule(LightningDataModule):
     def test_windows(self) -> Windows:
         """The windows that results are reported on."""
         return self._part("test")
+
+    def segments(self, part: Part) -> np.ndarray:
+        """(S, 2) first row and number of rows of each unbroken run of a part, in the series of its windows."""
+        return self._ready().segments[part]
 
     @property
     def gap_bars(self) -> int:
@@ -179,15 +199,24 @@ class WindowDataModule(LightningDataModule):
     def _loader(self, part: Part) -> WindowLoader:
         self.setup()
         self._move()
-        trainer = self.trainer
+        trainer, training = self.trainer, part == "train"
         return WindowLoader(
             self._windows[part],
             batch_size=self.batch_size,
-            shuffle=part == "train",
+            shuffle=training,
             seed=self.seed,
+            shortest=self.shortest_window if training else None,
+            draws=self._draws() if training else None,
             world_size=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
         )
+
+    def _draws(self) -> Draws | None:
+        if self.asset_weights is None:
+            return None
+        windows = self._windows["train"]
+        weights = weights_of(self.asset_weights, windows.series.asset_names, windows.per_asset)
+        return Draws(windows.per_asset, weights, seed=self.seed)
 
     def _move(self) -> None:
         """Put the series on the trainer's GPU, if it is to be there and fits; then a batch never leaves the GPU."""
@@ -230,3 +259,16 @@ class WindowDataModule(LightningDataModule):
             self.scaler, self._prepared = scaler, None
             self.setup()
         self.scaler = scaler or self.scaler
+
+
+def _refuse_weights(weights: AssetWeights, layout: Layout) -> None:
+    """Raise a ValueError for weights that are no weights, or that windows of all assets cannot have."""
+    if weights is not None and layout == "panel":
+        raise ValueError(
+            "data.asset_weights must be null for data.layout=panel: each window there holds all assets; leave assets "
+            "out with data.source.table.assets"
+        )
+    for name, weight in weights.items() if isinstance(weights, Mapping) else ():
+        wrong = complaint(Annotated[float, at_least(0)], weight)
+        if wrong:
+            raise ValueError(f"data.asset_weights.{name} is {weight!r}; {wrong}")

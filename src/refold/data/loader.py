@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from refold.data.permutation import permute
+from refold.data.weighting import Draws
 from refold.data.windows import Batch, Windows
 from refold.errors import DataError
 
@@ -20,36 +21,53 @@ class WindowLoader:
     step do not depend on N. With `shuffle`, the incomplete last batch is dropped unless it is the only one; without,
     each window comes exactly once, and processes may have unequal numbers of batches.
 
+    With `shortest`, each batch has a length of its own, and takes the same bars of each of its windows: both are drawn
+    from seed, epoch and number of the batch, so all processes agree and a resumed run repeats them.
+
     `state_dict` counts the batches that were handed out; a loader that loads it goes on with the next one. The count is
     of global batches, so a job may go on with another number of processes.
 
     Args: windows: of one part. batch_size: windows per step over all processes. shuffle: a new order in each epoch.
-        seed: of that order. world_size, rank: processes of the job, and which of them this is.
+        seed: of that order and of lengths. shortest: bars of the shortest batch; None: all have the windows' length.
+        draws: how often the windows of each asset come in an epoch; None: each once. world_size, rank: processes of the
+        job, and which of them this is.
     Raises: DataError: a batch has fewer windows than there are processes.
     """
 
     batch_sampler = None  # Lightning reads it wherever there is a `sampler`
 
     def __init__(
-        self, windows: Windows, *, batch_size: int, shuffle: bool, seed: int, world_size: int = 1, rank: int = 0
+        self,
+        windows: Windows,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        shortest: int | None = None,
+        draws: Draws | None = None,
+        world_size: int = 1,
+        rank: int = 0,
     ) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.shortest = shortest
+        self.draws = draws
+        self.size = len(windows) if draws is None else len(draws)  # windows of an epoch
         self.world_size = world_size
         self.rank = rank
         self.epoch = 0
         self._handed_out = 0
         self._start_at = 0
-        smallest = min(batch_size, len(windows))
+        smallest = min(batch_size, self.size)
         if shuffle and smallest < world_size:
-            what = f"data.batch_size is {batch_size}" if batch_size <= len(windows) else f"train has {smallest} windows"
+            what = f"data.batch_size is {batch_size}" if batch_size <= self.size else f"train has {smallest} windows"
             raise DataError(f"{what}; there must be at least one window for each of the {world_size} processes")
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
-        full, rest = divmod(len(self.windows), self.batch_size)
+        full, rest = divmod(self.size, self.batch_size)
         if self.shuffle:
             return max(full, 1)
         # of an incomplete batch, processes beyond its length get nothing; so too of full ones smaller than the job
@@ -86,28 +104,42 @@ class WindowLoader:
     def batch(self, number: int) -> Batch:
         """The number-th batch of this epoch, as this process sees it."""
         start = number * self.batch_size
-        everyone = self._order(start, min(start + self.batch_size, len(self.windows)))
-        mine = everyone[self.rank :: self.world_size]
-        mask = self.windows.mask(mine)
+        everyone = self._order(start, min(start + self.batch_size, self.size))
+        mine = np.ascontiguousarray(everyone[self.rank :: self.world_size])
+        windows = self._of_this_length(number)
+        mask = windows.mask(mine)
         local, total = float(len(mine)), float(len(everyone))
         if mask is not None:
-            local, total = float(mask.sum()), float(self.windows.mask(everyone).sum())
+            local, total = float(mask.sum()), float(windows.mask(everyone).sum())
         weight = local * self.world_size / total if total else 0.0
-        index = torch.from_numpy(np.ascontiguousarray(mine))
-        return Batch(self.windows.gather(mine), mask, index, weight)
+        return Batch(windows.gather(mine), mask, torch.from_numpy(mine), weight)
+
+    def _of_this_length(self, number: int) -> Windows:
+        """The windows, cut down to the bars that the number-th batch of this epoch takes."""
+        if self.shortest is None:
+            return self.windows
+        generator = np.random.default_rng([self.seed, self.epoch, number])
+        bars = int(generator.integers(self.shortest, self.windows.window_size + 1))
+        return self.windows.shortened(int(generator.integers(self.windows.window_size - bars + 1)), bars)
 
     def _order(self, start: int, end: int) -> np.ndarray:
         """Window numbers at positions [start, end) of this epoch's order."""
         if not self.shuffle:
             return np.arange(start, end)
+        numbers = self._shuffled(start, end)
+        return numbers if self.draws is None else self.draws.windows(numbers, self.epoch)
+
+    def _shuffled(self, start: int, end: int) -> np.ndarray:
+        """Positions [start, end) of a random permutation of the epoch's windows."""
         blocks = range(start // _BLOCK, (end - 1) // _BLOCK + 1)
-        order = np.concatenate([self._block(block) for block in blocks])
-        return order[start - blocks[0] * _BLOCK : end - blocks[0] * _BLOCK]
+        # a slice of each: the usual batch lies in one block, and a copy of all of it would cost as much as the gather
+        pieces = [self._block(block)[max(0, start - block * _BLOCK) : end - block * _BLOCK] for block in blocks]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _block(self, block: int) -> np.ndarray:
         key = (self.seed, self.epoch, block)
         if getattr(self, "_cached_key", None) != key:
-            positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(self.windows)))
-            self._cached = permute(positions, len(self.windows), seed=self.seed, epoch=self.epoch)
+            positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.size))
+            self._cached = permute(positions, self.size, seed=self.seed, epoch=self.epoch)
             self._cached_key = key
         return self._cached

@@ -18,9 +18,18 @@ _ROUNDS = 8
 def _hash(numbers: np.ndarray, key: int) -> np.ndarray:
     """Mix uint64 numbers with a key; unsigned arithmetic wraps. Source: splitmix64's finaliser (Steele et al. 2014)."""
     mixed = numbers + np.uint64(key)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def _shift(numbers: np.ndarray, by: np.ndarray, size: np.uint64) -> None:
+    """numbers = (numbers + by) % size, in place. Args: numbers: uint64 below size. by: uint64; it is used up."""
+    by -= by // size * size  # NumPy divides by a constant several times faster than it takes remainders
+    numbers += by
+    np.minimum(numbers, numbers - size, out=numbers)  # below 0 an unsigned difference wraps and is the larger one
 
 
 def _round_keys(seed: int, epoch: int) -> list[int]:
@@ -34,17 +43,19 @@ def permute(positions: np.ndarray, size: int, *, seed: int, epoch: int) -> np.nd
 
     Args: positions: int64, each in [0, size). Returns: int64 of the same shape.
     """
-    rows = max(1, math.isqrt(size - 1) + 1)  # ceil(sqrt(size))
-    columns = max(1, -(-size // rows))
+    rows = np.uint64(max(1, math.isqrt(size - 1) + 1))  # ceil(sqrt(size))
+    columns = np.uint64(max(1, -(-size // int(rows))))
     keys = _round_keys(seed, epoch)
-    result = positions.astype(np.uint64)
-    outside = np.arange(result.size)
-    flat = result.reshape(-1)
+    flat = positions.astype(np.uint64).reshape(-1)
+    outside = np.arange(flat.size)
     while outside.size:
-        row, column = np.divmod(flat[outside], np.uint64(columns))
+        cell = flat[outside]
+        row = cell // columns
+        column = cell - row * columns
         for even, odd in zip(keys[::2], keys[1::2], strict=True):
-            row = (row + _hash(column, even) % np.uint64(rows)) % np.uint64(rows)
-            column = (column + _hash(row, odd) % np.uint64(columns)) % np.uint64(columns)
-        flat[outside] = row * np.uint64(columns) + column
-        outside = outside[flat[outside] >= np.uint64(size)]
+            _shift(row, _hash(column, even), rows)
+            _shift(column, _hash(row, odd), columns)
+        cell = row * columns + column
+        flat[outside] = cell
+        outside = outside[cell >= np.uint64(size)]
     return flat.reshape(positions.shape).astype(np.int64)

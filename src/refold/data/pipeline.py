@@ -22,6 +22,8 @@ from refold.data.windows import Series
 from refold.errors import DataError
 
 Layout = Literal["per_asset", "panel"]
+ROW = "row"
+"""Column that a table's row numbers travel in while it is checked, sorted and given bars for its holes."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,68 @@ class _Rows:
     close: np.ndarray | None
 
 
-def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) -> Prepared:
-    """Do it all. Args: bars: canonical. scaler: to scale by; None fits one to the training rows. Raises: DataError."""
-    checked = recipe.checks.run(bars)
-    features = find_all(recipe.features, [name for name in checked.bars.columns if name not in ("timestamp", "asset")])
-    lookback = longest_lookback(features)
+@dataclass(frozen=True)
+class _Table:
+    """Bars that passed the checks, and their features. names: the assets of the series, columns: of its values.
+    lookback: bars that a row depends on. relative: columns that a window takes its first bar off."""
+
+    checked: Checked
+    rows: _Rows
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+    relative: tuple[int, ...]
+    lookback: int
+    findings: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole table as one series, without parts.
+
+    segments: (S, 2) first row and number of rows of each unbroken run. origin: (R, K) row of the table that each row of
+    the series was made from, -1 for none; K is 1, or the assets of a panel. columns: names of the series' columns.
+    """
+
+    series: Series
+    segments: np.ndarray
+    origin: np.ndarray
+    columns: tuple[str, ...]
+    findings: pl.DataFrame
+
+
+def whole(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, market: pl.DataFrame | None = None) -> Whole:
+    """All bars of a table as windows are cut from them, on a given scale: nothing is split, nothing is fitted.
+
+    Args: bars: canonical. market: `checks.survey` of the whole table, where bars are a piece of it; None: of the bars.
+    Raises: DataError: a check refuses the bars, or they lack a column that the features or the scale ask for.
+    """
+    table = _read(bars.with_row_index(ROW), recipe, market)
+    _refuse_few(table.checked.bars.height)
+    rows, columns = table.rows, table.columns
+    if len(columns) != len(scaler.mean):
+        raise DataError(f"the data has {len(columns)} columns of features; the scale was fitted to {len(scaler.mean)}")
+    usable = rows.present | _short_stretches(rows, recipe.max_masked)
+    everything = [Interval("test", 0, int(rows.moment.max()) + 1)]
+    segments = cut(asset=rows.asset, run=rows.run, moment=rows.moment, usable=usable, intervals=everything, gap=0)
+    number = table.checked.bars[ROW].cast(pl.Int64).fill_null(-1).to_numpy()  # bars that fill a hole have none
+    origin = number[:, None]
+    if recipe.layout == "panel":
+        origin = np.full((len(rows.moment), table.checked.bars["asset"].n_unique()), -1)
+        origin[table.checked.moment, table.checked.bars["asset"].rle_id().to_numpy()] = number
+    return Whole(
+        series=_series(table, scaler, segments),
+        segments=segments["test"],
+        origin=origin,
+        columns=columns,
+        findings=table.findings,
+    )
+
+
+def _read(bars: pl.DataFrame, recipe: Recipe, market: pl.DataFrame | None) -> _Table:
+    """Checks, features, layout. Raises: DataError."""
+    checked = recipe.checks.run(bars, market)
+    available = [name for name in checked.bars.columns if name not in ("timestamp", "asset", ROW)]
+    features = find_all(recipe.features, available)
     rows, findings = _feature_rows(checked, features, recipe)
     # not the categories of the column: of some of them a policy may have dropped every bar
     names = tuple(checked.bars["asset"].unique(maintain_order=True).to_list())
@@ -93,7 +152,30 @@ def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) ->
             f"data.min_assets is {recipe.min_assets}; it must be 1 for {columns[relative[0]]}, which is relative to "
             f"the window's first bar"
         )
-    gap = (recipe.window_size - 1) + (lookback - 1) + recipe.split.embargo
+    return _Table(checked, rows, tuple(columns), names, relative, longest_lookback(features), findings)
+
+
+def _series(table: _Table, scaler: Scaler, segments: dict[Part, np.ndarray]) -> Series:
+    """The table's values on a scale. Args: segments: those that windows will be cut from."""
+    rows, calendar = table.rows, table.checked.calendar
+    return Series(
+        values=_scaled(rows, scaler),
+        present=None if rows.present[_held(segments)].all() else torch.from_numpy(rows.present),
+        times=calendar.to_physical().to_numpy()[rows.moment].astype(np.int64),
+        time_dtype=calendar.dtype,
+        close=None if rows.close is None else torch.from_numpy(rows.close),
+        asset_names=table.names,
+        asset_starts=np.flatnonzero(np.diff(rows.asset, prepend=-1)),
+        relative=table.relative,
+    )
+
+
+def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) -> Prepared:
+    """Do it all. Args: bars: canonical. scaler: to scale by; None fits one to the training rows. Raises: DataError."""
+    table = _read(bars, recipe, None)
+    _refuse_few(table.checked.bars.height)
+    checked, rows, columns, relative = table.checked, table.rows, table.columns, table.relative
+    gap = (recipe.window_size - 1) + (table.lookback - 1) + recipe.split.embargo
     intervals = recipe.split.intervals(checked.calendar, recipe.fold)
     usable = rows.present | _short_stretches(rows, recipe.max_masked)
     segments = cut(asset=rows.asset, run=rows.run, moment=rows.moment, usable=usable, intervals=intervals, gap=gap)
@@ -104,25 +186,14 @@ def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) ->
         for column in relative:
             scaler.mean[column] = 0.0  # of log ratios to a bar of the window itself
             scaler.std[column] = _spread(rows, column, segments["train"], recipe)
-    times = checked.calendar.to_physical().to_numpy()[rows.moment].astype(np.int64)
-    series = Series(
-        values=_scaled(rows, scaler),
-        present=None if rows.present[_held(segments)].all() else torch.from_numpy(rows.present),
-        times=times,
-        time_dtype=checked.calendar.dtype,
-        close=None if rows.close is None else torch.from_numpy(rows.close),
-        asset_names=names,
-        asset_starts=np.flatnonzero(np.diff(rows.asset, prepend=-1)),
-        relative=relative,
-    )
     return Prepared(
-        series=series,
-        column_names=tuple(columns),
+        series=_series(table, scaler, segments),
+        column_names=columns,
         scaler=scaler,
         segments=segments,
         gap_bars=gap,
-        findings=findings,
-        summary=_summary(checked, intervals, gap, findings, recipe),
+        findings=table.findings,
+        summary=_summary(checked, intervals, gap, table.findings, recipe),
         fingerprint=fingerprint(checked.bars),
     )
 
@@ -215,6 +286,11 @@ def _scaled(rows: _Rows, scaler: Scaler) -> torch.Tensor:
         there = rows.present & np.isfinite(values)
         scaled[there, column] = values[there]
     return torch.from_numpy(scaled)
+
+
+def _refuse_few(bars: int) -> None:
+    if bars < 2:
+        raise DataError(f"the data has {bars} usable row{'s' * (bars != 1)}; a window needs data.window_size bars")
 
 
 def _refuse_empty(segments: dict[Part, np.ndarray], rows: _Rows, usable: np.ndarray, gap: int, recipe: Recipe) -> None:

@@ -8,29 +8,34 @@ from torch import Tensor
 from refold.errors import DataError
 
 
-def to_prices(values: Tensor, names: Sequence[str], last_close: Tensor) -> dict[str, Tensor]:
+def to_prices(
+    values: Tensor, names: Sequence[str], last_close: Tensor, first_close: Tensor | None = None
+) -> dict[str, Tensor]:
     """Open, high, low and close of windows, as far as their features tell them.
 
-    The close follows from log_return, or else from overnight_return and intraday_return; open, high and low from it and
-    overnight_return, high_return and low_return. Errors of returns add up along the window, as they do for whoever
-    trades.
+    The close follows from window_log_price where the close of the window's first bar is given, each bar by itself; or
+    else from log_return, or from overnight_return and intraday_return, whose errors add up along the window, as they do
+    for whoever trades. Open, high and low follow from the close and overnight_return, high_return and low_return.
 
     Args: values: (B, T, F) in the units of the features (`Scaler.inverse_transform`), no bar absent. names: the F
-        feature names. last_close: (B,) the close right before each window (`Windows.last_close`).
-    Returns: name of the price -> (B, T), in the units of last_close.
+        feature names. last_close: (B,) the close right before each window (`Windows.last_close`). first_close: (B,)
+        the close of its first bar (`Windows.first_close`).
+    Returns: name of the price -> (B, T), in the units of the closes given.
     Raises: DataError: the features do not tell the close.
     """
     by_name = dict(zip(names, values.double().unbind(dim=-1), strict=True))
-    if "log_return" in by_name:
-        returns = by_name["log_return"]
+    if "window_log_price" in by_name and first_close is not None:
+        close = first_close.double()[:, None] * by_name["window_log_price"].exp()
+    elif "log_return" in by_name:
+        close = last_close.double()[:, None] * by_name["log_return"].cumsum(dim=1).exp()
     elif {"overnight_return", "intraday_return"} <= by_name.keys():
         returns = by_name["overnight_return"] + by_name["intraday_return"]
+        close = last_close.double()[:, None] * returns.cumsum(dim=1).exp()
     else:
         raise DataError(
-            f"data.features is [{', '.join(names)}]; prices follow from log_return, or from overnight_return and "
-            f"intraday_return"
+            f"data.features is [{', '.join(names)}]; prices follow from log_return, from overnight_return and "
+            f"intraday_return, or from window_log_price and the close of the window's first bar"
         )
-    close = last_close.double()[:, None] * returns.cumsum(dim=1).exp()
     before = torch.cat([last_close.double()[:, None], close[:, :-1]], dim=1)  # (B, T) close of the bar before each
     prices = {"close": close}
     for name, feature in (("open", "overnight_return"), ("high", "high_return"), ("low", "low_return")):

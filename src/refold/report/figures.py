@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")  # no window, also where there is a screen
 import matplotlib.pyplot as plt
 import numpy as np
+import polars as pl
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -19,6 +20,7 @@ from refold.data import WindowDataModule, Windows
 from refold.report.projection import first_two_axes
 from refold.run import METRICS
 from refold.scoring.baselines import PCA, TrainingMean
+from refold.scoring.detector import Scores
 from refold.training.loggers import log_pictures
 from refold.training.module import AutoencoderModule, evaluating
 
@@ -35,10 +37,26 @@ Reconstruct = Callable[[Tensor, Tensor | None], Tensor]
 """(windows (B, T, F), mask (B, T) or None) -> (B, T, F), all on the CPU."""
 
 
+@dataclass(frozen=True)
+class ScoredPart:
+    """Scores of the bars of a part. levels, flagged: (N,) thresholds and verdicts."""
+
+    scores: Scores
+    levels: np.ndarray
+    flagged: np.ndarray
+
+
 def draw_figures(
-    run_dir: Path, module: AutoencoderModule, data: WindowDataModule, baselines: dict[str, PCA | TrainingMean]
+    run_dir: Path,
+    module: AutoencoderModule,
+    data: WindowDataModule,
+    baselines: dict[str, PCA | TrainingMean],
+    test_scores: ScoredPart | None,
 ) -> dict[str, Path]:
-    """Draw all figures of a trained run, and keep the numbers of its reconstructions. Returns: name -> file."""
+    """Draw all figures of a trained run, and keep the numbers of its reconstructions. Returns: name -> file.
+
+    Args: test_scores: None where the run has no threshold.
+    """
     model = free_running(module)
     fixed = FixedWindows.of(data.test_windows, data.feature_names, model)
     (run_dir / "figures").mkdir(exist_ok=True)
@@ -51,6 +69,8 @@ def draw_figures(
         "error_histogram": error_histogram(model, data),
         "feature_errors": feature_errors({"LSTM autoencoder": model, **others}, data),
     }
+    if test_scores is not None:
+        figures["score_over_time"] = score_over_time(test_scores, data)
     return {name: save(figure, run_dir / "figures" / f"{name}.png") for name, figure in figures.items()}
 
 
@@ -194,6 +214,29 @@ def progress(fixed: FixedWindows, epoch: int) -> Figure:
     axis.set_yticks(-apart * np.arange(len(names)), names, fontsize=7, rotation=30)
     axis.set_xticks(bars[:, T // 2], fixed.assets)
     axis.set_title(f"validation windows (black) and reconstructions (red) after epoch {epoch}", fontsize=9)
+    return figure
+
+
+def score_over_time(test: ScoredPart, data: WindowDataModule) -> Figure:
+    """Scores of the test part, their threshold, and the bars above it, for at most six assets."""
+    scores, series, names = test.scores, data.test_windows.series, data.test_windows.series.asset_names
+    if data.recipe.layout == "panel":  # one series of all assets: its columns say which
+        names = [column.rpartition("/")[0] for column in data.feature_names[:: len(data.recipe.features)]]
+    known = ~np.isnan(scores.score)
+    assets = np.unique(scores.asset[known])[:6]
+    figure, axes = plt.subplots(
+        len(assets), figsize=(9, 1.5 * len(assets) + 0.8), squeeze=False, sharex=True, layout="constrained"
+    )
+    for axis, asset in zip(axes[:, 0], assets, strict=True):
+        rows = known & (scores.asset == asset)
+        moments = pl.Series(scores.times[rows]).cast(series.time_dtype).to_numpy()
+        values, above = scores.score[rows], test.flagged[rows]
+        axis.plot(moments, values, lw=0.7, color="tab:blue")
+        axis.plot(moments, test.levels[rows], lw=0.9, ls="--", color="black")
+        axis.plot(moments[above], values[above], ".", color="tab:red")
+        axis.set_ylabel(names[asset], fontsize=8)
+        axis.set_yscale("symlog")
+    axes[0, 0].set_title("anomaly score of test bars, threshold fitted on validation (dashed)", fontsize=10)
     return figure
 
 

@@ -28,6 +28,12 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         console.print(
             f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights"
         )
+    if found := result["detector"]:
+        console.print(
+            f"{found['score']}, {found['threshold']}: bars scoring above {found['level']:.4g} are flagged, "
+            f"{found['val/alarms_per_asset_year']:.1f} alarms per asset and year on validation, "
+            f"{found['test/alarms_per_asset_year']:.1f} on test"
+        )
     directory = shlex.quote(_short(run_dir))
     console.print(f"run directory: {directory}")
     if (run_dir / "wandb").is_dir():

@@ -1,11 +1,18 @@
-"""What a reconstruction has to beat: the same number of principal components, and the mean."""
+"""What a model has to beat: for reconstruction the same number of principal components, and the mean; for detection a
+forest over the same features, chance, and flagging everything. The rules of price feeds stand in `rules`.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Self
 
+import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from refold.data import Windows
+from refold.data.features import find_all
+from refold.data.pipeline import compute
 from refold.training.metrics import ReconstructionError
 
 _BATCH = 4096
@@ -86,3 +93,66 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
         error = ReconstructionError(batch.shape[2], sync_on_compute=False) if error is None else error
         error.update(baseline.reconstruct(batch), batch, mask)
     return {name: float(value) for name, value in error.compute().items()}
+
+
+# Detection: scorers of bars, as `refold.scoring.rules.Scorer` describes them ------------------------------------------
+
+
+class Forest:
+    """Isolation forest over the features of single bars. A bar that lacks a feature has no score.
+
+    Args: features: names. seed: of the forest.
+    Source: Liu et al. 2008; scikit-learn's, with its default of 100 trees of 256 bars.
+    """
+
+    def __init__(self, features: Sequence[str], seed: int) -> None:
+        self.features = tuple(features)
+        self.seed = seed
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Grow the trees on the training bars."""
+        from sklearn.ensemble import IsolationForest  # a second to import, and only needed here
+
+        rows = self._rows(train)
+        self.forest = IsolationForest(random_state=self.seed).fit(rows[np.isfinite(rows).all(axis=1)])
+        return self
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """(N,) the forest's anomaly score, in (0, 1]."""
+        rows = self._rows(bars)
+        known = np.isfinite(rows).all(axis=1)
+        scores = np.full(len(rows), np.nan)
+        if known.any():
+            scores[known] = -self.forest.score_samples(rows[known])
+        return scores
+
+    def _rows(self, bars: pl.DataFrame) -> np.ndarray:
+        features = find_all(self.features, bars.columns)
+        return compute(bars, features, bars["asset"].rle_id().to_numpy()).to_numpy()
+
+
+class Chance:
+    """A uniform random score. Args: seed: of it."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Nothing to learn."""
+        return self
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """(N,) in [0, 1)."""
+        return self.generator.random(bars.height)
+
+
+class Everything:
+    """The same score for each bar: whatever the threshold, all are flagged or none."""
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Nothing to learn."""
+        return self
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """(N,) ones."""
+        return np.ones(bars.height)

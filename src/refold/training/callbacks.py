@@ -1,5 +1,6 @@
 """What happens around the training loop: checkpoints, a clean stop on a signal, one line per epoch."""
 
+import contextlib
 import logging
 import math
 import os
@@ -18,8 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from refold.bounds import at_least, checked, more_than
 from refold.errors import Interrupted, RefoldError
-from refold.run import BEST_CHECKPOINT, LAST_CHECKPOINT, begin_writing
-from refold.state import Training
+from refold.run import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, begin_writing
 from refold.training.facts import run_facts
 from refold.training.metrics import ReconstructionError
 from refold.training.module import evaluating
@@ -41,7 +41,10 @@ def may_decide(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it: at any moment the file is a whole one, old or new."""
+    """Writes a checkpoint beside its target and renames it: at any moment the file is a whole one, old or new.
+
+    Raises: RefoldError: it cannot be written; the old one is still there.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
@@ -53,15 +56,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, target)
+        except (OSError, RuntimeError) as error:  # torch turns some of the former into the latter
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            kept = ", the one before it is kept" if target.exists() else ""
+            raise RefoldError(f"{target} cannot be written: {reason.splitlines()[0]}{kept}") from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def keep_as(path: Path, name: Path) -> None:
+    """Give a file a second name, so that it stays when another takes its first one."""
+    link = name.with_name(f".{name.name}.partial")
+    with contextlib.suppress(OSError):  # a file system without links
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, name)
 
 
 class Checkpoints(Checkpoint):
     """Keeps `best.ckpt` and `last.ckpt`: after each epoch, and in between after so many minutes.
 
+    The last but one stays as `previous.ckpt`: a disk may lose what it said it had written.
+
     Args:
-        run_dir: its folder `checkpoints` holds the two files.
+        run_dir: its folder `checkpoints` holds the files.
         monitor: logged name whose smallest value is the best.
         every_minutes: longest time between two writes of `last.ckpt`; a killed run loses no more than that.
     """
@@ -101,6 +119,8 @@ class Checkpoints(Checkpoint):
 
     def write_last(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt` from the present state; called on every process."""
+        if trainer.is_global_zero and self.last.exists():
+            keep_as(self.last, self.run_dir / PREVIOUS_CHECKPOINT)
         self._write(trainer, self.last)
         self.last_written = time.monotonic()
 
@@ -183,35 +203,6 @@ class StopOnSignal(L.Callback):
     def _restore(self) -> None:
         while self.handlers:
             signal.signal(*self.handlers.popitem())
-
-
-class RunState(L.Callback):
-    """Says in the run directory that the run is being trained, and how it ended; see `refold.state`.
-
-    Args: run_dir: the run directory.
-    """
-
-    def __init__(self, run_dir: Path):
-        self.run_dir = run_dir
-        self.training: Training | None = None
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.training = Training(self.run_dir)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.end(exception)
-
-    def end(self, exception: BaseException | None) -> None:
-        """The run is over: all of it with None, else this far."""
-        if self.training is None:
-            return
-        if exception is None:
-            self.training.end(None)
-        else:
-            stopped = isinstance(exception, (Interrupted, KeyboardInterrupt))
-            first_line = (str(exception).strip().splitlines() or [type(exception).__name__])[0]
-            self.training.end("stopped" if stopped else "failed", first_line)
 
 
 class TrainingSample(L.Callback):

@@ -14,6 +14,7 @@ def make_trainer(
     *,
     accelerator: Literal["auto", "cpu", "gpu"],
     devices: Count | Literal["auto"] | list[int],
+    num_nodes: Count,
     strategy: Literal["auto", "ddp"],
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
     max_epochs: Annotated[int, at_least(-1)],
@@ -33,6 +34,7 @@ def make_trainer(
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
+        num_nodes=num_nodes,
         strategy=strategy,
         precision=precision,
         max_epochs=max_epochs,

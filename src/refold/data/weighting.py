@@ -1,0 +1,67 @@
+"""How often the windows of each asset are drawn in an epoch of training.
+
+A weight w draws each of an asset's windows floor(w) or ceil(w) times in an epoch: 2 all of them twice, 0.5 one half of
+them, each time another. What is drawn is computed from its number in the epoch, so that the shuffled order, the shares
+of processes and the position that a resumed run goes on from are those of any other epoch.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from refold.errors import DataError
+
+AssetWeights = Literal["balanced"] | Mapping[str, float] | None
+
+
+def weights_of(setting: AssetWeights, names: Sequence[str], counts: np.ndarray) -> np.ndarray:
+    """(A,) weight of each asset. Args: names: the A assets. counts: (A,) training windows of each.
+
+    "balanced" draws as many windows of each asset that has any, about as many in all as there are; a mapping gives
+    those it does not name 1.
+    Raises: DataError: it names an asset that is not there, or leaves nothing to train on.
+    """
+    if setting == "balanced":
+        share = counts.sum() / max(1, np.count_nonzero(counts))
+        return np.divide(share, counts, out=np.zeros(len(counts)), where=counts > 0)
+    for name in setting:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:12])}"
+            raise DataError(f"data.asset_weights has {name!r}; {hint}")
+    weights = np.array([float(setting.get(name, 1.0)) for name in names])
+    if not (weights * counts).any():
+        raise DataError(f"data.asset_weights is {dict(setting)}; it leaves no window to train on")
+    return weights
+
+
+class Draws:
+    """Numbers of an epoch's draws -> windows.
+
+    Args: counts: (A,) windows of each asset; those of asset a stand right after those of asset a - 1. weights: (A,).
+        seed: of which windows a fraction picks.
+    """
+
+    def __init__(self, counts: np.ndarray, weights: np.ndarray, *, seed: int) -> None:
+        self.seed = seed
+        self.counts = counts.astype(np.int64)
+        # an asset that counts at all is drawn at least once
+        drawn = np.maximum(np.round(weights * counts), (weights > 0) & (counts > 0)).astype(np.int64)
+        self.drawn = drawn
+        self.first_window = np.cumsum(self.counts) - self.counts
+        self.ends = np.cumsum(drawn)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def windows(self, numbers: np.ndarray, epoch: int) -> np.ndarray:
+        """(B,) numbers in [0, len) -> (B,) windows."""
+        asset = np.searchsorted(self.ends, numbers, side="right")
+        nth = numbers - (self.ends[asset] - self.drawn[asset])
+        count, drawn = self.counts[asset], self.drawn[asset]
+        # on a circle of `count` windows the draws stand count / drawn apart, from a point that each epoch chooses
+        turn = np.random.default_rng([self.seed, epoch]).random(len(self.counts))[asset]
+        place = (nth * count + (turn * count).astype(np.int64)) // drawn % count
+        return self.first_window[asset] + place

@@ -1,0 +1,107 @@
+"""From values of windows to values of bars: each bar is in up to T windows, and gets one value out of theirs.
+
+    bars of the series      0    1    2    3    4    5
+    window 0  (T = 3)      [a0   a1   a2]
+    window 1                    [b0   b1   b2]
+    window 2                         [c0   c1   c2]
+    window 3                              [d0   d1   d2]
+                            |    |    |    |    |    |
+    bar 3 is in windows 1, 2, 3, at their places 2, 1, 0: its values are b2, c1, d0
+
+    mean, median, max       over those values; the windows reach up to T - 1 bars beyond the bar
+    last                    b2, of the window that ends at the bar: nothing after the bar counts
+
+Under `last`, the first T - 1 bars of a run end no window of T bars; they end one of the bars that there are, which is
+read as a window with a mask (`partial`). A bar is never reported at another bar's
+place, and an absent bar has no value (NaN).
+
+Letters: T bars in a window, R rows of a series, S runs, B rows in a block, C values of a bar.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Alignment = Literal["mean", "median", "max", "last"]
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
+
+
+class Block(NamedTuple):
+    """Rows of a series that are next to be aligned. Each may be the first row of a window.
+
+    rows: (B,) numbers of the rows. begins: (B,) bool, True where a whole window begins. place: (B,) of the row in its
+    run.
+    """
+
+    rows: np.ndarray
+    begins: np.ndarray
+    place: np.ndarray
+
+
+def blocks(segments: np.ndarray, window_size: int, size: int) -> Iterator[Block]:
+    """All rows of runs that hold a window, in order, so many at a time; a block may go on from one run to the next.
+
+    Args: segments: (S, 2) first row and number of rows of each run. window_size: T.
+    """
+    held = segments[segments[:, 1] >= window_size]
+    ends = np.cumsum(held[:, 1])
+    total = int(ends[-1]) if len(ends) else 0
+    for start in range(0, total, size):
+        number = np.arange(start, min(start + size, total))
+        run = np.searchsorted(ends, number, side="right")
+        place = number - (ends - held[:, 1])[run]
+        yield Block(held[run, 0] + place, place + window_size <= held[run, 1], place)
+
+
+class Aligner:
+    """Values of windows in, values of bars out, a block at a time; between blocks it keeps the last T - 1 windows.
+
+    Args: alignment: see above. window_size: T.
+    """
+
+    def __init__(self, alignment: Alignment, window_size: int) -> None:
+        self.alignment = alignment
+        self.window_size = window_size
+        self.kept: Tensor | None = None
+
+    def align(self, values: Tensor, block: Block) -> Tensor:
+        """Args: values: (n, T, C) of the n windows that begin in the block, in order, NaN at absent bars.
+
+        Returns: (B, C), one row for each row of the block; NaN where it is in no window, or under `last` ends none.
+        """
+        T, C = self.window_size, values.shape[2]
+        # one slot for each row, empty where no window begins: the last T - 1 rows of a run, so that runs stay apart
+        slots = values
+        if not block.begins.all():
+            slots = values.new_full((len(block.rows), T, C), torch.nan)
+            slots[torch.from_numpy(block.begins).to(values.device)] = values
+        before = values.new_full((T - 1, T, C), torch.nan) if self.kept is None else self.kept
+        together = torch.cat([before, slots])
+        self.kept = together[len(together) - (T - 1) :].clone()
+        # row r of the block is at place T - 1 of together[r], T - 2 of together[r + 1], ... 0 of together[r + T - 1]
+        diagonals = together.as_strided((len(slots), T, C), (T * C, T * C - C, 1), (T - 1) * C)
+        return _reduce(diagonals, self.alignment)
+
+
+def _reduce(diagonals: Tensor, alignment: Alignment) -> Tensor:
+    """(B, T, C) values of each bar, from the oldest window to the newest -> (B, C)."""
+    if alignment == "last":
+        return diagonals[:, 0].clone()
+    if alignment == "mean":
+        return diagonals.nanmean(dim=1)
+    if alignment == "median":
+        return torch.nanquantile(diagonals, 0.5, dim=1)
+    highest = diagonals.nan_to_num(nan=-torch.inf).amax(dim=1)
+    return highest.masked_fill(highest == -torch.inf, torch.nan)
+
+
+def partial(segments: np.ndarray, window_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows that hold only the first bars of a run, as `last` needs them.
+
+    Returns: (n,) first rows and (n,) numbers of bars, from 1 to T - 1, for each run that holds a window.
+    """
+    held = segments[segments[:, 1] >= window_size, 0]
+    return np.repeat(held, window_size - 1), np.tile(np.arange(1, window_size), len(held))

@@ -1,0 +1,294 @@
+"""A trained autoencoder as a scorer of bars: windows -> errors -> values of each bar -> score -> verdict.
+
+Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows in a block, T bars, F features, C values.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from refold.data import Scaler, Series, Windows
+from refold.data.pipeline import Recipe, whole
+from refold.errors import ConfigError, DataError
+from refold.models import Autoencoder
+from refold.scoring.alignment import Aligner, Alignment, blocks, partial
+from refold.scoring.scores import Score
+from refold.scoring.scores.base import blocks_of
+from refold.scoring.thresholds import Threshold, count_alarms
+
+BATCH = 1024
+"""Windows that go through the model at once: enough that a step of the LSTM is one product of matrices that fills the
+core (docs/benchmarks.md), and some 40 MB of gates at H 64."""
+
+MOST_CODES = 20_000
+"""Codes of training windows that a score may learn from, spread evenly."""
+
+FORMAT = 1
+"""Of the state, for the message about a run of another version."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Bars of some assets, asset after asset in order of time; NaN where there is no score.
+
+    score: (N,) float64. contributions: (N, C) float64, whose sum is the score. reconstruction: (N, F) float32, in the
+    units of the features; of a relative feature (`Feature.relative`) NaN. asset: (N,) numbers. times: (N,) int64 as in
+    the series. origin: (N,) row of the table, -1 for none.
+    """
+
+    score: np.ndarray
+    contributions: np.ndarray
+    reconstruction: np.ndarray
+    asset: np.ndarray
+    times: np.ndarray
+    origin: np.ndarray
+
+
+class Detector:
+    """A trained autoencoder with a score and a threshold: says of bars how strange they are, and which are too strange.
+
+    Each bar is scored by the errors of its own asset's features; the windows of a panel hold all assets, and each
+    asset's bar is scored by its own F columns.
+
+    Args: autoencoder: trained, on any device. recipe, scaler: how bars become its windows. columns: names of a window's
+        columns. score, threshold: fitted or not. alignment: from the windows that hold a bar to the bar.
+    """
+
+    def __init__(
+        self,
+        *,
+        autoencoder: Autoencoder,
+        recipe: Recipe,
+        scaler: Scaler,
+        columns: list[str],
+        score: Score,
+        threshold: Threshold,
+        alignment: Alignment,
+    ) -> None:
+        self.autoencoder = autoencoder
+        self.recipe = recipe
+        self.scaler = scaler
+        self.columns = columns
+        self.score_function = score
+        self.threshold = threshold
+        self.alignment: Alignment = alignment
+        self.validation: dict[str, Any] = {}
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The F features that a bar of one asset has."""
+        return self.recipe.features
+
+    # ---- fit ---------------------------------------------------------------------------------------------------------
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> "Detector":
+        """Fit score and threshold. The autoencoder and its scaler stay as they are.
+
+        Args: train, val: canonical bars of the two parts. Raises: DataError, ConfigError: too few bars for a threshold.
+        """
+        pieces = [whole(bars, self.recipe, self.scaler) for bars in (train, val)]
+        return self.fit_series(*((piece.series, piece.segments) for piece in pieces))
+
+    def fit_series(self, train: tuple[Series, np.ndarray], val: tuple[Series, np.ndarray]) -> "Detector":
+        """As `fit`, with series and the (S, 2) runs of each part; for the parts of a data module."""
+        score = self.score_function
+        if score.reads_codes:
+            score.fit_codes(self._codes(*train))
+        values = self._values(*(train if score.fitted_on == "train" else val))[0]
+        kept = values[~values.isnan().any(dim=1)].double()
+        if not len(kept):
+            raise DataError(f"the {score.fitted_on} part has no bar to fit score to: it needs data.window_size bars")
+        score.fit(kept)
+        scored = self.score_series(*val)
+        there = ~np.isnan(scored.score)
+        self.threshold.fit(scored.score[there])
+        flagged = self.flag(scored.score, scored.asset)[1]
+        known = np.sort(scored.score[there])
+        spread = np.linspace(0, len(known) - 1, min(len(known), 4096)).round().astype(int)
+        self.validation = {
+            "level": float(self.threshold.level),
+            "bars": int(there.sum()),
+            "flagged": int(flagged.sum()),
+            "alarms_per_asset_year": alarm_rate(flagged, scored, val[0].time_dtype),
+            "bar_seconds": bar_seconds(scored.times, scored.asset, val[0].time_dtype),
+            "scores": torch.from_numpy(known[spread]),
+        }
+        return self
+
+    def _codes(self, series: Series, segments: np.ndarray) -> Tensor:
+        """Codes of at most MOST_CODES windows, spread evenly, (n, Z) float32."""
+        windows = Windows(series, segments, window_size=self.recipe.window_size, stride=1)
+        chosen = np.linspace(0, len(windows) - 1, min(len(windows), MOST_CODES)).round().astype(np.int64)
+        parts = [self._encode(windows, chosen[start : start + BATCH]) for start in range(0, len(chosen), BATCH)]
+        return torch.cat(parts)
+
+    def _encode(self, windows: Windows, number: np.ndarray) -> Tensor:
+        return self._run(windows, number, windows.mask(number))[1].cpu()
+
+    # ---- score -------------------------------------------------------------------------------------------------------
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """(N,) float64, one for each row of canonical bars in its order; NaN where no window holds the bar."""
+        piece = whole(bars, self.recipe, self.scaler)
+        scored = self.score_series(piece.series, piece.segments, piece.origin)
+        result = np.full(bars.height, np.nan)
+        kept = scored.origin >= 0
+        result[scored.origin[kept]] = scored.score[kept]
+        return result
+
+    def score_series(self, series: Series, segments: np.ndarray, origin: np.ndarray | None = None) -> Scores:
+        """Scores of all rows of a series. Args: segments: (S, 2) runs to cut windows from. origin: (R, K)."""
+        values, reconstruction = self._values(series, segments)
+        F = len(self.features)
+        K = len(self.columns) // F if self.recipe.layout == "panel" else 1
+        R = len(values)
+        if K > 1:  # (R, K F) -> (K R, F): asset after asset
+            reconstruction = reconstruction.view(R, K, F).transpose(0, 1).reshape(K * R, F)
+            values = values.view(R, K, -1).transpose(0, 1).flatten(0, 1) if values.shape[1] > 1 else values.repeat(K, 1)
+            asset = np.repeat(np.arange(K), R)
+        else:
+            asset = np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
+        contributions = self.score_function.contributions(values.double(), asset).numpy()
+        return Scores(
+            score=contributions.sum(axis=1),
+            contributions=contributions,
+            reconstruction=reconstruction.numpy(),
+            asset=asset,
+            times=np.tile(series.times, K),
+            origin=np.full(K * R, -1) if origin is None else origin.T.reshape(-1),
+        )
+
+    def flag(self, score: np.ndarray, asset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Levels and verdicts of bars, (N,) each. Args: asset: (N,) numbers, equal ones side by side."""
+        levels = np.empty(len(score))
+        for rows in blocks_of(asset):
+            levels[rows] = self.threshold.levels(score[rows], None)[0]
+        with np.errstate(invalid="ignore"):
+            return levels, score > levels
+
+    def _values(self, series: Series, segments: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What the score measures, (R, C), and reconstructions in the units of the features, (R, F), on the CPU.
+
+        NaN where no window holds the row, and where it is absent.
+        """
+        R, T = len(series.values), self.recipe.window_size
+        windows = Windows(series, segments, window_size=T, stride=1)
+        aligners = Aligner(self.alignment, T), Aligner("last" if self.alignment == "last" else "mean", T)
+        reconstruction = torch.full((R, series.values.shape[1]), torch.nan)
+        values = torch.full((R, series.values.shape[1] if self.score_function.names_features else 1), torch.nan)
+        number = 0
+        for block in blocks(segments, T, BATCH):
+            count = int(block.begins.sum())
+            if count:
+                parts = self._measure(windows, np.arange(number, number + count))
+                number += count
+            else:  # the end of a run, where no window begins
+                parts = tuple(target.new_empty((0, T, target.shape[1])) for target in (values, reconstruction))
+            for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
+                target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
+        if self.alignment == "last":
+            self._begin_runs(windows, segments, values, reconstruction)
+        return values, self.scaler.inverse_transform(reconstruction)
+
+    def _begin_runs(self, windows: Windows, segments: np.ndarray, *targets: Tensor) -> None:
+        """Under `last`: the first T - 1 rows of each run, from windows that hold the run up to them alone."""
+        T = self.recipe.window_size
+        rows, bars = partial(segments, T)
+        for start in range(0, len(rows), BATCH):
+            first, held = rows[start : start + BATCH], bars[start : start + BATCH]
+            number = windows.offsets[np.searchsorted(windows.first_rows, first)]
+            own = torch.arange(T) < torch.from_numpy(held)[:, None]  # (n, T)
+            present = windows.mask(number)
+            own = own if present is None else own & present.cpu()
+            there = own.any(dim=1)
+            parts = self._measure(windows, number[there.numpy()], own[there])
+            ends = torch.from_numpy(held)[there] - 1
+            for target, part in zip(targets, parts, strict=True):
+                part = part.cpu()
+                target[torch.from_numpy(first)[there] + ends] = part[torch.arange(len(part)), ends]
+
+    def _measure(self, windows: Windows, number: np.ndarray, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Of some windows: what the score measures, (B, T, C), and their reconstruction (B, T, F), running free.
+
+        Args: mask: (B, T) of the bars that are looked at; None: all that are present.
+        """
+        mask = windows.mask(number) if mask is None else mask
+        truth, codes, reconstruction = self._run(windows, number, mask)
+        values = self.score_function.measure(truth, reconstruction, codes)
+        for column in windows.series.relative:
+            reconstruction[:, :, column] = torch.nan  # relative to another bar in each window
+        if mask is not None:
+            absent = ~mask.to(values.device).unsqueeze(2)
+            values, reconstruction = (part.masked_fill(absent, torch.nan) for part in (values, reconstruction))
+        return values, reconstruction
+
+    @torch.inference_mode()
+    def _run(self, windows: Windows, number: np.ndarray, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows (B, T, F), their codes (B, Z) and what the decoder makes of the codes, (B, T, F)."""
+        device = next(self.autoencoder.parameters()).device
+        truth = windows.gather(number).to(device)
+        mask = None if mask is None else mask.to(device)
+        self.autoencoder.eval()
+        codes = self.autoencoder.encode(truth, mask)
+        return truth, codes, self.autoencoder.decode(codes, truth.shape[1], mask=mask)
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was fitted, as plain values and tensors, and what it was fitted for."""
+        return {
+            "format": FORMAT,
+            "alignment": self.alignment,
+            "columns": list(self.columns),
+            "score": {"class": type(self.score_function).__name__, **self.score_function.state_dict()},
+            "threshold": {"class": type(self.threshold).__name__, **self.threshold.state_dict()},
+            "validation": self.validation,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what was fitted. Raises: ConfigError: it was fitted for another score, threshold or alignment."""
+        if state.get("format") != FORMAT:
+            raise ConfigError(
+                f"the run's detector is of format {state.get('format')}; this version of refold reads {FORMAT}: choose "
+                f"score, threshold or alignment anew, or train again"
+            )
+        found = state["score"]["class"], state["threshold"]["class"], state["alignment"]
+        own = type(self.score_function).__name__, type(self.threshold).__name__, self.alignment
+        if found != own:
+            raise ConfigError(f"the run's detector is {', '.join(found)}; its settings say {', '.join(own)}")
+        self.columns = list(state["columns"])
+        self.validation = state["validation"]
+        for part, name in ((self.score_function, "score"), (self.threshold, "threshold")):
+            part.load_state_dict({key: value for key, value in state[name].items() if key != "class"})
+
+
+# ---- of time ---------------------------------------------------------------------------------------------------------
+
+_SECONDS_PER_YEAR = 365.25 * 86400
+
+
+def seconds(times: np.ndarray, dtype: pl.DataType) -> np.ndarray:
+    """Differences or moments in the units of a series' times, in seconds."""
+    per_second = {"ms": 1e3, "us": 1e6, "ns": 1e9}
+    return times * 86400.0 if dtype == pl.Date else times / per_second[dtype.time_unit]
+
+
+def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> float:
+    """The usual time from one bar of an asset to the next, in seconds."""
+    steps = np.diff(times)[np.diff(asset) == 0]
+    return float(seconds(np.median(steps), dtype)) if len(steps) else float("nan")
+
+
+def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> float:
+    """Alarms per asset and year of scored bars: runs of flagged bars, over years at as many bars as a year has here."""
+    there = ~np.isnan(scored.score)
+    moments = np.unique(scored.times[there])
+    if len(moments) < 2:
+        return float("nan")
+    years = float(seconds(moments[-1] - moments[0], dtype)) / _SECONDS_PER_YEAR
+    asset_years = int(there.sum()) * years / (len(moments) - 1)
+    return count_alarms(flagged, scored.asset) / asset_years

@@ -1,0 +1,193 @@
+"""The rules that price feeds are usually cleaned with, each a scorer of bars: what a model has to add something to.
+
+A scorer is fitted to the bars of the training and validation parts and scores those of any other: one number per bar,
+larger is stranger, NaN where it cannot tell. Bars are canonical, sorted by asset, then time. A rule's score is 1 or
+more where it would say "error". Like windows that hold a bar, rules may look at the bars after it.
+
+Sources: Brownlees and Gallo 2006; Barndorff-Nielsen et al. 2009, rules of deviations from a neighbourhood.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Protocol, Self
+
+import numpy as np
+import polars as pl
+
+from refold.data.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump
+
+_MANY_DEVIATIONS = 5.0  # Barndorff-Nielsen et al. take 10 from tick to tick; of daily returns that would miss most
+_NEIGHBOURS = 50  # bars that a bar is compared with
+_FEWEST_NEIGHBOURS = 10
+_SPLIT_TOLERANCE = 0.05  # of a log ratio: a split and what else happened over night
+_UNIT_TOLERANCE = 0.15  # of a decimal logarithm: a factor of 1.4, for the drift of prices among the neighbours
+_RARE_RUN = 0.999  # quantile of the lengths of stale runs, over training bars, that is still usual
+_SHORTEST_STALE = 3  # repetitions of a close that are reason enough, however rare
+_NORMAL = 1.4826  # standard deviation of a normal distribution over the median of its size
+_CLOSE = pl.col("close")
+_RETURN = (_CLOSE / _CLOSE.shift(1)).log()
+
+
+class Scorer(Protocol):
+    """What the model, its baselines and the rules have in common."""
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Learn what is usual. Args: train, val: canonical bars of the two parts, free of errors."""
+        ...
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """(N,) float64, one for each row of bars in its order; larger is stranger, NaN where it cannot tell."""
+        ...
+
+
+class Rule(ABC):
+    """A scorer that is one expression over a table of bars."""
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Most rules have nothing to learn."""
+        return self
+
+    @abstractmethod
+    def expression(self, columns: list[str]) -> pl.Expr:
+        """The score of each row. Args: columns: those that the table has."""
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """See `Scorer`."""
+        scores = bars.select(self.expression(bars.columns).cast(pl.Float64).alias("score")).to_series()
+        return scores.fill_null(math.nan).to_numpy()
+
+
+class _InDeviations(Rule):
+    """A rule that compares with the usual size of the returns before a bar."""
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Learn the smallest deviation to divide by: a tenth of the usual one, for bars after a long standstill."""
+        self.floor = 0.1 * _NORMAL * max(train.select(_RETURN.over("asset").abs().median()).item() or 0.0, 1e-6)
+        return self
+
+    def in_deviations(self, size: pl.Expr) -> pl.Expr:
+        """A size in five robust standard deviations of the returns before the bar: 1.4826 x median of their sizes."""
+        median = _RETURN.abs().rolling_median(_NEIGHBOURS, min_samples=_FEWEST_NEIGHBOURS).shift(1)
+        return (size / (_MANY_DEVIATIONS * (_NORMAL * median).clip(lower_bound=self.floor))).over("asset")
+
+
+class RobustReturn(_InDeviations):
+    """Robust z of the return. It finds moves, wrong or real."""
+
+    def expression(self, columns: list[str]) -> pl.Expr:
+        """|r_t| in five deviations."""
+        return self.in_deviations(_RETURN.abs())
+
+
+class SpikeReversal(_InDeviations):
+    """Bad tick: the next return takes back what this one did. The last bar of an asset has no next one: NaN."""
+
+    def expression(self, columns: list[str]) -> pl.Expr:
+        """min(|r_t|, |r_{t+1}|) in five deviations where the signs differ, else 0."""
+        following = _RETURN.shift(-1)
+        return self.in_deviations((_RETURN.abs() + following.abs() - (_RETURN + following).abs()) / 2)
+
+
+class StaleRun(Rule):
+    """Stale quote: how many closes in a row equal the one before, over what is usual in the training part."""
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Learn how long runs are, of all assets together: one asset's own are too few for a quantile far out."""
+        lengths = train.select(self._length()).to_series()
+        self.usual = 1 + max(_SHORTEST_STALE - 1, lengths.quantile(_RARE_RUN) or 0.0)
+        return self
+
+    def _length(self) -> pl.Expr:
+        """At each bar that repeats the close before, the repetitions in its whole run; elsewhere 0."""
+        run = pl.struct("asset", "close").rle_id()
+        return pl.when(run == run.shift(1)).then(pl.len().over(run) - 1).otherwise(0)
+
+    def expression(self, columns: list[str]) -> pl.Expr:
+        """Repetitions over one more than is usual; at least three are needed for a score of 1."""
+        return self._length() / self.usual
+
+
+class SplitRatio(Rule):
+    """Unadjusted split: the price opens at a split's ratio to the last close, the trade in money is calm, and neither
+    the return before nor the one after is of its size, as around a spike. The score is 1 where the log ratio is 0.05
+    off, and 2 where it is exact."""
+
+    def expression(self, columns: list[str]) -> pl.Expr:
+        """2 - distance / tolerance, at least 0."""
+        jump = overnight_jump(columns)
+        stays = pl.all_horizontal((_RETURN.shift(lag).abs() < jump.abs() / 2).fill_null(True) for lag in (1, -1))
+        near = _nearness(jump.abs(), [math.log(ratio) for ratio in SPLIT_RATIOS], _SPLIT_TOLERANCE)
+        return pl.when(calm_trade(columns) & stays).then(near).otherwise(0.0).over("asset")
+
+
+class UnitRatio(Rule):
+    """Another unit: the close is about 100 or 1000 times, or a 100th or 1000th of, the median of the bars around it.
+    The score is 1 at 1.4 times such a ratio and 2 where it is exact."""
+
+    def expression(self, columns: list[str]) -> pl.Expr:
+        """2 - distance / tolerance, at least 0."""
+        median = _CLOSE.rolling_median(_NEIGHBOURS + 1, min_samples=1, center=True)
+        ratio = (_CLOSE / median).log10().abs()
+        return _nearness(ratio, [math.log10(ratio) for ratio in UNIT_RATIOS], _UNIT_TOLERANCE).over("asset")
+
+
+def _nearness(value: pl.Expr, targets: list[float], tolerance: float) -> pl.Expr:
+    """2 on a target, 1 a tolerance off, 0 from two tolerances on."""
+    distance = pl.min_horizontal((value - target).abs() for target in targets)
+    return (2 - distance / tolerance).clip(lower_bound=0)
+
+
+RULES: dict[str, type[Rule]] = {
+    "bad tick": SpikeReversal,
+    "stale": StaleRun,
+    "split": SplitRatio,
+    "unit": UnitRatio,
+}
+"""Kind of error -> the rule that looks for it."""
+
+
+class Together:
+    """Several scorers as one: the largest of their scores, each as its rank among those of the validation part.
+
+    Beyond the largest of validation a rank goes on as 1 + log(1 + excess / largest), so that scores that are never seen
+    there keep their order. A scorer that cannot tell is left out.
+
+    Args: members: name -> scorer.
+    """
+
+    def __init__(self, members: Mapping[str, Scorer]) -> None:
+        self.members = dict(members)
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Fit the members, then their ranks."""
+        self.usual: dict[str, np.ndarray] = {}
+        for name, member in self.members.items():
+            scores = member.fit(train, val).score(val)
+            self.usual[name] = np.sort(scores[~np.isnan(scores)])
+        return self
+
+    def ranks(self, bars: pl.DataFrame) -> dict[str, np.ndarray]:
+        """(N,) per member: how its score ranks among those of validation, 0 to 1 and beyond; NaN where it has none."""
+        return {name: _rank(member.score(bars), self.usual[name]) for name, member in self.members.items()}
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """See `Scorer`."""
+        ranks = np.stack(list(self.ranks(bars).values()))
+        return np.where(np.isnan(ranks).all(axis=0), np.nan, np.fmax.reduce(ranks, axis=0))
+
+
+def _rank(scores: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """The share of usual scores below each score. Args: usual: sorted."""
+    largest = usual[-1] if len(usual) else 0.0
+    share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
+    excess = np.log1p(np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0))
+    return np.where(np.isnan(scores), np.nan, np.where(scores > largest, 1 + excess, share))
+
+
+def name_kinds(bars: pl.DataFrame, rules: Mapping[str, Rule]) -> list[str | None]:
+    """What the rules call each bar: the kind whose score is largest, if that is 1 or more. Args: rules: fitted."""
+    names = list(rules)
+    scores = np.nan_to_num(np.stack([rule.score(bars) for rule in rules.values()]), nan=0.0)
+    best = scores.argmax(axis=0)
+    return [names[kind] if top >= 1 else None for kind, top in zip(best, scores.max(axis=0), strict=True)]

@@ -1,0 +1,18 @@
+"""Scores: from what a model makes of a bar to one number, larger = stranger. One class and one YAML each."""
+
+from refold.scoring.scores.base import Score
+from refold.scoring.scores.errors import AbsoluteError, SquaredError
+from refold.scoring.scores.gauss import GaussDynamic, GaussDynamicKernel, GaussStatic
+from refold.scoring.scores.latent import LatentNeighbours
+from refold.scoring.scores.mahalanobis import Mahalanobis
+
+__all__ = [
+    "AbsoluteError",
+    "GaussDynamic",
+    "GaussDynamicKernel",
+    "GaussStatic",
+    "LatentNeighbours",
+    "Mahalanobis",
+    "Score",
+    "SquaredError",
+]

@@ -1,0 +1,32 @@
+"""Plain errors: nothing is fitted, every feature counts alike (they are scaled to training standard deviations)."""
+
+import numpy as np
+from torch import Tensor
+
+from refold.bounds import checked
+from refold.scoring.scores.base import Score
+
+
+class SquaredError(Score):
+    """Mean over the features of (x - xhat)^2: what the default loss minimises."""
+
+    @checked("score")
+    def __init__(self) -> None:
+        pass
+
+    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor) -> Tensor:
+        return (windows - reconstruction).square()
+
+    def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
+        return values / values.shape[1]
+
+
+class AbsoluteError(Score):
+    """Mean over the features of |x - xhat|: one feature that is far off counts for less than under the square."""
+
+    @checked("score")
+    def __init__(self) -> None:
+        pass
+
+    def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
+        return values / values.shape[1]

@@ -1,0 +1,235 @@
+"""From scores to a verdict: a level, fitted to the scores of the validation part alone.
+
+An alarm is a run of neighbouring bars above the level; how many to expect per asset and year stands next to each level.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from refold.bounds import at_least, checked, within
+from refold.errors import ConfigError
+
+FEWEST_PEAKS = 10
+"""Scores above the initial level that a Pareto tail is fitted to, at least."""
+
+
+class Threshold(ABC):
+    """A level for the scores of validation, and for each later bar. State: tensors named in `tensors`."""
+
+    tensors: ClassVar[tuple[str, ...]] = ("level",)
+
+    @abstractmethod
+    def fit(self, scores: np.ndarray) -> None:
+        """Set `level`, (), from the scores of validation, (N,) without NaN. Raises: ConfigError: too few."""
+
+    def levels(self, scores: np.ndarray, tail: "Tail | None") -> tuple[np.ndarray, "Tail | None"]:
+        """The level that holds at each bar of one asset, from what came before it.
+
+        Args: scores: (n,) in order of time, NaN where there is none. tail: what the bars before left; None: there are
+            none.
+        Returns: (n,) levels, and what to give with the bars that come next.
+        """
+        return np.full(len(scores), float(self.level)), None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was fitted."""
+        return {name: getattr(self, name) for name in self.tensors}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up what was fitted. Raises: ConfigError: it is the state of another threshold."""
+        if set(state) != set(self.tensors):
+            raise ConfigError(
+                f"the threshold's state has {sorted(state)}; {type(self).__name__} has {list(self.tensors)}"
+            )
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(float(value), dtype=torch.float64)
+
+
+class Quantile(Threshold):
+    """The score that a share of the validation bars stays below.
+
+    Args: share: 0.999 flags about one bar in a thousand on validation.
+    """
+
+    @checked("threshold")
+    def __init__(self, *, share: Annotated[float, within(0, 1, open_start=True, open_end=True)]) -> None:
+        self.share = share
+
+    def fit(self, scores: np.ndarray) -> None:
+        self.level = _scalar(np.quantile(scores, self.share))
+
+
+class MeanStd(Threshold):
+    """Mean of the validation scores plus so many of their standard deviations.
+
+    Args: deviations: k. Scores have long tails: 3 flags far more than a normal distribution would.
+    """
+
+    @checked("threshold")
+    def __init__(self, *, deviations: Annotated[float, at_least(0)]) -> None:
+        self.deviations = deviations
+
+    def fit(self, scores: np.ndarray) -> None:
+        self.level = _scalar(scores.mean() + self.deviations * scores.std())
+
+
+class PeaksOverThreshold(Threshold):
+    """POT: the score that is passed with probability `risk`, from a Pareto tail fitted to the highest scores.
+
+    Args: risk: probability of an alarm at a bar that is as usual, below 1 - start. start: the share of scores below the
+        tail.
+    Source: Siffer et al. 2017, "Anomaly detection in streams with extreme value theory", section 3.
+    """
+
+    @checked("threshold")
+    def __init__(
+        self,
+        *,
+        risk: Annotated[float, within(0, 1, open_start=True, open_end=True)],
+        start: Annotated[float, within(0, 1, open_start=True, open_end=True)],
+    ) -> None:
+        if risk >= 1 - start:
+            raise ValueError(
+                f"threshold.risk is {risk}; it must be below 1 - threshold.start = {1 - start:g}: the level lies in "
+                "the tail that begins there"
+            )
+        self.risk = risk
+        self.start = start
+
+    def fit(self, scores: np.ndarray) -> None:
+        self.level = _scalar(fit_tail(scores, self.risk, self.start).level)
+
+
+class StreamingPeaks(Threshold):
+    """SPOT: the level of POT, which goes on learning from each asset's bars, one after the other.
+
+    A bar above the level is an alarm and is not learnt. One between the start of the tail and the level joins the tail,
+    which is fitted again; so the level at a bar depends on earlier bars alone.
+
+    Args: risk, start: as of POT.
+    Source: Siffer et al. 2017, section 4.
+    """
+
+    tensors = ("level", "begin", "peaks", "count")
+
+    @checked("threshold")
+    def __init__(
+        self,
+        *,
+        risk: Annotated[float, within(0, 1, open_start=True, open_end=True)],
+        start: Annotated[float, within(0, 1, open_start=True, open_end=True)],
+    ) -> None:
+        PeaksOverThreshold(risk=risk, start=start)  # its rule between the two
+        self.risk = risk
+        self.start = start
+
+    def fit(self, scores: np.ndarray) -> None:
+        tail = fit_tail(scores, self.risk, self.start)
+        self.level, self.begin = _scalar(tail.level), _scalar(tail.begin)
+        self.peaks, self.count = torch.from_numpy(tail.peaks), torch.tensor(tail.count)
+
+    def levels(self, scores: np.ndarray, tail: "Tail | None") -> tuple[np.ndarray, "Tail | None"]:
+        if tail is None:
+            tail = Tail(float(self.begin), self.peaks.numpy(), int(self.count), self.risk, float(self.level))
+        levels = np.empty(len(scores))
+        done = 0
+        with np.errstate(invalid="ignore"):
+            high = np.flatnonzero(scores > tail.begin)
+        for place in high:
+            levels[done : place + 1] = tail.level
+            seen = int(np.isfinite(scores[done:place]).sum())
+            tail = replace(tail, count=tail.count + seen)
+            if scores[place] <= tail.level:
+                tail = tail.with_peak(scores[place] - tail.begin)
+            done = place + 1
+        levels[done:] = tail.level
+        return levels, replace(tail, count=tail.count + int(np.isfinite(scores[done:]).sum()))
+
+
+# ---- the tail --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The highest of `count` scores: by how much each `peaks` (n,) passes `begin`. level: passed with `risk`."""
+
+    begin: float
+    peaks: np.ndarray
+    count: int
+    risk: float
+    level: float
+
+    def with_peak(self, excess: float) -> "Tail":
+        """One more score, in the tail."""
+        peaks, count = np.append(self.peaks, excess), self.count + 1
+        return replace(self, peaks=peaks, count=count, level=tail_level(self.begin, peaks, count, self.risk))
+
+
+def fit_tail(scores: np.ndarray, risk: float, start: float) -> Tail:
+    """Raises: ConfigError: fewer than FEWEST_PEAKS scores lie above the initial level."""
+    begin = float(np.quantile(scores, start))
+    peaks = scores[scores > begin] - begin
+    if len(peaks) < FEWEST_PEAKS:
+        raise ConfigError(
+            f"threshold.start is {start}; {len(peaks)} of the {len(scores)} validation scores lie above it, and a tail "
+            f"needs at least {FEWEST_PEAKS}: lower it, bring more validation bars, or take threshold=quantile"
+        )
+    return Tail(begin, peaks, len(scores), risk, tail_level(begin, peaks, len(scores), risk))
+
+
+def tail_level(begin: float, peaks: np.ndarray, count: int, risk: float) -> float:
+    """z_q of Siffer et al. 2017, equation 1: the score that is passed with probability `risk`."""
+    gamma, sigma = fit_pareto(peaks)
+    share = risk * count / len(peaks)  # of the tail that lies above the level
+    if abs(gamma) < 1e-8:
+        return begin - sigma * np.log(share)
+    return begin + sigma / gamma * (share**-gamma - 1)
+
+
+def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
+    """Shape gamma >= -0.5 and scale sigma of the generalised Pareto distribution that makes the peaks (n,) likeliest.
+
+    With theta = gamma / sigma, the likeliest gamma is the mean of log(1 + theta y): one number is searched for, on a
+    grid and then between its neighbours (Grimshaw 1993). `scipy.stats.genpareto.fit` searches for two from one start,
+    takes thirty times as long, and now and then misses. Below -0.5 there is no regular maximum (Smith 1985).
+    """
+    y = peaks / peaks.mean()
+    ends = 1 - np.logspace(-4, 0, 24)[:-1]
+    grid = np.concatenate([-ends / y.max(), [0.0], np.logspace(-3, 2, 40)])
+    grid.sort()
+
+    def loss(theta: float) -> float:
+        if abs(theta) < 1e-9:
+            return 0.0  # the exponential distribution of mean 1: log sigma + gamma = 0
+        gamma = np.log1p(theta * y).mean()
+        return np.inf if gamma < -0.5 else float(np.log(gamma / theta) + gamma)
+
+    losses = np.array([loss(theta) for theta in grid])
+    best = int(losses.argmin())
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-8})
+    theta = float(found.x) if found.fun < losses[best] else float(grid[best])
+    if abs(theta) < 1e-9:
+        return 0.0, float(peaks.mean())
+    gamma = float(np.log1p(theta * y).mean())
+    return gamma, gamma / theta * float(peaks.mean())
+
+
+# ---- how many alarms -------------------------------------------------------------------------------------------------
+
+
+def count_alarms(flagged: np.ndarray, asset: np.ndarray) -> int:
+    """Runs of neighbouring flagged bars. Args: flagged: (N,) bool. asset: (N,) numbers, equal ones side by side."""
+    before = np.zeros(len(flagged), dtype=bool)
+    before[1:] = flagged[:-1] & (asset[1:] == asset[:-1])
+    return int((flagged & ~before).sum())

@@ -1,0 +1,154 @@
+"""Rules on bars made by hand: each finds its own kind of error and leaves the others alone."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from refold.data.sources import Stocks
+from refold.scoring.inject import inject
+from refold.scoring.rules import (
+    RULES,
+    RobustReturn,
+    SpikeReversal,
+    SplitRatio,
+    StaleRun,
+    Together,
+    UnitRatio,
+    name_kinds,
+)
+from tests.data.makers import random_bars, table
+
+TRAIN = random_bars([400, 400], seed=1)
+VAL = random_bars([200, 200], seed=2)
+
+
+def closes(values, asset="A"):
+    days = pl.date_range(pl.date(2020, 1, 1), pl.date(2020, 1, 1) + pl.duration(days=len(values) - 1), eager=True)
+    return pl.DataFrame(
+        {"timestamp": days, "asset": [asset] * len(values), "close": [float(value) for value in values]}
+    )
+
+
+CALM = [100 * math.exp(0.01 * (-1) ** bar) for bar in range(30)]  # returns of +-2 %
+
+
+def test_robust_return_by_hand():
+    bars = closes([*CALM, CALM[-1] * math.exp(0.1), CALM[-1] * math.exp(0.1)])
+    scores = RobustReturn().fit(bars, bars).score(bars)
+    assert np.isnan(scores[:11]).all()  # ten returns before it are asked for
+    assert scores[30] == pytest.approx(0.1 / (5 * 1.4826 * 0.02))
+    assert scores[31] == 0
+
+
+def test_a_spike_is_what_comes_back():
+    spike, jump = CALM[-1] * 1.1, CALM[-1] * 1.1
+    rule = SpikeReversal().fit(closes(CALM), closes(CALM))
+    spiked = rule.score(closes([*CALM, spike, CALM[-1], CALM[-1]]))
+    jumped = rule.score(closes([*CALM, jump, jump, jump]))
+    assert spiked[30] == pytest.approx(math.log(1.1) / (5 * 1.4826 * 0.02))
+    assert spiked[31] == 0  # the bar after is right
+    assert jumped[30] == 0
+    assert math.isnan(spiked[-1])
+
+
+def test_a_stale_run_is_scored_at_each_bar_that_repeats():
+    rule = StaleRun().fit(TRAIN, VAL)
+    bars = pl.concat([closes([1, 2, 2, 2, 2, 3, 3]), closes([3, 3, 4], asset="B")])
+    assert (rule.score(bars) * 3).tolist() == pytest.approx([0, 0, 3, 3, 3, 0, 1, 0, 1, 0])
+
+
+def test_what_is_usually_stale_is_no_error():
+    sleepy = closes(np.repeat(np.arange(1, 200), 4))  # each close comes four times
+    assert StaleRun().fit(sleepy, sleepy).score(sleepy).max() < 1
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(2, True), (1 / 3, True), (1.5, True), (1.2, False), (2.3, False)])
+def test_a_split_is_a_jump_by_its_ratio(ratio, expected):
+    scores = SplitRatio().score(closes([100, 100, 100 / ratio, 101 / ratio]))
+    assert bool(scores[2] >= 1) == expected
+    assert (scores[[1, 3]] == 0).all()
+
+
+def test_a_jump_that_comes_back_or_is_traded_heavily_is_no_split():
+    assert SplitRatio().score(closes([100, 100, 50, 100]))[1:].max() == 0
+    crash = closes([100, 100, 50, 50]).with_columns(volume=pl.Series([10.0, 10.0, 100.0, 100.0]))
+    assert SplitRatio().score(crash)[1:].max() == 0
+
+
+def test_a_split_of_one_asset_is_not_seen_at_the_border_to_the_next():
+    scores = SplitRatio().score(pl.concat([closes([100, 100]), closes([50, 50], asset="B")]))
+    assert np.array_equal(scores, [math.nan, 0, math.nan, 0], equal_nan=True)
+
+
+def test_another_unit_is_found_for_as_long_as_it_lasts():
+    prices = np.array(CALM)
+    prices[10:14] *= 100
+    prices[20] /= 100
+    prices[25] *= 10  # a split would not be a unit
+    scores = UnitRatio().score(closes(prices))
+    assert np.flatnonzero(scores >= 1).tolist() == [10, 11, 12, 13, 20]
+
+
+def test_each_rule_finds_the_errors_that_are_planted_for_it():
+    rules = {kind: rule().fit(TRAIN, VAL) for kind, rule in RULES.items()}
+    for kind in RULES:
+        spoilt, labels = inject(VAL, [kind], per_thousand=15, warm_up=30, generator=np.random.default_rng(0))
+        named = spoilt.select("timestamp", "asset").with_columns(
+            named=pl.Series(name_kinds(spoilt, rules), dtype=pl.String)
+        )
+        found = labels.join(named, on=["timestamp", "asset"])
+        right = (found["named"] == kind).fill_null(False).mean()
+        assert right >= (0.3 if kind == "bad tick" else 0.8), kind  # small ticks are within the noise of the price
+        elsewhere = named.join(labels, on=["timestamp", "asset"], how="anti")["named"].is_not_null()
+        assert elsewhere.mean() < 0.03, kind
+
+
+def test_the_embedded_splits_are_splits_and_the_crash_is_none():
+    bars = Stocks(table=table(adjusted=False)).load().sort("asset", "timestamp")
+    rules = {kind: rule().fit(bars, bars) for kind, rule in RULES.items()}
+    named = bars.select("asset", pl.col("timestamp").cast(pl.String), kind=pl.Series(name_kinds(bars, rules)))
+    splits = named.filter(pl.col("kind") == "split").select("asset", "timestamp").rows()
+    assert splits == [("AAPL", "2000-06-21"), ("AAPL", "2005-02-28"), ("MSFT", "2003-02-18")]
+    crash = named.filter((pl.col("asset") == "AAPL") & (pl.col("timestamp") == "2000-09-29"))
+    assert crash["kind"].to_list() == [None]
+
+
+class Fixed:
+    """A scorer of given scores, by number of rows."""
+
+    def __init__(self, *scores):
+        self.scores = {len(given): np.array(given, dtype=float) for given in scores}
+
+    def fit(self, train, val):
+        return self
+
+    def score(self, bars):
+        return self.scores[bars.height]
+
+
+def test_scorers_together_are_their_highest_rank_among_validation():
+    val, new = closes(range(1, 5)), closes(range(1, 4))
+    together = Together({"a": Fixed([1, 2, 3, 4], [2.5, 4, np.nan]), "b": Fixed([0, 0, 0, np.nan], [0, 1, np.nan])})
+    scores = together.fit(val, val).score(new)
+    assert scores[0] == 0.5  # two of four are below 2.5; none of three is below 0
+    assert scores[1] == pytest.approx(1 + math.log(2))  # 1 above a largest of 0 beats the largest itself
+    assert math.isnan(scores[2])
+
+
+def test_ranks_keep_the_order_of_scores_beyond_all_that_validation_has():
+    together = Together({"a": Fixed([1, 2, 3, 4], [4, 5, 500])}).fit(closes(range(1, 5)), closes(range(1, 5)))
+    scores = together.score(closes(range(1, 4)))
+    assert scores[0] < 1 < scores[1] < scores[2]
+
+
+def test_no_rule_depends_on_the_future_beyond_its_neighbours():
+    """Scores of early bars stay what they are when later prices change, but for neighbours."""
+    changed = VAL.filter(pl.col("asset") == "A").with_row_index()
+    changed = changed.with_columns(close=pl.when(pl.col("index") >= 150).then(pl.col("close") * 3).otherwise("close"))
+    changed = changed.drop("index")
+    for rule in (RobustReturn(), *(rule() for rule in RULES.values())):
+        rule.fit(TRAIN, VAL)
+        before, after = (rule.score(bars)[:120] for bars in (VAL.filter(pl.col("asset") == "A"), changed))
+        assert np.array_equal(before, after, equal_nan=True)

@@ -1,0 +1,145 @@
+"""Levels against their formulas and against scipy; SPOT learns from the past alone; alarms are counted as runs."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import genpareto
+
+from refold.errors import ConfigError
+from refold.scoring.thresholds import (
+    MeanStd,
+    PeaksOverThreshold,
+    Quantile,
+    StreamingPeaks,
+    count_alarms,
+    fit_pareto,
+    fit_tail,
+    tail_level,
+)
+
+
+def scores(count: int = 5000, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_t(4, count) ** 2
+
+
+def test_quantile_and_mean_std_are_their_formulas():
+    known = scores()
+    one, two = Quantile(share=0.99), MeanStd(deviations=3.0)
+    one.fit(known)
+    two.fit(known)
+    assert (known > float(one.level)).mean() == pytest.approx(0.01, abs=1e-3)
+    assert float(two.level) == pytest.approx(known.mean() + 3 * known.std())
+
+
+@pytest.mark.parametrize("gamma", [-0.3, -0.1, 0.0, 0.2, 0.7])
+def test_the_tail_is_found_and_is_at_least_as_likely_as_scipys(gamma):
+    drawn = genpareto.rvs(gamma, scale=2.0, size=4000, random_state=1)
+    shape, scale = fit_pareto(drawn)
+    assert shape == pytest.approx(gamma, abs=0.06)
+    assert scale == pytest.approx(2.0, rel=0.08)
+    theirs = genpareto.fit(drawn, floc=0)
+    ours, other = (genpareto.logpdf(drawn, c, 0, s).sum() for c, s in ((shape, scale), (theirs[0], theirs[2])))
+    assert ours >= other - 1e-3
+
+
+def test_the_level_is_passed_with_the_chosen_risk():
+    known = scores(200_000)
+    pot = PeaksOverThreshold(risk=1e-4, start=0.98)
+    pot.fit(known[:20_000])
+    assert (known > float(pot.level)).mean() == pytest.approx(1e-4, rel=0.6)
+
+
+def test_the_level_at_gamma_0_has_the_right_sign(monkeypatch):
+    """z = t - sigma ln(q n / N): above t, because q n / N is below 1. It is the limit of the formula for gamma -> 0."""
+    peaks = np.linspace(0.01, 5, 100)
+    levels = []
+    for gamma in (-1e-6, 0.0, 1e-6):
+        monkeypatch.setattr("refold.scoring.thresholds.fit_pareto", lambda y, gamma=gamma: (gamma, 2.0))
+        levels.append(tail_level(3.0, peaks, 5000, 1e-3))
+    assert levels[1] == pytest.approx(3.0 - 2.0 * math.log(1e-3 * 5000 / 100))
+    assert levels[0] < levels[1] < levels[2]
+    assert levels[0] == pytest.approx(levels[2], rel=1e-4)
+
+
+def spot(known: np.ndarray, risk: float = 1e-3) -> StreamingPeaks:
+    threshold = StreamingPeaks(risk=risk, start=0.98)
+    threshold.fit(known)
+    return threshold
+
+
+def test_spot_is_the_algorithm_of_the_paper():
+    known, new = scores(), scores(2000, seed=1)
+    new[[100, 700]] = np.nan
+    tail = fit_tail(known, 1e-3, 0.98)
+    begin, peaks, count, level = tail.begin, list(tail.peaks), len(known), tail.level
+    expected = []
+    for x in new:
+        expected.append(level)
+        if math.isnan(x) or x > level:
+            continue
+        count += 1
+        if x > begin:
+            peaks.append(x - begin)
+            level = tail_level(begin, np.array(peaks), count, 1e-3)
+    levels, _ = spot(known).levels(new, None)
+    np.testing.assert_allclose(levels, expected)
+    assert len(np.unique(levels)) > 20  # it has learnt
+
+
+def test_spot_in_pieces_is_spot_at_once_and_the_future_changes_nothing_before_it():
+    known, new = scores(), scores(2000, seed=1)
+    threshold = spot(known)
+    whole, _ = threshold.levels(new, None)
+    first, tail = threshold.levels(new[:777], None)
+    second, _ = threshold.levels(new[777:], tail)
+    np.testing.assert_allclose(np.concatenate([first, second]), whole)
+    other = new.copy()
+    other[1000:] *= 50
+    np.testing.assert_array_equal(threshold.levels(other, None)[0][:1001], whole[:1001])
+
+
+def test_spot_does_not_learn_an_alarm():
+    known = scores()
+    threshold = spot(known)
+    level = float(threshold.level)
+    levels, tail = threshold.levels(np.array([level * 100, 0.0, level * 100]), None)
+    assert levels.tolist() == [level] * 3
+    assert tail.count == len(known) + 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Quantile(share=0.99),
+        lambda: MeanStd(deviations=3.0),
+        lambda: PeaksOverThreshold(risk=1e-3, start=0.98),
+        lambda: StreamingPeaks(risk=1e-3, start=0.98),
+    ],
+)
+def test_state_is_plain_tensors_and_comes_back(make, tmp_path):
+    one, two = make(), make()
+    one.fit(scores())
+    torch.save(one.state_dict(), tmp_path / "state.pt")
+    two.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    new = scores(300, seed=3)
+    np.testing.assert_array_equal(one.levels(new, None)[0], two.levels(new, None)[0])
+    with pytest.raises(ConfigError, match="state has"):
+        two.load_state_dict({"nonsense": torch.zeros(1)})
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ConfigError, match=r"threshold\.start is 0\.98; 2 of the 100 validation scores lie above it"):
+        PeaksOverThreshold(risk=1e-3, start=0.98).fit(np.arange(100.0))
+    for kind in (PeaksOverThreshold, StreamingPeaks):
+        with pytest.raises(ValueError, match=r"threshold\.risk is 0\.1; it must be below 1 - threshold\.start = 0\.02"):
+            kind(risk=0.1, start=0.98)
+    with pytest.raises(ValueError, match=r"threshold\.share is 1\.0; it must be in \(0, 1\)"):
+        Quantile(share=1.0)
+
+
+def test_an_alarm_is_a_run_of_flagged_bars_of_one_asset():
+    flagged = np.array([1, 1, 0, 1, 1, 1, 0, 1], dtype=bool)
+    assert count_alarms(flagged, np.array([0, 0, 0, 0, 0, 1, 1, 1])) == 4
+    assert count_alarms(np.zeros(0, dtype=bool), np.zeros(0)) == 0
