@@ -10,7 +10,7 @@ from rich.console import Console
 from runs_on_disk import measured, settings_of, write_run
 
 from refold.errors import ConfigError, DataError, Interrupted, RefoldError
-from refold.report.compare import compare, print_comparison, print_sweep, short_names, what_differs
+from refold.report.compare import compare, print_comparison, short_names, what_differs
 from refold.report.runs import find_runs, read_metrics
 from refold.state import STATE, held
 
@@ -186,10 +186,3 @@ def test_names_are_as_short_as_they_can_be():
     assert short_names(["decoder", "encoder.hidden_size", "decoder.hidden_size", "optimizer.lr"]) == [
         "decoder", "encoder.hidden_size", "decoder.hidden_size", "lr",
     ]  # fmt: skip
-
-
-def test_a_sweep_ends_with_its_table(sweep, capsys):
-    print_sweep(sweep)
-    shown = capsys.readouterr().out
-    assert "sweep_a: what differed, best first" in shown
-    assert shown.count("2 seeds") == 2

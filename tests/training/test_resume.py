@@ -12,7 +12,6 @@ from refold.data import WindowDataModule
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.report import result
 from refold.run import Resume, open_run
-from refold.state import find_state
 from refold.training.module import AutoencoderModule
 
 SETTINGS = [
@@ -49,9 +48,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, tiny_run, tmp
             tiny_run(*SETTINGS, directory="halved")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (tmp_path / "halved/result.json").exists()
-    state = find_state(tmp_path / "halved")
-    assert (state.running, state.ended) == (False, "stopped")
-    assert signal.Signals(number).name in state.note
     resume = Resume(str(tmp_path / "halved"))
     cfg = resume.config([])
     cfg.resume = str(resume.checkpoint)
@@ -60,7 +56,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, tiny_run, tmp
     expected, found = last_weights(tmp_path / "whole"), last_weights(tmp_path / "halved")
     assert all(torch.equal(weights, found[name]) for name, weights in expected.items())
     assert halved["metrics"] == whole["metrics"]
-    assert find_state(tmp_path / "halved").ended is None
     assert without_speed(tmp_path / "halved/metrics.csv") == without_speed(tmp_path / "whole/metrics.csv")
 
 
@@ -77,7 +72,6 @@ def test_a_signal_after_the_training_keeps_the_run(tiny_run, tmp_path, monkeypat
     monkeypatch.setattr(result, "fit_baselines", measure)
     with pytest.raises(Interrupted, match=r"SIGINT: stopped, .*last\.ckpt is kept"):
         tiny_run()
-    assert find_state(tmp_path / "run").ended == "stopped"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -106,10 +100,9 @@ def test_a_training_that_ends_before_its_first_validation_has_a_best_checkpoint(
     assert found["metrics"]["test/reconstruction_mse"] > 0
 
 
-def test_a_diverged_training_is_named(tiny_run, tmp_path):
+def test_a_diverged_training_is_named(tiny_run):
     with pytest.raises(RefoldError, match=r"val/reconstruction_mse is nan, never a number: lower optimizer\.lr"):
         tiny_run("optimizer=sgd", "optimizer.lr=1e38", "trainer.gradient_clip_val=null", "lr_schedule=constant")
-    assert find_state(tmp_path / "run").ended == "failed"
 
 
 def test_a_finished_run_can_be_trained_for_longer(tiny_run, tmp_path):

@@ -25,7 +25,7 @@ def run_facts(trainer: L.Trainer, module: L.LightningModule, data: WindowDataMod
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "devices": trainer.num_devices,
         "num_nodes": trainer.num_nodes,
-        "strategy": trainer.strategy.strategy_name,
+        "strategy": type(trainer.strategy).__name__,
         "precision": str(trainer.precision),
         "global_batch_size": data.batch_size * trainer.accumulate_grad_batches,
     }
