@@ -73,10 +73,11 @@ def smaller_is_better(metric: str) -> bool:
     return metric.endswith(SMALLER_IS_BETTER)
 
 
-def compare(runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
+def compare(runs: Sequence[RunRecord], metric: str | None = None, *, each: bool = False) -> Comparison:
     """Find what differs between runs, and sort them.
 
-    Args: metric: to sort by; None takes the one that the runs were stopped and chosen by.
+    Args: metric: to sort by; None takes the one that the runs were stopped and chosen by. each: one row per run, seeds
+    are not taken together.
     Raises: DataError: runs were chosen by different metrics and none is named, or a finished run lacks the one named.
     """
     metric = metric or _common_monitor(runs)
@@ -89,7 +90,9 @@ def compare(runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
     settings = what_differs(runs)
     there = {name for run in runs for name in run.metrics}
     shown = [metric, *(name for name in COLUMNS if name != metric and name in there)]
-    return Comparison(tuple(runs), settings, tuple(shown), tuple(_rows(runs, settings, metric)), tuple(_notes(runs)))
+    return Comparison(
+        tuple(runs), settings, tuple(shown), tuple(_rows(runs, settings, metric, each)), tuple(_notes(runs))
+    )
 
 
 def _common_monitor(runs: Sequence[RunRecord]) -> str:
@@ -131,13 +134,13 @@ def _value(run: RunRecord, key: str) -> Any:
     return str(value) if isinstance(value, list) else value
 
 
-def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str) -> list[Row]:
+def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str, each: bool) -> list[Row]:
     groups: dict[tuple, list[RunRecord]] = {}
     unfinished = []
     for run in runs:
         key = tuple(_value(run, name) for name in settings)
         if run.status == "finished":
-            groups.setdefault((run.fingerprint, *key), []).append(run)
+            groups.setdefault((run.directory if each else run.fingerprint, *key), []).append(run)
         else:
             unfinished.append(Row(key, (run,)))
     sign = 1 if smaller_is_better(metric) else -1
@@ -194,7 +197,7 @@ def label_of(row: Row) -> str:
     """How many seeds a row is of, or its one run, with its status if that is not finished."""
     run = row.runs[0]
     if len(row.runs) > 1:
-        return f"{len(row.runs)} seeds"
+        return f"{len(row.runs)} {'seeds' if len({run.seed for run in row.runs}) == len(row.runs) else 'runs'}"
     return run.id if row.finished else ": ".join(filter(None, (f"{run.id}, {run.status}", run.note)))
 
 

@@ -2,26 +2,27 @@
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refold.report.compare import Comparison, best_rows, cell_text, label_of, short_names, smaller_is_better
-from refold.report.figures import FIXED_WINDOWS, FixedWindows
+from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.report.importance import importance
 from refold.report.page import assemble
 from refold.report.runs import RunRecord, read_metrics
 from refold.run import METRICS, write_atomically
 
 MOST_CURVES = 40
-"""Runs whose curves are drawn, best first."""
+"""Runs whose curves are drawn: the best one of each row, in their order, then the second of each."""
 
 MOST_POINTS = 300
 """Of one curve; of more, every n-th."""
 
 MOST_RECONSTRUCTIONS = 8
-"""Runs whose reconstructions are drawn, best first."""
+"""Runs whose reconstructions are drawn, in the same order."""
 
 MOST_FEATURES = 6
 """Of a window."""
@@ -34,7 +35,8 @@ CURVES = (
 
 def write_comparison(path: Path, comparison: Comparison, title: str) -> None:
     """Write the page, whole or not at all."""
-    ranked = [run for row in comparison.rows for run in sorted_runs(row.runs, comparison.metric)]
+    rows = [sorted_runs(row.runs, comparison.metric) for row in comparison.rows]
+    ranked = [run for place in zip_longest(*rows) for run in place if run is not None]  # the best of each row first
     finished = [run for run in ranked if run.status == "finished"]
     payload = {
         "facts": {
@@ -125,7 +127,11 @@ def _curves(comparison: Comparison, ranked: Sequence[RunRecord]) -> dict[str, An
         }
         runs.append({"name": _name(run, comparison), "curves": lines})
     names = [name for name in CURVES if any(name in run["curves"] for run in runs)]
-    note = f"The best {len(drawn)} of {len(ranked)} runs." if len(drawn) < len(ranked) else ""
+    note = (
+        f"{len(drawn)} of {len(ranked)} runs, the best one of each row of the table first."
+        if len(drawn) < len(ranked)
+        else ""
+    )
     return {"names": names, "runs": runs, "note": note}
 
 
@@ -147,7 +153,11 @@ def _windows(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str,
     if not drawn:
         return None
     first = drawn[0][1]
-    note = f"The best {len(drawn)} of {len(finished)} finished runs." if len(drawn) < len(finished) else ""
+    note = (
+        f"{len(drawn)} of {len(finished)} finished runs, the best one of each row of the table first."
+        if len(drawn) < len(finished)
+        else ""
+    )
     if others:
         note += f" {others} were measured on other windows and are left out."
     return {

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from refold.data import WindowDataModule, Windows
+from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.report.projection import first_two_axes
 from refold.run import METRICS
 from refold.scoring.baselines import PCA, TrainingMean
@@ -25,13 +26,10 @@ from refold.training.loggers import log_pictures
 from refold.training.module import AutoencoderModule, evaluating
 
 NUM_WINDOWS = 4
-"""Windows of a part that are drawn; the same of every run on the same data."""
+"""Windows of a part that are drawn."""
 
 LARGEST_MAP = 2000
 """Windows in the latent map and in the error figures, spread evenly over their part."""
-
-FIXED_WINDOWS = "figures/reconstructions.npz"
-"""In a run directory: the drawn test windows and their reconstructions, for a comparison of runs."""
 
 Reconstruct = Callable[[Tensor, Tensor | None], Tensor]
 """(windows (B, T, F), mask (B, T) or None) -> (B, T, F), all on the CPU."""
@@ -58,7 +56,7 @@ def draw_figures(
     Args: test_scores: None where the run has no threshold.
     """
     model = free_running(module)
-    fixed = FixedWindows.of(data.test_windows, data.feature_names, model)
+    fixed = fixed_windows(data.test_windows, data.feature_names, model)
     (run_dir / "figures").mkdir(exist_ok=True)
     fixed.save(run_dir / FIXED_WINDOWS)
     others = {name: lambda windows, _, b=baseline: b.reconstruct(windows) for name, baseline in baselines.items()}
@@ -95,51 +93,25 @@ class Progress(L.Callback):
         epoch, data = trainer.current_epoch + 1, trainer.datamodule
         if not trainer.is_global_zero or epoch & (epoch - 1):  # not a power of two
             return
-        fixed = FixedWindows.of(data.val_windows, data.feature_names, free_running(pl_module))
+        fixed = fixed_windows(data.val_windows, data.feature_names, free_running(pl_module))
         (self.run_dir / "figures").mkdir(exist_ok=True)
         path = save(progress(fixed, epoch), self.run_dir / "figures" / f"val_reconstructions_{epoch:04}.png")
         log_pictures(trainer.loggers, {"val/reconstructions": path}, trainer.global_step - 1)
 
 
-@dataclass(frozen=True)
-class FixedWindows:
-    """Windows spread evenly over a part, and what a model makes of them.
-
-    truth, made: (W, T, F) float32, scaled. present: (W, T) bool. features: F names. assets: W names. moments: (W, T)
-    datetime64.
-    """
-
-    truth: np.ndarray
-    made: np.ndarray
-    present: np.ndarray
-    features: np.ndarray
-    assets: np.ndarray
-    moments: np.ndarray
-
-    @classmethod
-    def of(cls, windows: Windows, features: list[str], reconstruct: Reconstruct) -> "FixedWindows":
-        """Take the windows of a part, and reconstruct them."""
-        index = torch.linspace(0, len(windows) - 1, min(NUM_WINDOWS, len(windows))).long()
-        truth, mask = on_cpu(windows, index)
-        present = torch.ones(truth.shape[:2], dtype=torch.bool) if mask is None else mask
-        return cls(
-            truth=truth.numpy(),
-            made=reconstruct(truth, mask).numpy(),
-            present=present.numpy(),
-            features=np.array(features),
-            assets=np.array(windows.assets(index)),
-            moments=windows.timestamps(index),
-        )
-
-    def save(self, path: Path) -> None:
-        """Write an .npz file."""
-        np.savez_compressed(path, **vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "FixedWindows":
-        """Read what `save` wrote. Raises: OSError, ValueError or KeyError: there is no such file, or it is another."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+def fixed_windows(windows: Windows, features: list[str], reconstruct: Reconstruct) -> FixedWindows:
+    """Windows spread evenly over a part, the same of every run on the same data, and what a model makes of them."""
+    index = torch.linspace(0, len(windows) - 1, min(NUM_WINDOWS, len(windows))).long()
+    truth, mask = on_cpu(windows, index)
+    present = torch.ones(truth.shape[:2], dtype=torch.bool) if mask is None else mask
+    return FixedWindows(
+        truth=truth.numpy(),
+        made=reconstruct(truth, mask).numpy(),
+        present=present.numpy(),
+        features=np.array(features),
+        assets=np.array(windows.assets(index)),
+        moments=windows.timestamps(index),
+    )
 
 
 def on_cpu(windows: Windows, index: Tensor) -> tuple[Tensor, Tensor | None]:

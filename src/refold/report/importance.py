@@ -62,12 +62,12 @@ def _encode(settings: dict[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]
     columns, owners = [], []
     for name, values in settings.items():
         if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-            columns.append(np.asarray(values, dtype=np.float64))
+            columns.append(np.asarray(values, dtype=np.float32))  # what the trees compute with
             owners.append(name)
         else:
             texts = np.array([str(value) for value in values])
             for value in np.unique(texts):
-                columns.append((texts == value).astype(np.float64))
+                columns.append((texts == value).astype(np.float32))
                 owners.append(name)
     return np.stack(columns, axis=1), np.array(owners)
 
@@ -82,7 +82,7 @@ def _out_of_bag_error(forest: Any, unseen: list[np.ndarray], columns: np.ndarray
     total, count = np.zeros(len(target)), np.zeros(len(target))
     for tree, rows in zip(forest.estimators_, unseen, strict=True):
         if len(rows):
-            total[rows] += tree.predict(columns[rows])
+            total[rows] += tree.predict(columns[rows], check_input=False)
             count[rows] += 1
     seen = count > 0
     return float(np.square(total[seen] / count[seen] - target[seen]).mean())

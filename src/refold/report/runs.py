@@ -58,7 +58,8 @@ def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> 
         directory = outputs if group is not None else Path(place)
         records = [read_run(path) for path in run_directories(directory)]
         if group is not None:
-            records = [record for record in records if record.group == group]
+            # a sweep that went on where an earlier one stopped holds runs of that one
+            records = [record for record in records if group in (record.group, record.directory.parent.name)]
         if not records:
             raise DataError(_nothing(place, directory, group))
         for record in sorted(records, key=lambda record: record.directory.is_symlink()):
