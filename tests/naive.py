@@ -72,6 +72,25 @@ def decode(
     return torch.stack(windows)
 
 
+def autoencode(model: nn.Module, windows: Tensor, mask: Tensor, feeding: Feeding = FREE) -> tuple[Tensor, Tensor]:
+    """A model with a linear path, bar by bar: codes (B, Z), and reconstructions (B, T, F), 0 at absent bars."""
+    B, T, F = windows.shape
+    line = model.linear
+    places = range(line.window_size - T, line.window_size)  # of a shorter window's bars in a whole one
+    bars = [slice(t * F, (t + 1) * F) for t in places]
+    codes, straight = list(model.bridge.encode(encode(model.encoder.lstm, windows, mask)).unbind()), []
+    for b in range(B):
+        codes[b] = codes[b] + line.to_code.bias
+        for t in mask[b].nonzero().flatten().tolist():
+            codes[b] = codes[b] + line.to_code.weight[:, bars[t]] @ windows[b, t]
+        straight.append(torch.stack([line.to_window.weight[bar] @ codes[b] + line.to_window.bias[bar] for bar in bars]))
+    code, straight = torch.stack(codes), torch.stack(straight)
+    rest = (windows - straight).detach()  # the truth that is fed: what the path leaves of it, as data
+    conditioning, state = model.bridge.decode(code)
+    decoded = decode(model.decoder, conditioning, state, T, rest, feeding, mask)
+    return code, (straight + decoded) * mask.unsqueeze(2)
+
+
 # The three models that this project grew from and the fourth that was described in words, written out as their authors
 # would: no class of refold, one step after the other. Weights are copied in from a refold model, by name.
 

@@ -12,6 +12,7 @@ from refold import config
 from refold.check import check
 from refold.errors import ConfigError
 from refold.hardware import find_machine
+from refold.report.result import fit_baselines, measure_baselines
 from refold.training.loggers import finish_loggers
 
 GROUPS = (
@@ -120,6 +121,29 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
     assert torch.equal(loaded.scaler.transform(torch.ones(1, 5)), data.scaler.transform(torch.ones(1, 5)))
     assert OmegaConf.to_container(loaded.config)["layers"]["hidden_size"] == 8
     assert set(result["metrics"]) >= {"val/reconstruction_mse", "test/reconstruction_mse", "test/r2"}
+
+
+@pytest.mark.parametrize("name", ["stocks", "panel"])
+def test_with_a_linear_path_training_starts_at_the_error_of_pca(name):
+    cfg = compose_run([*TINY, "bridge.linear_path=pca", "loss=mse", f"data={name}"])
+    L.seed_everything(0, verbose=False)
+    data = config.build_data(cfg)
+    module = config.build_module(cfg, data.num_features)
+    drawn = torch.get_rng_state()
+    config.start_linear_path(module, data)
+    assert torch.equal(torch.get_rng_state(), drawn)  # the training's random numbers are those without it
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    found = trainer.validate(module, data, verbose=False)[0]
+    expected = measure_baselines(fit_baselines(module.autoencoder.code_size, cfg.seed, data), data)["pca"]
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], rel=1e-5), name
+
+
+def test_a_run_with_a_linear_path_comes_back_with_it(tiny_run, tmp_path):
+    tiny_run("bridge.linear_path=pca")
+    loaded = config.load_run(tmp_path / "run")
+    learned = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(loaded.autoencoder.linear.to_code.weight, learned["autoencoder.linear.to_code.weight"])
 
 
 def test_passwords_do_not_reach_a_logger():

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -21,6 +21,7 @@ from refold.cluster import find_world
 from refold.config import (
     build_bridge,
     build_data,
+    build_evaluation,
     build_optimizer,
     build_score,
     build_teacher_forcing,
@@ -42,7 +43,7 @@ GIVEN_AT_BUILD = {
 """Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
 
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
-SECTIONS += ("score", "threshold", "alignment")
+SECTIONS += ("score", "threshold", "alignment", "evaluation")
 SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
@@ -78,6 +79,16 @@ def check(cfg: DictConfig) -> list[str]:
         unique = list(dict.fromkeys(mistakes))
         raise ConfigError("\n".join(unique) if len(unique) == 1 else "\n".join(f"- {line}" for line in unique))
     return list(_without_effect(plain))
+
+
+def check_sections(cfg: DictConfig, sections: Sequence[str]) -> None:
+    """Refuse mistakes in some sections of a configuration that has run before. Raises: ConfigError: lists them all."""
+    plain = {section: to_plain(cfg)[section] for section in sections}
+    mistakes = list(_alignment_mistakes(plain["alignment"])) if "alignment" in plain else []
+    for section, node in plain.items():
+        mistakes += _node_mistakes(node, section)
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 
 
 def _alignment_mistakes(value: Any) -> Iterator[str]:
@@ -215,7 +226,7 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
     # what a constructor alone knows of its arguments
-    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold):
+    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold, build_evaluation):
         try:
             build(cfg)
         except RefoldError as error:

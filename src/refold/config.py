@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from refold.data import Scaler, WindowDataModule
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
+    from refold.scoring.price_errors import PriceErrors
     from refold.scoring.scores import Score
     from refold.scoring.thresholds import Threshold
     from refold.training.module import AutoencoderModule
@@ -71,12 +72,17 @@ def build_data(cfg: DictConfig) -> "WindowDataModule":
 
 def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
     """Encoder, bridge and decoder with fresh weights from torch's global generator. Args: num_features: F."""
-    from refold.models import Autoencoder
+    from refold.models import Autoencoder, LinearPath
 
     bridge = build_bridge(cfg)
     encoder = _instantiate(cfg, "encoder", input_size=num_features)
     sizes = {"output_size": num_features, "conditioning_size": bridge.conditioning_size}
-    return Autoencoder(encoder, bridge, _instantiate(cfg, "decoder", **sizes))
+    decoder = _instantiate(cfg, "decoder", **sizes)
+    linear = None
+    if bridge.with_linear_path:
+        window_size = cfg.data.window_size
+        linear = LinearPath(window_size=window_size, num_features=num_features, code_size=bridge.code_size)
+    return Autoencoder(encoder, bridge, decoder, linear)
 
 
 def build_bridge(cfg: DictConfig) -> Any:
@@ -126,6 +132,11 @@ def build_detector(
     )
 
 
+def build_evaluation(cfg: DictConfig) -> "PriceErrors | None":
+    """What an experiment measures beside the reconstruction error; None if nothing."""
+    return _instantiate(cfg, "evaluation") if cfg.evaluation else None
+
+
 def build_optimizer(cfg: DictConfig) -> Callable:
     """Parameters -> optimizer."""
     return _instantiate(cfg, "optimizer")
@@ -144,6 +155,21 @@ def build_module(cfg: DictConfig, num_features: int) -> "AutoencoderModule":
         lr_schedule=_instantiate(cfg, "lr_schedule"),
         seed=cfg.seed,
     )
+
+
+def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> None:
+    """Before a fresh training: the linear path, if there is one, becomes PCA of the training windows.
+
+    Of all linear maps these are the best under the loss: a loss that weighs whole windows weighs them here too. Every
+    process computes the same from the same windows; none draws a random number of the training for it.
+    """
+    from refold.scoring.baselines import PCA
+
+    autoencoder = module.autoencoder
+    if autoencoder.linear is not None:
+        pca = PCA(autoencoder.code_size, module.seed)
+        pca.fit(data.train_windows, getattr(module.loss, "window_weights", None))
+        autoencoder.start_from_components(pca.mean, pca.components, pca.spread(data.train_windows))
 
 
 def build_logger(cfg: DictConfig, run_dir: Path) -> Any:

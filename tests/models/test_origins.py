@@ -149,7 +149,12 @@ def test_previous_output_and_latent_vector_concatenated(L, ratio):
     torch.manual_seed(0)
     model = states_model(L)
     model.bridge = LatentBridge(
-        latent_dim=Z, encoder_num_layers=L, encoder_state_size=H, decoder_num_layers=L, decoder_hidden_size=H
+        latent_dim=Z,
+        linear_path="none",
+        encoder_num_layers=L,
+        encoder_state_size=H,
+        decoder_num_layers=L,
+        decoder_hidden_size=H,
     )
     model.decoder = ConditionalDecoder(
         output_size=F,

@@ -8,6 +8,7 @@ import torch
 from refold.data.windows import Series, Windows
 from refold.scoring import baselines
 from refold.scoring.baselines import PCA, Chance, Everything, Forest, TrainingMean, reconstruction_error
+from refold.training.losses import WindowLog
 from tests.data.makers import random_bars, with_value
 
 
@@ -49,6 +50,31 @@ def test_the_training_mean_is_per_feature_and_scores_about_zero(windows):
     mean = TrainingMean().fit(windows)
     assert torch.allclose(mean.mean, flat(windows).view(-1, 8, 3).mean(dim=(0, 1)))
     assert reconstruction_error(mean, windows)["r2"] == pytest.approx(0, abs=1e-9)
+
+
+def test_weighing_windows_is_repeating_them(windows, monkeypatch):
+    """One window in three counts three times, as if it stood there three times."""
+    times = torch.where(torch.arange(len(windows)) % 3 == 0, 3, 1)
+    data = flat(windows).repeat_interleave(times, dim=0)
+    axes = torch.linalg.svd(data - data.mean(0), full_matrices=False).Vh[:4].T
+    monkeypatch.setattr(baselines, "_REWEIGHTINGS", 1)
+    pca = PCA(4, seed=0).fit(windows, lambda errors: times.double())
+    assert torch.allclose(pca.mean, data.mean(0))
+    assert torch.allclose(pca.components @ pca.components.T, axes @ axes.T)
+    monkeypatch.setattr(baselines, "_LARGEST_EXACT", 0)
+    close = PCA(4, seed=0).fit(windows, lambda errors: times.double())
+    assert torch.allclose(close.components @ close.components.T, axes @ axes.T, atol=1e-3)
+
+
+def test_windows_are_weighed_by_the_errors_that_are_left(windows):
+    """Under the loss whose weights these are, the components are better than those that weigh all alike."""
+    loss = WindowLog(scale=0.1)
+
+    def value(pca):
+        made, truth = pca.reconstruct(flat(windows).view(-1, 8, 3)), flat(windows).view(-1, 8, 3)
+        return loss(made, truth, None)[:, 0, 0].mean().item()
+
+    assert value(PCA(4, seed=0).fit(windows, loss.window_weights)) < value(PCA(4, seed=0).fit(windows)) - 1e-4
 
 
 def test_a_forest_finds_the_bar_that_is_like_no_other():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import train
+from refold import config
 from refold.data import WindowDataModule
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.report import result
@@ -39,13 +40,18 @@ def last_weights(directory):
     return torch.load(directory / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGTERM), (10, signal.SIGINT), (14, signal.SIGINT)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, tiny_run, tmp_path, monkeypatch):
-    _, whole = tiny_run(*SETTINGS, directory="whole")
+@pytest.mark.parametrize(
+    ("step", "number", "linear_path"),
+    [(3, signal.SIGTERM, "pca"), (10, signal.SIGINT, "pca"), (14, signal.SIGINT, "none")],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, linear_path, tiny_run, tmp_path, monkeypatch):
+    settings = [*SETTINGS, f"bridge.linear_path={linear_path}"]
+    _, whole = tiny_run(*settings, directory="whole")
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
         with pytest.raises(Interrupted, match=f"{signal.Signals(number).name}: stopped after optimizer step"):
-            tiny_run(*SETTINGS, directory="halved")
+            tiny_run(*settings, directory="halved")
+    monkeypatch.setattr(config, "start_linear_path", None)  # a resumed run goes on from what it had learned
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (tmp_path / "halved/result.json").exists()
     resume = Resume(str(tmp_path / "halved"))

@@ -6,6 +6,7 @@ from refold.models.bridge import LatentBridge, StatesBridge
 from refold.models.closed_loop import Feeding
 from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder, RepeatDecoder
 from refold.models.encoder import LSTMEncoder
+from refold.models.linear import LinearPath
 
 __all__ = [
     "Autoencoder",
@@ -14,6 +15,7 @@ __all__ = [
     "Feeding",
     "LSTMEncoder",
     "LatentBridge",
+    "LinearPath",
     "RepeatDecoder",
     "StatesBridge",
     "lengths_to_mask",

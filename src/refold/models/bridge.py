@@ -3,7 +3,7 @@
 Legend: B windows, Z numbers of a code, L layers, H hidden size. A state is a pair (h, c), each (L, B, size).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,8 @@ class LatentBridge(nn.Module):
 
     The layers and sizes of encoder and decoder may differ. Decoders are conditioned on z.
 
-    Args: latent_dim: Z. The other sizes are those of the encoder and the decoder that it joins.
+    Args: latent_dim: Z. linear_path: what the autoencoder is to have beside this: none, or pca, a `LinearPath` that
+        starts from principal components. The other sizes are those of the encoder and the decoder that it joins.
     """
 
     @checked("bridge")
@@ -43,6 +44,7 @@ class LatentBridge(nn.Module):
         self,
         *,
         latent_dim: Annotated[int, at_least(1)],
+        linear_path: Literal["none", "pca"],
         encoder_num_layers: Annotated[int, at_least(1)],
         encoder_state_size: Annotated[int, at_least(1)],
         decoder_num_layers: Annotated[int, at_least(1)],
@@ -50,6 +52,7 @@ class LatentBridge(nn.Module):
     ) -> None:
         super().__init__()
         self.code_size = self.conditioning_size = latent_dim
+        self.with_linear_path = linear_path == "pca"
         self.decoder_num_layers = decoder_num_layers
         self.to_code = nn.Linear(2 * encoder_num_layers * encoder_state_size, latent_dim)
         self.to_state = nn.Linear(latent_dim, 2 * decoder_num_layers * decoder_hidden_size)
@@ -74,6 +77,8 @@ class StatesBridge(nn.Module):
 
     Raises: ValueError: encoder and decoder differ in layers or in the size of a state.
     """
+
+    with_linear_path = False
 
     @checked("bridge")
     def __init__(

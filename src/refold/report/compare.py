@@ -14,7 +14,8 @@ from rich.text import Text
 from refold.errors import DataError
 from refold.report.runs import RunRecord
 
-COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "val/exposure_gap", "val/r2", "windows_per_s")
+COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "errors/average_precision", "errors/vus_pr")
+COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")
 """Metrics that are shown beside the one that is sorted by, where any run has them; the first ones on a narrow terminal.
 """
 

@@ -127,12 +127,7 @@ def _curves(comparison: Comparison, ranked: Sequence[RunRecord]) -> dict[str, An
         }
         runs.append({"name": _name(run, comparison), "curves": lines})
     names = [name for name in CURVES if any(name in run["curves"] for run in runs)]
-    note = (
-        f"{len(drawn)} of {len(ranked)} runs, the best one of each row of the table first."
-        if len(drawn) < len(ranked)
-        else ""
-    )
-    return {"names": names, "runs": runs, "note": note}
+    return {"names": names, "runs": runs, "note": _share(len(drawn), len(ranked))}
 
 
 def _windows(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any] | None:
@@ -153,11 +148,7 @@ def _windows(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str,
     if not drawn:
         return None
     first = drawn[0][1]
-    note = (
-        f"{len(drawn)} of {len(finished)} finished runs, the best one of each row of the table first."
-        if len(drawn) < len(finished)
-        else ""
-    )
+    note = _share(len(drawn), len(finished))
     if others:
         note += f" {others} were measured on other windows and are left out."
     return {
@@ -167,6 +158,10 @@ def _windows(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str,
         "runs": [{"name": _name(run, comparison), "made": _by_feature(fixed, fixed.made)} for run, fixed in drawn],
         "note": note,
     }
+
+
+def _share(drawn: int, there: int) -> str:
+    return f"{drawn} of {there} runs, the best one of each row of the table first." if drawn < there else ""
 
 
 def _same(one: FixedWindows, other: FixedWindows) -> bool:

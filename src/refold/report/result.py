@@ -1,11 +1,13 @@
 """The end of a run: the best weights measured beside the baselines, and everything written to result.json."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import lightning as L
+import torch
 from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
@@ -14,12 +16,20 @@ from refold.report.figures import ScoredPart, draw_figures
 from refold.run import DETECTOR, write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
+from refold.scoring.neighbours import neighbour_preservation
+from refold.scoring.price_errors import ALL, MODEL, PriceErrors
 from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
 from refold.training.facts import run_facts
 from refold.training.loggers import log_end
 from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
+
+NEIGHBOURS = "test/neighbours"
+"""Share of the nearest neighbours of test windows that their codes keep; see `refold.scoring.neighbours`."""
+
+LARGEST_SAMPLE = 2000
+"""Test windows, spread evenly, among which neighbours are looked for."""
 
 Kind = TypeVar("Kind", bound=L.Callback)
 
@@ -31,9 +41,10 @@ def summarise(
     module: AutoencoderModule,
     data: WindowDataModule,
     detector: Detector,
+    evaluation: PriceErrors | None,
 ) -> dict[str, Any] | None:
-    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; draw; write
-    result.json.
+    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; measure
+    what the experiment asks for; draw; write result.json.
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
@@ -48,9 +59,10 @@ def summarise(
         return None
     facts = run_facts(trainer, module, data)
     fitted = fit_baselines(facts["code_size"], cfg.seed, data)
-    baselines = {name: measure_baseline(baseline, data) for name, baseline in fitted.items()}
+    baselines = measure_baselines(fitted, data)
     metrics |= against(metrics, baselines)
     verdict, test_scores = fit_detector(detector, run_dir, data)
+    metrics[NEIGHBOURS] = neighbours_kept(module.eval().autoencoder.encode, data, module.device)
     result = {
         "run": cfg.run.id,
         "metrics": metrics,
@@ -60,6 +72,9 @@ def summarise(
         "windows_per_s": median(epochs.rates) if epochs.rates else None,
         **facts,
     }
+    if evaluation:
+        result["price_errors"] = evaluation.run(detector, data, seed=cfg.seed)
+        metrics |= anomaly_metrics(result["price_errors"])
     figures = draw_figures(run_dir, module, data, fitted, test_scores)
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     last = last_row(result, cfg.checkpoint.monitor)
@@ -73,9 +88,17 @@ def last_row(result: dict[str, Any], monitor: str) -> dict[str, float]:
     """What loggers get at the end: the best monitored value, test errors, the baselines', and the alarm rates."""
     metrics = result["metrics"]
     row = {f"best/{monitor}": metrics[monitor]}
-    row |= {name: value for name, value in metrics.items() if name.startswith("test/") or "_against_" in name}
+    row |= {
+        name: value for name, value in metrics.items() if name.startswith(("test/", "errors/")) or "_against_" in name
+    }
     row |= {f"{name}/{key}": value for name, errors in result["baselines"].items() for key, value in errors.items()}
     return row | {name: value for name, value in (result["detector"] or {}).items() if "/" in name}
+
+
+def anomaly_metrics(price_errors: dict[str, Any]) -> dict[str, float]:
+    """What the model finds of the planted errors, all kinds together."""
+    row = next(row for row in price_errors["errors"] if (row["scorer"], row["kind"]) == (MODEL, ALL))
+    return {f"errors/{name}": row[name] for name in ("average_precision", "vus_pr", "event_f1")}
 
 
 def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
@@ -116,11 +139,17 @@ def fit_baselines(code_size: int, seed: int, data: WindowDataModule) -> dict[str
     return {"pca": PCA(code_size, seed).fit(data.train_windows), "mean": TrainingMean().fit(data.train_windows)}
 
 
-def measure_baseline(baseline: PCA | TrainingMean, data: WindowDataModule) -> dict[str, float]:
-    """Its errors on validation and test."""
-    parts = {"val": data.val_windows, "test": data.test_windows}
-    errors = {split: reconstruction_error(baseline, windows) for split, windows in parts.items()}
-    return {f"{split}/{quantity}": value for split, error in errors.items() for quantity, value in error.items()}
+def measure_baselines(fitted: dict[str, PCA | TrainingMean], data: WindowDataModule) -> dict[str, dict[str, float]]:
+    """Their errors on validation and test, and the neighbours that PCA keeps."""
+    measured: dict[str, dict[str, float]] = {}
+    for name, baseline in fitted.items():
+        measured[name] = {}
+        for split, windows in (("val", data.val_windows), ("test", data.test_windows)):
+            error = reconstruction_error(baseline, windows)
+            measured[name] |= {f"{split}/{quantity}": value for quantity, value in error.items()}
+    pca = fitted["pca"]
+    measured["pca"][NEIGHBOURS] = neighbours_kept(lambda windows, mask: pca.encode(windows), data, torch.device("cpu"))
+    return measured
 
 
 def against(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -131,3 +160,13 @@ def against(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -
         for split in ("val", "test")
         if errors[f"{split}/reconstruction_mse"] > 0
     }
+
+
+@torch.no_grad()
+def neighbours_kept(encode: Callable, data: WindowDataModule, device: torch.device) -> float:
+    """Neighbour preservation of an encoder, (windows, mask) -> codes, on test windows. device: the encoder's."""
+    windows = data.test_windows
+    index = torch.linspace(0, len(windows) - 1, min(LARGEST_SAMPLE, len(windows)), dtype=torch.float64).long().unique()
+    sample, mask = windows.gather(index).to(device), windows.mask(index)
+    codes = encode(sample, mask if mask is None else mask.to(device))
+    return neighbour_preservation(sample.flatten(1).cpu().numpy(), codes.double().cpu().numpy())

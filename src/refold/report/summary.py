@@ -10,7 +10,7 @@ from rich.table import Table
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     """Print the errors of the model and of the baselines, the speed, and where to look."""
-    columns = ["val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2"]
+    columns = ["val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2", "test/neighbours"]
     table = Table(title=f"{result['run']}: reconstruction running free, in training standard deviations")
     table.add_column("")
     for name in columns:
@@ -21,9 +21,13 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         "training mean": result["baselines"]["mean"],
     }
     for name, metrics in rows.items():
-        table.add_row(name, *(f"{metrics[column]:.4f}" for column in columns))
+        table.add_row(name, *(f"{metrics[column]:.4f}" if column in metrics else "" for column in columns))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
+    ahead = result["metrics"]["test/r2"] - result["baselines"]["pca"]["test/r2"]
+    console.print(
+        f"test/r2 against PCA's: {ahead:+.4f}; test/neighbours: share of a window's 10 nearest that its code keeps"
+    )
     if result["windows_per_s"]:
         console.print(
             f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights"

@@ -2,13 +2,13 @@
 forest over the same features, chance, and flagging everything. The rules of price feeds stand in `rules`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from refold.data import Windows
 from refold.data.features import find_all
@@ -17,6 +17,7 @@ from refold.training.metrics import ReconstructionError
 
 _BATCH = 4096
 _LARGEST_EXACT = 4096  # T * F up to which the covariance matrix is formed and decomposed exactly
+_REWEIGHTINGS = 4  # weights change by less than a hundredth after two
 
 
 class PCA:
@@ -33,20 +34,35 @@ class PCA:
         self.num_components = num_components
         self.seed = seed
 
-    def fit(self, train_windows: Windows) -> "PCA":
-        """Learn mean and components from the training windows."""
+    def fit(self, train_windows: Windows, weigh: Callable[[Tensor], Tensor] | None = None) -> "PCA":
+        """Learn mean and components from the training windows.
+
+        Args: weigh: (N,) mean squared errors of the windows -> their weights (N,), for components that are best under
+            another loss than the squared error: fit, weigh and fit again. None: all windows count alike.
+        """
+        self._fit(train_windows, torch.ones(len(train_windows), dtype=torch.float64))
+        for _ in range(0 if weigh is None else _REWEIGHTINGS):
+            errors = [
+                (self.reconstruct(batch) - batch).square().mean(dim=(1, 2)) for batch, _ in batches(train_windows)
+            ]
+            self._fit(train_windows, weigh(torch.cat(errors)))
+        return self
+
+    def _fit(self, train_windows: Windows, weights: Tensor) -> None:
+        """Args: weights: (N,) float64, not negative."""
         T, F = train_windows.gather(torch.zeros(1, dtype=torch.int64)).shape[1:]
         size, count = T * F, len(train_windows)
         kept = min(self.num_components, size, count)
+        parts = weights.split(_BATCH)  # as `batches` cuts the windows
         total = torch.zeros(size, dtype=torch.float64)
-        for windows, _ in batches(train_windows):
-            total += windows.flatten(1).double().sum(0)
-        self.mean = total / count
+        for (windows, _), weight in zip(batches(train_windows), parts, strict=True):
+            total += weight @ windows.flatten(1).double()
+        self.mean = total / weights.sum()
         if size <= _LARGEST_EXACT:
             covariance = torch.zeros(size, size, dtype=torch.float64)
-            for windows, _ in batches(train_windows):
+            for (windows, _), weight in zip(batches(train_windows), parts, strict=True):
                 centred = windows.flatten(1).double() - self.mean
-                covariance += centred.T @ centred
+                covariance += (centred * weight[:, None]).T @ centred
             self.components = torch.linalg.eigh(covariance).eigenvectors[:, -kept:]  # (T F, Z), eigenvalues ascend
         else:
             chosen = torch.linspace(0, count - 1, min(count, 20_000)).long()
@@ -55,13 +71,21 @@ class PCA:
                 torch.manual_seed(self.seed)
                 # more components and iterations than asked for: with neither, its error was 9 % above the exact one
                 rank = min(kept + 20, *centred.shape)
+                centred *= weights[chosen].sqrt()[:, None]
                 self.components = torch.pca_lowrank(centred, q=rank, center=False, niter=8)[2][:, :kept]
-        return self
+
+    def encode(self, windows: Tensor) -> Tensor:
+        """(B, T, F) -> codes (B, Z), float64."""
+        return (windows.flatten(1).double() - self.mean) @ self.components
 
     def reconstruct(self, windows: Tensor) -> Tensor:
         """(B, T, F) -> (B, T, F)."""
-        centred = windows.flatten(1).double() - self.mean
-        return (centred @ self.components @ self.components.T + self.mean).view_as(windows)
+        return (self.encode(windows) @ self.components.T + self.mean).view_as(windows)
+
+    def spread(self, windows: Windows) -> float:
+        """Root mean square of the codes of these windows: one unit for all components."""
+        squares = sum(self.encode(batch).square().sum() for batch, _ in batches(windows))
+        return float((squares / (len(windows) * self.components.shape[1])).sqrt())
 
 
 class TrainingMean:
@@ -96,6 +120,25 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
 
 
 # Detection: scorers of bars, as `refold.scoring.rules.Scorer` describes them ------------------------------------------
+
+
+class Components(nn.Module):
+    """A fitted PCA where an autoencoder is asked for: windows to codes and back. Args: pca: fitted."""
+
+    def __init__(self, pca: PCA) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(pca.mean, requires_grad=False)  # (T F,)
+        self.components = nn.Parameter(pca.components, requires_grad=False)  # (T F, Z)
+        self.code_size = pca.components.shape[1]
+
+    def encode(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Windows (B, T, F), mask (B, T) of present bars -> codes (B, Z) float64; an absent bar is taken for 0."""
+        seen = windows if mask is None else windows * mask.unsqueeze(2)
+        return (seen.flatten(1).double() - self.mean) @ self.components
+
+    def decode(self, code: Tensor, window_size: int, mask: Tensor | None = None) -> Tensor:
+        """Codes (B, Z) -> windows (B, T, F) float32."""
+        return (code @ self.components.T + self.mean).float().unflatten(1, (window_size, -1))
 
 
 class Forest:

@@ -35,7 +35,7 @@ class AutoencoderModule(L.LightningModule):
     Args:
         autoencoder: the model, in plain torch.
         num_features: F.
-        loss: (reconstruction, windows) -> loss per value, (B, T, F).
+        loss: (reconstruction, windows, mask) -> loss per value, (B, T, F).
         teacher_forcing: which bars of a training batch are fed the truth.
         optimizer: parameters -> optimizer.
         lr_schedule: share of the training done, in [0, 1] -> factor on the learning rate.
@@ -47,7 +47,7 @@ class AutoencoderModule(L.LightningModule):
         autoencoder: Autoencoder,
         *,
         num_features: int,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
         teacher_forcing: TeacherForcing,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: Callable[[float], float],
@@ -83,7 +83,7 @@ class AutoencoderModule(L.LightningModule):
         feeding = self.teacher_forcing.feeding(self.global_step, batch_size=B, window_size=T)
         reconstruction = self.autoencoder(batch.windows, batch.mask, feeding)
         # The weight makes the mean over processes the mean over the whole batch, also when their shares are unequal.
-        loss = mean_over_present(self.loss(reconstruction, batch.windows), batch.mask) * batch.weight
+        loss = mean_over_present(self.loss(reconstruction, batch.windows, batch.mask), batch.mask) * batch.weight
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # log() costs a third of a millisecond
             self.log("train/loss", loss, sync_dist=True)
             self.log("train/teacher_forcing_ratio", self.teacher_forcing.ratio(self.global_step), rank_zero_only=True)
