@@ -55,6 +55,7 @@ FOUND_BY_CHECKS = {"broken bar": "broken_bar", "duplicate": "duplicate", "gap": 
 
 JUMP = "real jump"
 ALL = "all kinds"
+MODEL = "LSTM autoencoder"
 RULES_ALONE = "four rules"
 RULES_AND_MODEL = "rules + LSTM autoencoder"
 
@@ -90,7 +91,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         return {kind: rule() for kind, rule in RULES.items()}
 
     return {
-        "LSTM autoencoder": model(),
+        MODEL: model(),
         f"PCA, {size} components": pca(),
         "robust z of returns": RobustReturn(),
         "isolation forest": Forest(data.recipe.features, seed),
