@@ -20,8 +20,9 @@ from refold import command, export
 from refold.config import Run, build_autoencoder, build_data, build_detector
 from refold.data import Scaler
 from refold.errors import ConfigError, RefoldError
-from refold.export import largest_difference, portable, trace, write
+from refold.export import largest_difference, trace, write
 from refold.models import Autoencoder
+from refold.models.portable import portable
 
 SMALL = ["layers.hidden_size=6", "layers.latent_dim=3", "data.window_size=9"]
 STATES = ["bridge=states", "encoder=bilstm", "decoder.hidden_size=12"]
@@ -218,6 +219,12 @@ def test_of_a_relative_feature_the_level_of_the_window_does_not_matter():
         torch.testing.assert_close(call(features)[1], run.autoencoder.encode(scaled.float()), rtol=1e-4, atol=1e-5)
 
 
+def test_windows_of_one_bar_on_a_linear_path():
+    run, program = graph_of("bridge.linear_path=pca", "data.window_size=1")
+    call = program.module()
+    assert largest_difference(run, call) < 1e-5
+
+
 @pytest.mark.parametrize("score", ["gauss_d", "gauss_d_k"])
 def test_a_score_that_remembers_is_refused(tmp_path, score):
     with pytest.raises(
@@ -259,12 +266,22 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(export.FORMATS, "torch_export", export.FORMATS["torch_export"]._replace(save=full))
+    monkeypatch.setattr(export, "trace", lambda run: None)
+    with pytest.raises(ConfigError, match=r"out is model.pt2; it cannot be written: No space left on device"):
+        write(make_run(), Path("model.pt2"), "torch_export")
+
+
 def test_an_output_that_is_not_a_number_differs():
     run = make_run()
 
     def broken(features):
         made, code, score = export.reference(run, features)
-        return made, code, score * float("nan")
+        return made, code, score * float("nan") if features.shape[:2] == (3, 1) else score
 
     assert np.isnan(largest_difference(run, broken))
     assert largest_difference(run, lambda features: export.reference(run, features)) == 0
