@@ -48,9 +48,9 @@ def make_run(*overrides: str, columns: int | None = None) -> Run:
 
 
 CHAINS = {
-    "repeat, two layers, states, both directions": ["decoder=repeat", "layers=two", *STATES],
+    "repeat, two layers, states, both directions": ["decoder=repeat", "layers=two", *STATES, "score=gauss_s"],
     "repeat, last bar first": ["decoder=repeat", "decoder.reverse=true"],
-    "autoregressive, learned start": ["decoder=autoregressive", "decoder.start_token=learned"],
+    "autoregressive, learned start": ["decoder=autoregressive", "decoder.start_token=learned", "score=latent_knn"],
     "autoregressive, first bar first": ["decoder=autoregressive", "decoder.reverse=false", "encoder=bilstm"],
     "autoregressive, two layers, states": ["decoder=autoregressive", "layers=two", *STATES],
     "conditional, states": ["decoder=conditional", *STATES],
@@ -102,11 +102,10 @@ IN_ONNX = [
     "repeat, two layers, states, both directions",
     "autoregressive, learned start",
     "autoregressive, two layers, states",
-    "conditional, states",
     "conditional, linear path",
     "conditional, three layers, learned start",
 ]
-IN_PROGRAMS = ["repeat, last bar first", "autoregressive, two layers, states", "conditional, linear path"]
+IN_PROGRAMS = ["repeat, last bar first", "conditional, linear path"]
 
 
 @pytest.mark.slow
@@ -147,7 +146,7 @@ def test_a_program_gives_what_pytorch_gives(tmp_path, chain):
 
 @pytest.mark.slow
 def test_a_program_needs_no_refold(tmp_path):
-    run = make_run("decoder=conditional", "layers=two")
+    run = make_run(*CHAINS["autoregressive, two layers, states"])
     write(run, tmp_path / "model.pt2", "torch_export")
     features = features_of(run, 3, 5)
     torch.save(features, tmp_path / "features.pt")
@@ -172,15 +171,6 @@ def graph_of(*overrides: str, columns: int | None = None):
 def test_every_score_of_lone_windows_is_exported(score):
     run, program = graph_of(f"score={score}")
     agree(run, program.module())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("score", ["gauss_s", "latent_knn"])  # of more than sums and products
-def test_scores_in_onnx(tmp_path, score):
-    run = make_run(f"score={score}")
-    write(run, tmp_path / "model.onnx", "onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    agree(run, lambda features: session.run(None, {"features": features.numpy()}))
 
 
 def test_survival_is_exact_near_and_far():
