@@ -20,9 +20,9 @@ from refold.scoring.scores import Score
 from refold.scoring.scores.base import blocks_of
 from refold.scoring.thresholds import Threshold, count_alarms
 
-BATCH = 1024
-"""Windows that go through the model at once: enough that a step of the LSTM is one product of matrices that fills the
-core (docs/benchmarks.md), and some 40 MB of gates at H 64."""
+BATCH = 512
+"""Windows that go through the model at once: enough that a step of the LSTM is one product of matrices that keeps a core
+busy, and little enough that glibc keeps the memory between steps (docs/benchmarks.md)."""
 
 MOST_CODES = 20_000
 """Codes of training windows that a score may learn from, spread evenly."""
