@@ -25,6 +25,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from refold import command, config
 from refold.errors import ConfigError, DataError
+from refold.report.examples import worst_windows
 from refold.report.page import write_page
 from refold.rescore import choose_anew
 from refold.run import RESULT, whole_folder
@@ -54,13 +55,21 @@ def main() -> None:
     other_data = any(key.startswith("data.") for key in others)
     name = Path(cfg.data.path).name.split(".")[0] if other_data and cfg.data.get("path") else "own"
     out = Path(settings.get("out", run.directory / "scores" / name))
-    with whole_folder(out, "out", FILES) as folder:
+    source = config.build_data(cfg).source
+    bars = source.load()
+    if other_data:
+        refuse_unlike(detector, bars, str(source))
+    bars = in_order(detector, bars)
+    latents: list[pl.DataFrame] = []
+    with whole_folder(out, "out", FILES) as folder, progress_bar(bars.height) as progress:
         if other_data:
-            facts = score_bars(detector, config.build_data(cfg).source, folder)
+            tables = scan(detector, bars, progress=progress, latents=latents)
         else:
-            facts = score_own(run, detector, folder)
-        write_rest(run, detector, folder, facts)
-    print_result(detector, facts, out)
+            data = own_data(run)
+            tables = scan_parts(detector, bars, {part: data.segments(part) for part in ("val", "test")}, latents)
+        found = write_scores(tables, folder)
+        write_rest(run, detector, folder, bars, found, latents)
+    print_result(detector, found, out)
 
 
 def device(name: str) -> str:
@@ -94,23 +103,6 @@ def refit(run: config.Run, cfg: DictConfig) -> Detector:
     return detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
 
 
-def score_bars(detector: Detector, source: Any, folder: Path) -> dict[str, Any]:
-    """Score all bars of a source into a folder. Returns: what was found."""
-    bars = source.load()
-    refuse_unlike(detector, bars, str(source))
-    bars = in_order(detector, bars)
-    with progress_bar(bars.height) as progress:
-        return write_scores(scan(detector, bars, progress=progress), folder)
-
-
-def score_own(run: config.Run, detector: Detector, folder: Path) -> dict[str, Any]:
-    """Score the run's own validation and test parts into a folder. Returns: what was found."""
-    data = own_data(run)
-    bars = in_order(detector, data.source.load())
-    parts = {part: data.segments(part) for part in ("val", "test")}
-    return write_scores(scan_parts(detector, bars, parts), folder)
-
-
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
     """On a terminal, a bar; else nothing."""
@@ -120,7 +112,7 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]:
-    """Write scores.parquet and events.csv. Returns: counts, and alarms per asset and year."""
+    """Write scores.parquet and events.csv. Returns: the events, counts, and alarms per asset and year."""
     pieces, flagged, times = folder / "pieces", [], []
     pieces.mkdir()
     rows = scored = 0
@@ -138,6 +130,7 @@ def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]
     moments = pl.concat(times).unique().sort()
     span = (moments[-1] - moments[0]).total_seconds()
     return {
+        "events": events,
         "bars": rows,
         "scored_bars": scored,
         "flagged_bars": sum(table.height for table in flagged),
@@ -147,8 +140,15 @@ def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]
     }
 
 
-def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[str, Any]) -> None:
-    """Write scoring.json and report.html."""
+def write_rest(
+    run: config.Run,
+    detector: Detector,
+    folder: Path,
+    bars: pl.DataFrame,
+    found: dict[str, Any],
+    latents: list[pl.DataFrame],
+) -> None:
+    """Write scoring.json and report.html. Args: latents: codes of some windows of the bars."""
     facts = {
         "run": run.config.run.id,
         "score": type(detector.score_function).__name__,
@@ -156,24 +156,41 @@ def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[st
         "alignment": detector.alignment,
         "level": detector.validation["level"],
         "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
-        **found,
+        **{name: value for name, value in found.items() if name != "events"},
     }
     (folder / "scoring.json").write_text(json.dumps(facts, indent=2) + "\n")
     scores = pl.scan_parquet(folder / "scores.parquet")
+    codes = pl.concat(latents).lazy()
     values = {"validation": detector.validation["scores"].numpy()}
     if "part" in scores.collect_schema():
         values["test"] = scores.filter(part="test").select("score").collect().to_series().to_numpy()
     else:
         values["these bars"] = scores.select("score").collect().to_series().to_numpy()
-    events = pl.read_csv(folder / "events.csv", try_parse_dates=True)
     write_page(
         folder / "report.html",
         title=f"{facts['run']}: scored bars",
         scores=scores,
-        events=events,
+        events=found["events"],
         split_scores=values,
+        windows=worst_windows(detector, bars, found["events"]),
+        features=detector.columns,
+        latents=codes.join(
+            scores.select("timestamp", "asset", "score"), on=["timestamp", "asset"], how="left"
+        ).collect(),
+        baselines=reconstruction_table(run),
         facts={name: str(facts[name]) for name in ("score", "threshold", "alignment")},
     )
+
+
+def reconstruction_table(run: config.Run) -> dict[str, dict[str, float]]:
+    """Errors of the model and of what it has to beat, as the run measured them."""
+    result = run.directory / RESULT
+    if not result.exists():
+        return {}
+    measured = json.loads(result.read_text())
+    rows = {"LSTM autoencoder": measured["metrics"], **measured["baselines"]}
+    columns = ("val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2")
+    return {name: {column: row[column] for column in columns if column in row} for name, row in rows.items()}
 
 
 def print_result(detector: Detector, found: dict[str, Any], out: Path) -> None:

@@ -135,3 +135,23 @@ def test_what_cannot_be_judged_is_refused_with_the_difference(settings, change, 
     refuse_unlike(judge, bars, "NEW")
     with pytest.raises(DataError, match=re.escape(message)):
         refuse_unlike(judge, change(bars), "NEW")
+
+
+def test_levels_relative_to_the_window_lead_back_to_prices():
+    bars = random_bars([300])
+    judge = detector(ready(bars, features=["window_log_price"]), alignment="last")  # every bar as the window's first
+    judge.fit(*parts(bars))
+    table = whole_table(judge, bars)
+    expected = table["close"].shift(7)[7:]
+    np.testing.assert_allclose(table["reconstructed_close"][7:], expected, rtol=1e-4)
+
+
+def test_codes_are_sampled_evenly_over_the_pieces():
+    bars = random_bars([300, 200])
+    judge = fitted(bars)
+    latents: list[pl.DataFrame] = []
+    list(scan(judge, bars, piece=120, latents=latents))
+    codes = pl.concat(latents)
+    assert codes.columns == ["timestamp", "asset", "z1", "z2", "z3"]
+    # every bar that ends a window, once: of each asset all but the first, which has no return, and T - 1 more
+    assert codes.height == codes.select("timestamp", "asset").n_unique() == (300 - 8) + (200 - 8)
