@@ -169,3 +169,22 @@ def test_a_network_that_goes_in_the_middle_is_said_once_and_loses_nothing(networ
         assert "W&B" not in output
         assert [row["a"] for row in server.rows] == kept
         server.stop()
+
+
+def test_make_sync_uploads_every_offline_run_once(tmp_path):
+    code = "import wandb; wandb.init(mode='offline', id='{0}', dir='{1}'); wandb.log({{'a': 1.0}}); wandb.finish()"
+    environment = clean_environment(tmp_path)
+    for name, folder in (("one", "outputs/a run"), ("two", "outputs/sweep_x/0_b")):
+        (tmp_path / folder).mkdir(parents=True)
+        subprocess.run(
+            [sys.executable, "-c", code.format(name, tmp_path / folder)], env=environment, check=True,
+            capture_output=True,
+        )  # fmt: skip
+    server = WandbServer()
+    environment |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.url}
+    sync = ["make", "-f", ROOT / "Makefile", "-o", ".venv/installed", "sync", f"BIN={Path(sys.executable).parent}"]
+    for _ in range(2):  # the second time there is nothing left to do
+        done = subprocess.run(sync, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [row["a"] for row in server.rows] == [1.0, 1.0]
+    server.stop()
