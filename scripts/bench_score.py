@@ -155,8 +155,8 @@ def bench_batches() -> list[str]:
         product = cpu_seconds(partial(torch.mm, state, weights))
         step = cpu_seconds(partial(model.encoder, torch.randn(B, T, F), None)) / T
     return [
-        f"Windows per second of CPU time, forward, H 64. A step of {B} windows takes {step * 1e6:.0f} us in the encoder,",
-        f"of which the product of state and weights alone takes {product * 1e6:.0f} us "
+        f"Windows per second of CPU time, forward, H 64. A step of {B} windows takes {step * 1e6:.0f} us in the",
+        f"encoder, of which the product of state and weights alone takes {product * 1e6:.0f} us "
         f"({2 * B * H * 4 * H / product / 1e9:.0f} GFLOP/s).",
         "",
         *rows,

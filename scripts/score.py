@@ -24,9 +24,12 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from refold import command, config
+from refold.data import Windows
 from refold.errors import ConfigError, DataError
-from refold.report.examples import worst_windows
+from refold.report import evidence
+from refold.report.evidence import Evidence
 from refold.report.page import write_page
+from refold.report.summary import tables
 from refold.rescore import choose_anew
 from refold.run import RESULT, whole_folder
 from refold.scoring.detector import Detector, per_asset_year
@@ -55,21 +58,13 @@ def main() -> None:
     other_data = any(key.startswith("data.") for key in others)
     name = Path(cfg.data.path).name.split(".")[0] if other_data and cfg.data.get("path") else "own"
     out = Path(settings.get("out", run.directory / "scores" / name))
-    source = config.build_data(cfg).source
-    bars = source.load()
-    if other_data:
-        refuse_unlike(detector, bars, str(source))
-    bars = in_order(detector, bars)
-    latents: list[pl.DataFrame] = []
-    with whole_folder(out, "out", FILES) as folder, progress_bar(bars.height) as progress:
+    with whole_folder(out, "out", FILES) as folder:
         if other_data:
-            tables = scan(detector, bars, progress=progress, latents=latents)
+            facts, shown = score_bars(detector, config.build_data(cfg).source, folder)
         else:
-            data = own_data(run)
-            tables = scan_parts(detector, bars, {part: data.segments(part) for part in ("val", "test")}, latents)
-        found = write_scores(tables, folder)
-        write_rest(run, detector, folder, bars, found, latents)
-    print_result(detector, found, out)
+            facts, shown = score_own(run, detector, folder)
+        write_rest(run, detector, folder, facts, shown)
+    print_result(detector, facts, out)
 
 
 def device(name: str) -> str:
@@ -103,6 +98,31 @@ def refit(run: config.Run, cfg: DictConfig) -> Detector:
     return detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
 
 
+def score_bars(detector: Detector, source: Any, folder: Path) -> tuple[dict[str, Any], Evidence]:
+    """Score all bars of a source into a folder. Returns: what was found, and what the report shows of it."""
+    bars = source.load()
+    refuse_unlike(detector, bars, str(source))
+    bars = in_order(detector, bars)
+    with progress_bar(bars.height) as progress:
+        found = write_scores(scan(detector, bars, progress=progress), folder)
+    return found, evidence.of_bars(detector, bars, pl.scan_parquet(folder / "scores.parquet"), "these bars")
+
+
+def score_own(run: config.Run, detector: Detector, folder: Path) -> tuple[dict[str, Any], Evidence]:
+    """Score the run's own validation and test parts into a folder. Returns: as `score_bars`."""
+    data = own_data(run)
+    bars = in_order(detector, data.source.load())
+    parts = {part: data.segments(part) for part in ("val", "test")}
+    found = write_scores(scan_parts(detector, bars, parts), folder)
+    windows = {
+        {"val": "validation"}.get(part, part): Windows(
+            data.train_windows.series, runs, window_size=detector.recipe.window_size, stride=1
+        )
+        for part, runs in parts.items()
+    }
+    return found, evidence.of_parts(detector, windows, pl.scan_parquet(folder / "scores.parquet"))
+
+
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
     """On a terminal, a bar; else nothing."""
@@ -112,7 +132,7 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]:
-    """Write scores.parquet and events.csv. Returns: the events, counts, and alarms per asset and year."""
+    """Write scores.parquet and events.csv. Returns: counts, and alarms per asset and year."""
     pieces, flagged, times = folder / "pieces", [], []
     pieces.mkdir()
     rows = scored = 0
@@ -130,7 +150,6 @@ def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]
     moments = pl.concat(times).unique().sort()
     span = (moments[-1] - moments[0]).total_seconds()
     return {
-        "events": events,
         "bars": rows,
         "scored_bars": scored,
         "flagged_bars": sum(table.height for table in flagged),
@@ -140,15 +159,8 @@ def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]
     }
 
 
-def write_rest(
-    run: config.Run,
-    detector: Detector,
-    folder: Path,
-    bars: pl.DataFrame,
-    found: dict[str, Any],
-    latents: list[pl.DataFrame],
-) -> None:
-    """Write scoring.json and report.html. Args: latents: codes of some windows of the bars."""
+def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[str, Any], shown: Evidence) -> None:
+    """Write scoring.json and report.html."""
     facts = {
         "run": run.config.run.id,
         "score": type(detector.score_function).__name__,
@@ -156,41 +168,32 @@ def write_rest(
         "alignment": detector.alignment,
         "level": detector.validation["level"],
         "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
-        **{name: value for name, value in found.items() if name != "events"},
+        **found,
     }
     (folder / "scoring.json").write_text(json.dumps(facts, indent=2) + "\n")
     scores = pl.scan_parquet(folder / "scores.parquet")
-    codes = pl.concat(latents).lazy()
     values = {"validation": detector.validation["scores"].numpy()}
     if "part" in scores.collect_schema():
         values["test"] = scores.filter(part="test").select("score").collect().to_series().to_numpy()
     else:
         values["these bars"] = scores.select("score").collect().to_series().to_numpy()
+    result = run.directory / RESULT
     write_page(
         folder / "report.html",
         title=f"{facts['run']}: scored bars",
         scores=scores,
-        events=found["events"],
+        events=pl.read_csv(folder / "events.csv", try_parse_dates=True),
         split_scores=values,
-        windows=worst_windows(detector, bars, found["events"]),
-        features=detector.columns,
-        latents=codes.join(
-            scores.select("timestamp", "asset", "score"), on=["timestamp", "asset"], how="left"
-        ).collect(),
-        baselines=reconstruction_table(run),
-        facts={name: str(facts[name]) for name in ("score", "threshold", "alignment")},
+        feature_errors=shown.feature_errors,
+        windows=shown.windows,
+        features=detector.features,
+        latents=shown.latents,
+        baselines=tables(json.loads(result.read_text())) if result.exists() else None,
+        facts={
+            "score": f"{facts['score']}, {facts['alignment']} of windows",
+            "threshold": f"{facts['threshold']}, {facts['level']:.4g}",
+        },
     )
-
-
-def reconstruction_table(run: config.Run) -> dict[str, dict[str, float]]:
-    """Errors of the model and of what it has to beat, as the run measured them."""
-    result = run.directory / RESULT
-    if not result.exists():
-        return {}
-    measured = json.loads(result.read_text())
-    rows = {"LSTM autoencoder": measured["metrics"], **measured["baselines"]}
-    columns = ("val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2")
-    return {name: {column: row[column] for column in columns if column in row} for name, row in rows.items()}
 
 
 def print_result(detector: Detector, found: dict[str, Any], out: Path) -> None:

@@ -144,14 +144,3 @@ def test_levels_relative_to_the_window_lead_back_to_prices():
     table = whole_table(judge, bars)
     expected = table["close"].shift(7)[7:]
     np.testing.assert_allclose(table["reconstructed_close"][7:], expected, rtol=1e-4)
-
-
-def test_codes_are_sampled_evenly_over_the_pieces():
-    bars = random_bars([300, 200])
-    judge = fitted(bars)
-    latents: list[pl.DataFrame] = []
-    list(scan(judge, bars, piece=120, latents=latents))
-    codes = pl.concat(latents)
-    assert codes.columns == ["timestamp", "asset", "z1", "z2", "z3"]
-    # every bar that ends a window, once: of each asset all but the first, which has no return, and T - 1 more
-    assert codes.height == codes.select("timestamp", "asset").n_unique() == (300 - 8) + (200 - 8)

@@ -247,16 +247,6 @@ class Detector:
             return torch.full((len(number), 1), torch.nan)
         return (closes.double().log() / self.scaler.std[column]).float().unsqueeze(1)
 
-    def reconstruct(self, windows: Windows, number: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Some windows and what the model makes of them, (B, T, F) each, in the units of the features, NaN at absent
-        bars. Args: number: (B,) of the windows."""
-        mask = windows.mask(number)
-        truth, _, made = self._run(windows, number, mask)
-        both = [self.scaler.inverse_transform(part.cpu()) for part in (truth, made)]
-        if mask is not None:
-            both = [part.masked_fill(~mask.cpu().unsqueeze(2), torch.nan) for part in both]
-        return both[0], both[1]
-
     @torch.inference_mode()
     def _run(self, windows: Windows, number: np.ndarray, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (B, T, F), their codes (B, Z) and what the decoder makes of the codes, (B, T, F)."""

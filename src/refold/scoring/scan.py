@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import polars as pl
-import torch
 
-from refold.data import Windows
 from refold.data.checks import survey
 from refold.data.features import find, longest_lookback
-from refold.data.pipeline import Whole, whole
+from refold.data.pipeline import whole
 from refold.errors import DataError
 from refold.scoring.detector import Detector, Scores, seconds
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
@@ -20,9 +18,6 @@ from refold.scoring.scores.base import blocks_of
 
 PIECE = 100_000
 """Rows of a piece: some 100 MB of features, windows and results with five features."""
-
-CODES = 2_000
-"""Codes that are kept of a table, spread evenly: for a map of them."""
 
 SAME_FREQUENCY = 1.5
 """By what factor the usual time between two bars may differ from that of the run's own."""
@@ -114,12 +109,10 @@ def scan(
     *,
     piece: int = PIECE,
     progress: Callable[[int], None] = lambda rows: None,
-    latents: list[pl.DataFrame] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Score bars of any number.
 
     Args: bars: canonical, `in_order`. piece: rows at a time. progress: is told of rows that are done.
-        latents: takes `sample_codes` of each piece.
     Yields: rows in the order of the bars, as `frame` makes them.
     Raises: DataError: a check refuses bars.
     """
@@ -137,9 +130,6 @@ def scan(
         made = whole(part, recipe, detector.scaler, market)
         scored = detector.score_series(made.series, made.segments, made.origin)
         rows = frame(detector, part, scored, tails, slice(start - first, end - first), likely_kinds(part))
-        if latents is not None:
-            step = -(-bars.height // CODES)
-            latents.append(sample_codes(detector, part, made, made.segments, step, slice(start - first, end - first)))
         yield rows.with_columns((pl.int_range(pl.len()) + start).alias("place"))
         progress(end - start)
 
@@ -148,7 +138,6 @@ def scan_parts(
     detector: Detector,
     bars: pl.DataFrame,
     segments: Mapping[str, np.ndarray],
-    latents: list[pl.DataFrame] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Score parts of the bars that a run was trained on, with windows that cross no border between parts.
 
@@ -163,29 +152,9 @@ def scan_parts(
         for first, count in runs:
             inside[first : first + count] = True
         rows = frame(detector, bars, scored, {}, slice(0, bars.height), likely)
-        if latents is not None:
-            step = -(-bars.height // CODES)
-            latents.append(sample_codes(detector, bars, made, runs, step, slice(0, bars.height)))
         place = np.sort(made.origin[inside].reshape(-1))
         place = place[place >= 0]
         yield rows[place].with_columns(pl.Series("place", place), pl.lit(part).alias("part"))
-
-
-def sample_codes(
-    detector: Detector, bars: pl.DataFrame, made: Whole, segments: np.ndarray, step: int, kept: slice
-) -> pl.DataFrame:
-    """Codes of every `step`-th window: timestamp and asset of its last bar, and the numbers z1, z2, ... of the code.
-
-    Of a panel, the asset is the first that has a bar then. Args: kept: the rows of `bars` that windows are to end at.
-    """
-    windows = Windows(made.series, segments, window_size=detector.recipe.window_size, stride=1)
-    numbers = np.arange(len(windows))
-    origin = made.origin[windows.starts(numbers) + detector.recipe.window_size - 1]
-    last = origin[numbers, (origin >= 0).argmax(axis=1)]
-    numbers = numbers[(last >= kept.start) & (last < kept.stop)][::step]
-    codes = torch.cat([detector.encode(windows, part) for part in np.array_split(numbers, len(numbers) // 512 + 1)])
-    table = bars[last[numbers]].select("timestamp", pl.col("asset").cast(pl.String))
-    return table.with_columns(pl.Series(f"z{n + 1}", column) for n, column in enumerate(codes.T.numpy()))
 
 
 def context(detector: Detector) -> tuple[int, int]:
