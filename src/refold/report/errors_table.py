@@ -20,7 +20,7 @@ RESULTS = "price_errors.csv"
 TEXT = "price_errors.txt"
 """Beside it: what was printed. `python -m refold.report.errors_table DIRECTORY PAGE` puts it into a page."""
 
-_WIDTH = 100
+_WIDTH = 128
 
 SHOWN = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
 
