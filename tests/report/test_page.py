@@ -73,7 +73,7 @@ def everything(scores: pl.DataFrame) -> dict:
         "windows": [WindowExample(name, "worst", days, *generator.normal(size=(2, len(days), 2))) for name in assets],
         "features": FEATURES,
         "latents": scores.select("timestamp", "asset", "score").with_columns(**codes),
-        "baselines": {"LSTM autoencoder": {"average precision": 0.7}, "random": {"average precision": None}},
+        "baselines": {ODD: {"LSTM autoencoder": {"average precision": 0.7}, "random": {"average precision": None}}},
         "facts": {"threshold": "POT, q 0.001"},
     }  # fmt: skip
 
@@ -291,6 +291,14 @@ def test_the_histogram_holds_each_score_once(tmp_path):
             assert histogram["parts"][name]["count"] == np.isfinite(values).sum()
     write_page(tmp_path / "report.html", title="t", scores=scores, split_scores={"validation": np.array([np.nan])})
     assert payload(tmp_path / "report.html")["histogram"] is None
+
+
+def test_scores_far_above_the_threshold_are_drawn_on_a_logarithmic_axis(tmp_path):
+    scores = make_scores(("A",), 50)
+    high = pl.when(pl.col("verdict")).then(pl.col("score") * 100).otherwise("score").alias("score")
+    for table, expected in ((scores, False), (scores.with_columns(high), True), (scores.clear(), False)):
+        write_page(tmp_path / "report.html", title="t", scores=table)
+        assert payload(tmp_path / "report.html")["logarithmic"] is expected
 
 
 def test_a_window_shows_the_features_with_the_largest_errors(tmp_path):
