@@ -4,8 +4,6 @@ import base64
 import gzip
 import json
 import re
-import shutil
-import subprocess
 from datetime import date, datetime
 from pathlib import Path
 
@@ -89,29 +87,6 @@ def numbers(packed: dict) -> np.ndarray:
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def open_page(tmp_path):
-    """(page, fragment) -> its document after its scripts ran, and what they wrote to the console."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    browser = next(filter(None, map(shutil.which, names)), None)
-    if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-
-    def show(path: Path, fragment: str = "") -> tuple[str, list[str]]:
-        profile = tmp_path / "profile"
-        done = subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--window-size=1300,2000",
-             "--virtual-time-budget=30000", "--dump-dom", path.as_uri() + fragment],
-            capture_output=True, text=True, timeout=180, check=True,
-        )  # fmt: skip
-        shutil.rmtree(profile)
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    return show
 
 
 def plots(document: str) -> set[str]:
