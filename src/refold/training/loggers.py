@@ -172,6 +172,11 @@ class WandbRun(WandbLogger):
         self._try(lambda: self.experiment.config.update(params, allow_val_change=True))
 
     @rank_zero_only
+    def log_summary(self, metrics: dict[str, float]) -> None:
+        """Put numbers that a run has once into its summary: a curve of one point would only be in the way."""
+        self._try(lambda: self.experiment.summary.update(metrics))
+
+    @rank_zero_only
     def log_pictures(self, files: Mapping[str, Path], step: int) -> None:
         """Show PNG files. Args: files: name -> file."""
         self._try(lambda: self.log_metrics({name: wandb.Image(str(path)) for name, path in files.items()}, step))
@@ -269,10 +274,13 @@ def log_end(
 ) -> None:
     """The last row of a run, its figures, and best.ckpt where that was asked for."""
     for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.log_summary(metrics)
+            if logger.log_model:
+                logger.log_best(best, metrics)
+            continue
         logger.log_metrics(metrics, step)
-        if isinstance(logger, WandbRun) and logger.log_model:
-            logger.log_best(best, metrics)
-        elif isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(logger.hparams, metrics)  # its HPARAMS tab needs both at once
         logger.save()
     log_pictures(loggers, pictures, step)
