@@ -155,6 +155,7 @@ class WandbRun(WandbLogger):
     def __init__(self, run: "wandb.Run | None", run_dir: Path, *, logged: tuple[int, set[str]], log_model: bool):
         super().__init__(save_dir=run_dir, experiment=run)
         self.last_step, self.last_names = logged
+        self.reached = -1
         self.log_model = log_model
         self.failed = False
 
@@ -165,7 +166,8 @@ class WandbRun(WandbLogger):
         if step == self.last_step:
             metrics = {name: value for name, value in metrics.items() if name not in self.last_names}
         if metrics.keys() - {"epoch"}:
-            self._try(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=step))
+            self.reached = max(self.reached, step)  # W&B's own step must not go back, and would drop the row
+            self._try(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=self.reached))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any]) -> None:
