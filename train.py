@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> float:
         return run_job(cfg, run_dir)
     except RefoldError as error:
         if job.mode is not RunMode.MULTIRUN:
-            if not cfg.resume:
+            if not cfg.resume and report_status(error) == 2:  # the log of a failure is kept
                 run.discard_unused(run_dir)
             sys.exit(report(error))  # past Hydra, which would add lines of its own
         print(f"\njob {job.job.num}, {job.job.override_dirname}, failed: {error}", file=sys.stderr)
@@ -68,6 +68,7 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         cfg, done = sweep.take_up(cfg, run_dir)
         if done:
             return done["metrics"][cfg.checkpoint.monitor]
+    run.refuse_second(cfg, run_dir)
     with state.held(run_dir), launch.restored_environment():
         run.open_run(cfg, run_dir)
         for note in hardware.notes:
@@ -105,6 +106,10 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     if cfg.resume:
         resume = run.Resume(cfg.resume)
+        if resume.directory != run_dir.resolve():  # it came another way than `run.resume_arguments` looks at
+            raise ConfigError(
+                f"resume is {cfg.resume}; give it on the command line, as resume={cfg.resume}, without ++"
+            )
         cfg = resume.config(overrides)
         cfg.resume = str(resume.checkpoint)
         return cfg
