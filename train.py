@@ -86,13 +86,13 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
 
 
 def run_as_started(cfg: DictConfig, run_dir: Path) -> None:
-    """A process of a job that torchrun or srun started on a resolved.yaml, or one of our own workers."""
+    """A process of a job that somebody started on its resolved.yaml: torchrun, srun, a user, or we as its worker."""
     from refold.report.summary import print_summary
 
-    world = cluster.find_world()
-    if not world:
+    if launch.is_worker():
         train(cfg, run_dir)
         return
+    world = cluster.find_world() or cluster.World(rank=0, processes=1, nodes=1, starter="this command")
     cfg.trainer = adopt(config.to_plain(cfg.trainer), world)
     with state.held(run_dir) if world.rank == 0 else contextlib.nullcontext():
         result = train(cfg, run_dir)
@@ -178,6 +178,8 @@ def start(arguments: list[str]) -> None:
     """Compose and run, or take part in a job that another process composed."""
     world = cluster.find_world()
     if arguments[:1] == ["--job"]:
+        if len(arguments) != 2:
+            raise ConfigError("--job takes a resolved.yaml and nothing else; resume=DIRECTORY goes on with settings")
         launch.work(Path(arguments[1]).resolve(), run_as_started)
     elif world and world.rank > 0:
         if run_dir := cluster.wait_for_run():

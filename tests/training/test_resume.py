@@ -24,13 +24,14 @@ SETTINGS = [
 ]
 
 
-def stop_at(monkeypatch, step: int, number: int) -> None:
-    """Send this process a signal while it is in the training step before `step`."""
+def stop_at(monkeypatch, step: int, number: int, times: int = 1) -> None:
+    """Send this process a signal, or several, while it is in the training step before `step`."""
     plain_step = AutoencoderModule.training_step
 
     def training_step(self, batch, batch_idx):
         if self.global_step == step - 1:
-            os.kill(os.getpid(), number)
+            for _ in range(times):
+                os.kill(os.getpid(), number)
         return plain_step(self, batch, batch_idx)
 
     monkeypatch.setattr(AutoencoderModule, "training_step", training_step)
@@ -79,6 +80,14 @@ def test_a_signal_after_the_training_keeps_the_run(tiny_run, tmp_path, monkeypat
     with pytest.raises(Interrupted, match=r"SIGINT: stopped, .*last\.ckpt is kept"):
         tiny_run()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_worker_that_is_told_twice_still_writes_its_checkpoint(tiny_run, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 3, signal.SIGTERM, times=2)
+    monkeypatch.setattr(config, "is_worker", lambda: True)
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after optimizer step 3"):
+        tiny_run()
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
 
 
 def test_a_signal_while_data_is_read_says_that_nothing_was_kept(tiny_run, monkeypatch):
