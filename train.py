@@ -147,18 +147,18 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         module = config.build_module(cfg, data.num_features)
         if not cfg.resume:  # a checkpoint holds what came of it
             config.start_linear_path(module, data)
-        trainer = config.build_trainer(cfg, run_dir)
-        log.info(
-            "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
-            *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
-            data.batch_size,
-        )
-        log.info(data.description)
-        if trainer.is_global_zero:
-            data.findings.write_csv(run_dir / run.FINDINGS)
         status = 1
-        launch.ready()
         try:
+            trainer = config.build_trainer(cfg, run_dir)  # starts the W&B run, which must end whatever comes
+            log.info(
+                "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
+                *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
+                data.batch_size,
+            )
+            log.info(data.description)
+            if trainer.is_global_zero:
+                data.findings.write_csv(run_dir / run.FINDINGS)
+            launch.ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             detector = config.build_detector(cfg, module.autoencoder, data, data.scaler, data.feature_names)
             result = summarise(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
@@ -185,14 +185,14 @@ def start(arguments: list[str]) -> None:
         if run_dir := cluster.wait_for_run():
             launch.work(run_dir / run.RESOLVED, run_as_started)
     else:
-        sys.argv[1:] = run.resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
-        if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
-            raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
         try:
+            sys.argv[1:] = run.resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
+            if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
+                raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
             main()
         finally:
             if world:
-                cluster.dismiss()
+                cluster.dismiss(world)
             sweep.report()
 
 

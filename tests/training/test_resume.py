@@ -6,6 +6,9 @@ import signal
 
 import pytest
 import torch
+import wandb
+from conftest import TINY, compose_run
+from omegaconf import OmegaConf
 
 import train
 from refold import config
@@ -113,6 +116,17 @@ def test_a_training_that_ends_before_its_first_validation_has_a_best_checkpoint(
     _, found = tiny_run(limit)
     assert (tmp_path / "run/checkpoints/best.ckpt").exists()
     assert found["metrics"]["test/reconstruction_mse"] > 0
+
+
+def test_a_trainer_that_cannot_be_built_leaves_no_logger_open(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    others = [setting for setting in TINY if not setting.startswith("logger")]
+    cfg = compose_run([*others, "logger=wandb", "+trainer.nonsense=1"])
+    OmegaConf.update(cfg, "run.choices.decoder", "autoregressive", force_add=True)
+    open_run(cfg, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"trainer: .*nonsense"):
+        train.train(cfg, tmp_path / "run")
+    assert wandb.run is None  # the next job of a sweep would log into it
 
 
 def test_a_diverged_training_is_named(tiny_run):
