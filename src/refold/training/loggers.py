@@ -122,7 +122,7 @@ def wandb_logger(
     Returns: the logger, or None under WANDB_MODE=disabled.
     Raises: ConfigError: W&B refuses the settings.
     """
-    chosen = settings["run"]["choices"]
+    chosen = settings["run"].get("choices", {})  # empty sections are left out
     tags = [*tags, *(chosen[group] for group in ("decoder", "data") if group in chosen)]
     page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
     page |= {"name": run_id, "id": run_id, "dir": run_dir, "resume": "allow", "job_type": "train"}
