@@ -1,10 +1,12 @@
 """Where the numbers of a run go: always into its metrics.csv, and into W&B or TensorBoard by choice."""
 
+import contextlib
 import csv
 import io
 import logging
 import os
 import shlex
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,8 +27,8 @@ log = logging.getLogger(__name__)
 ONLINE_TIMEOUT_S = 30
 """Seconds to wait for the W&B server before logging offline."""
 
-FINISH_TIMEOUT_S = 60
-"""Seconds that a finished run waits for its last rows to arrive; what has not is in its folder wandb/."""
+FINISH_TIMEOUT_S = 120
+"""Seconds that a finished run waits for its last rows and its model to arrive; what has not is in its folder wandb/."""
 
 
 class MetricsFile(Logger):
@@ -193,15 +195,20 @@ class WandbRun(WandbLogger):
 
 
 def _give_up(error: Exception) -> None:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log lies in the same folder
+    reason = _reason(error)
     log.warning("W&B: not logged there from here on (%s); the run goes on, and metrics.csv has all numbers", reason)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @rank_zero_only
 def _start_run(mode: str, page: dict[str, Any]) -> wandb.Run:
     """The W&B run, started now, on the first process, so that its mistakes show before the training."""
     quiet = wandb.Settings(silent=True, init_timeout=ONLINE_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S)
+    wandb.setup(wandb.Settings(silent=True))  # what matters of its own lines is logged here
     run = wandb.init(**page, mode="offline", settings=quiet) if mode == "offline" else _start_online(page, quiet)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -229,13 +236,19 @@ def _start_online(page: dict[str, Any], quiet: wandb.Settings) -> wandb.Run:
 
 def finish_loggers(status: int) -> None:
     """End the W&B run of this process, if there is one; without it the next job of a sweep would log into this one."""
-    if wandb.run is None:
+    run = wandb.run
+    if run is None:
         return
+    began = time.monotonic()
     try:
         wandb.finish(exit_code=status)
-    except Exception as error:  # as above: what is left of its run must not end ours, nor take in the next one's rows
-        log.warning("W&B: its run was not closed (%s)", (str(error).splitlines() or [type(error).__name__])[0])
-        wandb.teardown()
+    except Exception as error:  # what is left of its run must not end ours, nor take in the rows of the next
+        log.warning("W&B: its run was not closed (%s)", _reason(error))
+        with contextlib.suppress(Exception):
+            wandb.teardown()
+    if not run.offline and time.monotonic() - began >= FINISH_TIMEOUT_S:
+        where = shlex.quote(str(Path(run.settings.sync_dir)))
+        log.warning("W&B: the server was gone; upload what it did not get with `wandb sync %s`", where)
 
 
 # ---- what every logger gets beside Lightning's numbers --------------------------------------------------------------
