@@ -15,7 +15,7 @@ from refold.data import Windows
 from refold.data.checks import survey
 from refold.data.pipeline import whole
 from refold.report.page import WindowExample
-from refold.scoring.detector import BATCH, Detector
+from refold.scoring.detector import Detector
 from refold.scoring.scan import context
 
 MOST_ASSETS = 20
@@ -86,8 +86,8 @@ def sample(detector: Detector, pieces: Sequence[Windows]) -> tuple[pl.DataFrame,
     tables, squares, counts = [], 0.0, 0
     for windows, first, end in zip(pieces, borders[:-1], borders[1:], strict=True):
         numbers = chosen[(chosen >= first) & (chosen < end)] - first
-        for start in range(0, len(numbers), BATCH):
-            own = numbers[start : start + BATCH]
+        for start in range(0, len(numbers), detector.batch):
+            own = numbers[start : start + detector.batch]
             found = _reconstruct(detector, windows, own)
             errors = (found.made - found.truth)[found.present].double().square()  # (B, T, C) -> (present bars, C)
             squares = squares + errors.view(len(errors), -1, F).sum((0, 1))  # over the assets of a panel too
