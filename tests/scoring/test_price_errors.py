@@ -115,7 +115,7 @@ def test_the_same_seed_repeats_itself():
 
 @pytest.mark.parametrize("kinds", [["gap"], ["spike"], []])
 def test_kinds_that_no_scorer_sees_are_refused(kinds):
-    with pytest.raises(ValueError, match=r"evaluation\.kinds .*; it must .*bad tick, stale, split, unit"):
+    with pytest.raises(ValueError, match=r"evaluation\.kinds .*; it must .*bad tick, wick, stale, split, unit"):
         evaluation(kinds=kinds)
 
 
