@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from refold.data.sources import Stocks
+from refold.scoring.events import likely_kinds
 from refold.scoring.inject import inject
 from refold.scoring.rules import (
     RULES,
@@ -16,7 +17,6 @@ from refold.scoring.rules import (
     StaleRun,
     Together,
     UnitRatio,
-    name_kinds,
 )
 from tests.data.makers import random_bars, table
 
@@ -100,33 +100,27 @@ def test_another_unit_is_found_for_as_long_as_it_lasts():
 
 
 def test_each_rule_finds_the_errors_that_are_planted_for_it():
-    rules = {kind: rule().fit(TRAIN, VAL) for kind, rule in RULES.items()}
     least = {
         "bad tick": 0.3,
         "stale": 0.8,
         "split": 0.5,
         "unit": 0.8,
     }  # what is small drowns in the noise of these bars
-    for kind in RULES:
+    for kind, make in RULES.items():
         spoilt, labels = inject(VAL, [kind], per_thousand=15, warm_up=30, generator=np.random.default_rng(0))
-        named = spoilt.select("timestamp", "asset").with_columns(
-            named=pl.Series(name_kinds(spoilt, rules), dtype=pl.String)
-        )
-        found = labels.join(named, on=["timestamp", "asset"])
-        right = (found["named"] == kind).fill_null(False).mean()
-        assert right >= least[kind], kind
-        elsewhere = named.join(labels, on=["timestamp", "asset"], how="anti")["named"].is_not_null()
-        assert elsewhere.mean() < 0.03, kind
+        fires = pl.Series("fires", make().fit(TRAIN, VAL).score(spoilt)).fill_nan(0) >= make.fires_at
+        found = spoilt.select("timestamp", "asset", fires).join(labels, on=["timestamp", "asset"], how="left")
+        assert found.filter(pl.col("kind") == kind)["fires"].mean() >= least[kind], kind
+        assert found.filter(pl.col("kind").is_null())["fires"].mean() < 0.02, kind
 
 
 def test_the_embedded_splits_are_splits_and_the_crash_is_none():
     bars = Stocks(table=table(adjusted=False)).load().sort("asset", "timestamp")
-    rules = {kind: rule().fit(bars, bars) for kind, rule in RULES.items()}
-    named = bars.select("asset", pl.col("timestamp").cast(pl.String), kind=pl.Series(name_kinds(bars, rules)))
-    splits = named.filter(pl.col("kind") == "split").select("asset", "timestamp").rows()
+    named = bars.select("asset", pl.col("timestamp").cast(pl.String), fires=pl.Series(SplitRatio().score(bars)) >= 1)
+    splits = named.filter("fires").select("asset", "timestamp").rows()
     assert splits == [("AAPL", "2000-06-21"), ("AAPL", "2005-02-28"), ("MSFT", "2003-02-18")]
-    crash = named.filter((pl.col("asset") == "AAPL") & (pl.col("timestamp") == "2000-09-29"))
-    assert crash["kind"].to_list() == [None]
+    crash = (pl.col("asset") == "AAPL") & (pl.col("timestamp").cast(pl.String) == "2000-09-29")
+    assert bars.with_columns(kind=likely_kinds(bars)).filter(crash)["kind"].to_list() == [None]
 
 
 class Fixed:
@@ -153,7 +147,7 @@ def test_scorers_together_are_their_highest_rank_among_validation():
     rule = Fixed([0, 0, 0, np.nan], [0, 4, np.nan], fires_at=1.0)
     scores = together(3, rules={"a": rule}, other=Fixed([1, 2, 3, 4], [2.5, 3, np.nan]), reach=0)
     assert scores[0] == 0.5  # two of four are below 2.5; none of three is below 0
-    assert scores[1] == pytest.approx(1 + math.log(4))  # three more than the score of 1 at which the rule fires
+    assert scores[1] == pytest.approx(2 + math.log(4))  # three times more than the score of 1 at which the rule fires
     assert math.isnan(scores[2])
 
 
@@ -164,6 +158,12 @@ def test_a_rule_that_does_not_fire_is_not_beyond_validation():
 def test_ranks_keep_the_order_of_scores_beyond_all_that_validation_has():
     scores = together(3, rules={"a": Fixed([1, 2, 3, 4], [4, 5, 500], fires_at=1.0)}, other=None)
     assert scores[0] < 1 < scores[1] < scores[2]
+
+
+def test_a_rule_that_fires_comes_before_whatever_is_strange():
+    rule = Fixed([0, 0, 0, 0], [1.01, 0, 0], fires_at=1.0)
+    scores = together(3, rules={"a": rule}, other=Fixed([1, 2, 3, 4], [0, 1e9, 5]), reach=0)
+    assert scores[0] > scores[1] > scores[2] > 1
 
 
 def test_near_an_error_that_a_rule_finds_the_other_scorer_is_not_asked():

@@ -1,43 +1,12 @@
-"use strict";
-// Draws the data of the page. All text from the data goes through textContent or `escaped`: a name may hold anything.
+// Draws the data of a page about scored bars; common.js stands before it.
 
 const KINDS = { // Okabe and Ito's colours, which colour-blind readers tell apart; a shape each for those who print
   "bad tick": ["#D55E00", "x"], "stale": ["#0072B2", "square"], "split": ["#CC79A7", "triangle-down"],
   "unit": ["#E69F00", "diamond"], "regime": ["#009E73", "circle"],
 };
 const OTHER_KIND = ["#7f8c8d", "circle-open"];
-const element = (id) => document.getElementById(id);
-const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 const day = (milliseconds) => new Date(milliseconds).toISOString().replace("T", " ").slice(0, 16).replace(" 00:00", "");
-const shown = (value, whole) => value === null ? "" : typeof value === "string" ? value
-  : whole || Math.abs(value) >= 100 ? value.toLocaleString("en", { maximumFractionDigits: 1 }) : value.toFixed(4);
-const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
-let data, names;
-
-async function unpack(id) {
-  const holder = element(id), bytes = Uint8Array.from(atob(holder.textContent), (c) => c.charCodeAt(0));
-  holder.remove(); // the text is as large as the page
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).text();
-}
-
-function layout(more) {
-  const axis = () => ({ automargin: true, gridcolor: color("line"), linecolor: color("line"), zerolinecolor: color("line") });
-  const made = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 64, r: 18, t: 26, b: 44 },
-    font: { color: color("text"), family: getComputedStyle(document.body).fontFamily, size: 12 },
-    hoverlabel: { align: "left", bgcolor: color("pane"), bordercolor: color("line"), font: { color: color("text") } },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: color("faint"), activecolor: color("score") },
-    legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 }, ...more,
-  };
-  for (const key of Object.keys(made)) if (/^[xy]axis/.test(key)) made[key] = { ...axis(), ...made[key] };
-  return made;
-}
-
-function draw(id, traces, more) {
-  Plotly.react(element(id), traces, layout(more), CONFIG);
-}
+let names;
 
 // ---- price and score -------------------------------------------------------------------------------------------------
 
@@ -103,27 +72,6 @@ function select(name, span) {
 
 // ---- tables ----------------------------------------------------------------------------------------------------------
 
-function fill(section, columns, rows, onClick) {
-  const [head, body] = element(section).querySelectorAll("thead, tbody");
-  const numeric = columns.map((_, n) => rows.some((cells) => typeof cells[n] === "number"));
-  const whole = columns.map((_, n) => rows.every((cells) => typeof cells[n] !== "number" || Number.isInteger(cells[n])));
-  const row = (cells, tag) => {
-    const made = document.createElement("tr");
-    cells.forEach((value, n) => {
-      const cell = made.appendChild(document.createElement(tag));
-      cell.textContent = shown(value, whole[n]);
-      if (numeric[n]) cell.className = "number";
-    });
-    return made;
-  };
-  head.replaceChildren(row(columns, "th"));
-  body.replaceChildren(...rows.map((cells, number) => {
-    const made = row(cells, "td");
-    if (onClick) made.addEventListener("click", () => onClick(number));
-    return made;
-  }));
-}
-
 function fillEvents() {
   const { events } = data, own = element("own-events").checked ? element("asset").value : null;
   const rows = events.asset.map((_, n) => n).filter((n) => own === null || events.asset[n] === own);
@@ -142,11 +90,11 @@ function fillEvents() {
 // ---- windows, parts, features, codes -----------------------------------------------------------------------------------
 
 function drawWindow(number) {
-  const window = data.windows[number], count = window.features.length, gap = 0.06, traces = [], more = {};
+  const window = data.windows[number], count = window.features.length, height = 115 * count, traces = [], titles = [], more = {};
   element("window").value = number;
   element("window-note").textContent = `In ${data.unit}.`
     + (count < window.of ? ` The ${count} of ${window.of} features with the largest errors.` : "");
-  element("windows-plot").style.height = `${90 + 115 * count}px`;
+  element("windows-plot").style.height = `${70 + height}px`; // 30 above and 40 below the panes
   window.features.forEach((feature, n) => {
     const axis = n ? String(n + 1) : "", top = 1 - n / count;
     const curve = (name, y, look) => traces.push({
@@ -155,14 +103,15 @@ function drawWindow(number) {
     });
     curve("truth", window.truth[n], { color: color("price") });
     curve("reconstruction", window.made[n], { color: color("made") });
-    const error = window.errors[n] === null ? "" : `<br>mse ${window.errors[n].toPrecision(3)}`;
-    more["yaxis" + axis] = {
-      domain: [Math.max(0, top - 1 / count + gap / 2), top - gap / 2],
-      title: { text: escaped(feature) + error, font: { size: 11 } }, nticks: 5,
-    };
+    const error = window.errors[n] === null ? "" : `, mean squared error ${window.errors[n].toPrecision(3)}`;
+    more["yaxis" + axis] = { domain: [Math.max(0, top - 1 / count), top - 24 / height], nticks: 5 };
+    titles.push({
+      text: escaped(feature) + error, xref: "paper", yref: "paper", x: 0, y: top - 24 / height, xanchor: "left",
+      yanchor: "bottom", showarrow: false, font: { size: 11 },
+    });
   });
   draw("windows-plot", traces, {
-    hovermode: "x", margin: { l: 90, r: 18, t: 30, b: 40 }, uirevision: number,
+    hovermode: "x", margin: { l: 64, r: 18, t: 30, b: 40 }, uirevision: number, annotations: titles,
     xaxis: { type: "date", anchor: "y" + (count > 1 ? count : "") }, ...more,
   });
 }
@@ -213,7 +162,7 @@ function drawLatents() {
   const map = (id, title, marker) => draw(id, [{
     type: "scatter", mode: "markers", x, y, text, hovertemplate: "%{text}<extra></extra>",
     marker: { size: 5, opacity: 0.75, colorscale: "Viridis", ...marker, colorbar: { thickness: 12, ...marker.colorbar } },
-  }], { title: { text: title, font: { size: 13 } }, hovermode: "closest", xaxis: axis(0, "first"), yaxis: axis(1, "second") });
+  }], { title: { text: title, font: { size: 13 }, x: 0, xanchor: "left" }, hovermode: "closest", xaxis: axis(0, "first"), yaxis: axis(1, "second") });
   const years = times.map((t) => 1970 + t / 31557600000);
   map("latents-time-plot", "coloured by the time of the window's last bar", { color: years, colorbar: { tickformat: "d", nticks: 6, title: { text: "year" } } });
   element("latents-score-plot").hidden = !score;
@@ -231,10 +180,6 @@ function drawAll() {
   if (data.latents) drawLatents();
 }
 
-function offer(id, labels, values = labels) {
-  element(id).replaceChildren(...labels.map((label, n) => new Option(label, values[n])));
-}
-
 function listen() {
   const step = (by) => select(names[(names.indexOf(element("asset").value) + by + names.length) % names.length]);
   element("asset").addEventListener("change", () => select(element("asset").value));
@@ -247,21 +192,14 @@ function listen() {
 }
 
 async function start() {
-  data = JSON.parse(await unpack("packed-data"));
-  const library = document.createElement("script");
-  library.textContent = await unpack("packed-plotly");
-  document.head.append(library);
+  await load();
   names = Object.keys(data.assets);
-  for (const [name, text] of Object.entries(data.facts)) {
-    const pair = element("facts").appendChild(document.createElement("div"));
-    pair.appendChild(document.createElement("dt")).textContent = name;
-    pair.appendChild(document.createElement("dd")).textContent = text;
-  }
   const there = { bars: names.length, events: data.events, windows: data.windows.length, histogram: data.histogram,
-    features: data.features, latents: data.latents, baselines: data.baselines };
+    features: data.features, latents: data.latents, baselines: data.baselines.length };
   for (const [section, part] of Object.entries(there)) element(section).hidden = !part;
   offer("asset", names);
   offer("window", data.windows.map((w) => `${w.asset}, from ${day(w.start)}: ${w.label}`), data.windows.map((_, n) => n));
+  element("logarithmic").checked = data.logarithmic;
   const wanted = new URLSearchParams(location.hash.slice(1)).get("asset");
   if (names.includes(wanted)) element("asset").value = wanted;
   const own = data.windows.findIndex((window) => window.asset === element("asset").value);
@@ -271,7 +209,14 @@ async function start() {
   document.querySelector("main").hidden = false;
   drawAll();
   if (data.events) fillEvents();
-  if (data.baselines) fill("baselines", ["", ...data.baselines.columns], data.baselines.rows.map((name, n) => [name, ...data.baselines.cells[n]]));
+  data.baselines.forEach((table, n) => {
+    element("baselines").appendChild(document.createElement("p")).textContent = table.caption;
+    const holder = element("baselines").appendChild(document.createElement("div"));
+    holder.className = "scroll";
+    holder.id = `baselines-${n}`;
+    holder.innerHTML = "<table><thead></thead><tbody></tbody></table>";
+    fill(holder.id, ["", ...table.columns], table.rows.map((name, row) => [name, ...table.cells[row]]));
+  });
   listen();
   document.body.dataset.ready = "yes";
 }
