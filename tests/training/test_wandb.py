@@ -188,3 +188,19 @@ def test_make_sync_uploads_every_offline_run_once(tmp_path):
         assert done.returncode == 0, done.stderr
         assert [row["a"] for row in server.rows] == [1.0, 1.0]
     server.stop()
+
+
+def test_make_leet_opens_all_runs_at_once(tmp_path):
+    for folder in ("a run/wandb/offline-run-1-one", "sweep_x/0_b/wandb/offline-run-2-two", "c/wandb/run-3-three"):
+        (tmp_path / "outputs" / folder).mkdir(parents=True)
+    tool = tmp_path / "bin/wandb"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "$@"\n')
+    tool.chmod(0o755)
+    leet = ["make", "-f", ROOT / "Makefile", "-o", ".venv/installed", "leet", f"BIN={tool.parent}"]
+    for _ in range(2):
+        done = subprocess.run(leet, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "leet outputs/.leet\n"
+        links = sorted((tmp_path / "outputs/.leet").iterdir())
+        assert [path.name for path in links] == ["offline-run-1-one", "offline-run-2-two", "run-3-three"]
+        assert all(path.is_dir() for path in links)

@@ -122,7 +122,7 @@ def wandb_logger(
     Returns: the logger, or None under WANDB_MODE=disabled.
     Raises: ConfigError: W&B refuses the settings.
     """
-    chosen = settings["run"]["choices"]
+    chosen = settings["run"].get("choices", {})  # empty sections are left out
     tags = [*tags, *(chosen[group] for group in ("decoder", "data") if group in chosen)]
     page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
     page |= {"name": run_id, "id": run_id, "dir": run_dir, "resume": "allow", "job_type": "train"}
@@ -155,6 +155,7 @@ class WandbRun(WandbLogger):
     def __init__(self, run: "wandb.Run | None", run_dir: Path, *, logged: tuple[int, set[str]], log_model: bool):
         super().__init__(save_dir=run_dir, experiment=run)
         self.last_step, self.last_names = logged
+        self.reached = -1
         self.log_model = log_model
         self.failed = False
 
@@ -165,11 +166,17 @@ class WandbRun(WandbLogger):
         if step == self.last_step:
             metrics = {name: value for name, value in metrics.items() if name not in self.last_names}
         if metrics.keys() - {"epoch"}:
-            self._try(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=step))
+            self.reached = max(self.reached, step)  # W&B's own step must not go back, and would drop the row
+            self._try(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=self.reached))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any]) -> None:
         self._try(lambda: self.experiment.config.update(params, allow_val_change=True))
+
+    @rank_zero_only
+    def log_summary(self, metrics: dict[str, float]) -> None:
+        """Put numbers that a run has once into its summary: a curve of one point would only be in the way."""
+        self._try(lambda: self.experiment.summary.update(metrics))
 
     @rank_zero_only
     def log_pictures(self, files: Mapping[str, Path], step: int) -> None:
@@ -269,10 +276,13 @@ def log_end(
 ) -> None:
     """The last row of a run, its figures, and best.ckpt where that was asked for."""
     for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.log_summary(metrics)
+            if logger.log_model:
+                logger.log_best(best, metrics)
+            continue
         logger.log_metrics(metrics, step)
-        if isinstance(logger, WandbRun) and logger.log_model:
-            logger.log_best(best, metrics)
-        elif isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(logger.hparams, metrics)  # its HPARAMS tab needs both at once
         logger.save()
     log_pictures(loggers, pictures, step)
