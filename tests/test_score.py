@@ -143,6 +143,11 @@ def test_a_directory_that_is_no_run_or_of_another_version_is_named(run_dir, tmp_
     status, _, errors = score(run=str(other))
     assert status == 2
     assert "the run's detector is of format 0; this version of refold reads 1" in errors
+    settings = (other / "resolved.yaml").read_text()
+    (other / "resolved.yaml").write_text(settings.replace("  linear_path: none\n", ""))
+    status, _, errors = score(run=str(other))
+    assert status == 2
+    assert "resolved.yaml does not build a model; is it of another version of refold? bridge: missing" in errors
 
 
 def test_the_detector_of_a_run_comes_back(run_dir):

@@ -15,7 +15,7 @@ from rich.table import Table
 from refold.run import RESULT, write_atomically
 
 RESULTS = "price_errors.csv"
-"""In the directory of a sweep and of each run: one row per seed, scorer and kind, with all metrics."""
+"""In the directory of a sweep, or of a run on its own: one row per seed, scorer and kind, with all metrics."""
 
 TEXT = "price_errors.txt"
 """Beside it: what was printed. `python -m refold.report.errors_table DIRECTORY PAGE` puts it into a page."""
