@@ -69,6 +69,8 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         run.open_run(cfg, run_dir)
         for note in hardware.notes:
             log.info(note)
+        for warning in hardware.warnings:
+            log.warning(warning)
         if world:
             cluster.announce(run_dir)
         if launch.needs_workers(hardware) and not world:
@@ -151,7 +153,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         try:
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             detector = config.build_detector(cfg, module.autoencoder, data, data.scaler, data.feature_names)
-            result = summarise(cfg, run_dir, trainer, module, data, detector)
+            result = summarise(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
             status = 0
         finally:
             finish_loggers(status)

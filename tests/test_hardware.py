@@ -58,6 +58,9 @@ def test_what_is_not_there_is_refused_with_what_would_run(machine, changes, mess
 
 
 def test_cpu_processes_are_announced_with_the_cores_there_are():
-    (note,) = plan(settings(devices=4), LAPTOP).notes
+    found = plan(settings(devices=4), LAPTOP)
+    (note,) = found.notes
+    assert found.warnings == ("4 processes share 2 cores: they are no faster than fewer",)
+    assert plan(settings(devices=2), LAPTOP).warnings == ()
     assert note.startswith("No GPU is found here: training in 4 CPU processes on 2 cores")
     assert plan(settings(), LAPTOP).notes == ()

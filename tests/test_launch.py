@@ -103,7 +103,7 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
     (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
     monkeypatch.setattr(launch, "START_S", 1.0)
     monkeypatch.setattr(launch, "FAILED_GRACE_S", 0.1)
-    plan = Plan({"accelerator": "cpu", "strategy": "ddp"}, 2, ())
+    plan = Plan({"accelerator": "cpu", "strategy": "ddp"}, 2)
     with pytest.raises(launch.JobFailedError, match="process 1 of 2 is not ready to train 1 s after the first one was"):
         launch.run_workers(script, tmp_path, plan, cores=2)
     assert f'"{script}", line 5 in train' in capfd.readouterr().err
@@ -111,7 +111,8 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_to_the_parent_alone_stops_all_processes(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_parent_alone_stops_all_processes(number, tmp_path):
     home, log = tmp_path / "home", tmp_path / "log"
     home.mkdir()
     with log.open("w") as file:
@@ -120,7 +121,7 @@ def test_ctrl_c_to_the_parent_alone_stops_all_processes(tmp_path):
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         wait_for(log, "] - epoch 2/")
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         assert process.wait(timeout=60) == 130
     assert "Traceback" not in log.read_text()
     assert list(tmp_path.rglob("last.ckpt"))

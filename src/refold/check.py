@@ -21,6 +21,7 @@ from refold.cluster import find_world
 from refold.config import (
     build_bridge,
     build_data,
+    build_evaluation,
     build_optimizer,
     build_score,
     build_teacher_forcing,
@@ -42,7 +43,7 @@ GIVEN_AT_BUILD = {
 """Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
 
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
-SECTIONS += ("score", "threshold", "alignment")
+SECTIONS += ("score", "threshold", "alignment", "evaluation")
 SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
@@ -215,7 +216,7 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
     # what a constructor alone knows of its arguments
-    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold):
+    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold, build_evaluation):
         try:
             build(cfg)
         except RefoldError as error:

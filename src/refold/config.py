@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from refold.data import Scaler, WindowDataModule
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
+    from refold.scoring.price_errors import PriceErrors
     from refold.scoring.scores import Score
     from refold.scoring.thresholds import Threshold
     from refold.training.module import AutoencoderModule
@@ -129,6 +130,11 @@ def build_detector(
         threshold=build_threshold(cfg),
         alignment=cfg.alignment,
     )
+
+
+def build_evaluation(cfg: DictConfig) -> "PriceErrors | None":
+    """What an experiment measures beside the reconstruction error; None if nothing."""
+    return _instantiate(cfg, "evaluation") if cfg.evaluation else None
 
 
 def build_optimizer(cfg: DictConfig) -> Callable:

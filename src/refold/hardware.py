@@ -19,11 +19,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """The trainer's settings made definite, the number of processes, and what to tell the user."""
+    """The trainer's settings made definite, the number of processes, and what to tell the user, or to warn of."""
 
     settings: dict[str, Any]
     processes: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def find_machine() -> Machine:
@@ -61,18 +62,18 @@ def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) 
     strategy = trainer["strategy"]
     if strategy == "auto" and processes > 1:
         strategy = "ddp"
-    notes = []
+    notes, warnings = [], []
     if not on_gpu and processes > 1 and not world:
         where = "No GPU is found here" if trainer["accelerator"] == "auto" else "trainer.accelerator is cpu"
         notes.append(f"{where}: training in {processes} CPU processes on {machine.cores} cores")
         if processes > machine.cores:
-            notes[0] += ", so they share cores and none is faster than one alone"
+            warnings.append(f"{processes} processes share {machine.cores} cores: they are no faster than fewer")
     precision = _precision(trainer["precision"], on_gpu, machine)
     if on_gpu and trainer["precision"] == "auto":
         has = "computes in bfloat16" if machine.bf16 else "has no bfloat16"
         notes.append(f"trainer.precision is auto: {precision}, since this GPU {has}")
     resolved = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
-    return Plan({**trainer, **resolved}, processes, tuple(notes))
+    return Plan({**trainer, **resolved}, processes, tuple(notes), tuple(warnings))
 
 
 def adopt(trainer: dict[str, Any], world: World) -> dict[str, Any]:

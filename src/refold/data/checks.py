@@ -153,7 +153,7 @@ class Checks:
             "stale_run": _equal_before("close") >= self.stale_bars - 1 if "close" in columns else nothing,
             "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance)
             & calm_trade(columns)
-            & _quiet_peers(jump, market),
+            & quiet_peers(jump, market),
             "unit_like": _near(jump, UNIT_RATIOS, self.split_tolerance),
         }
 
@@ -305,7 +305,7 @@ def calm_trade(columns: list[str]) -> pl.Expr:
     return traded < 4 * traded.shift(1)
 
 
-def _quiet_peers(jump: pl.Expr, market: pl.DataFrame) -> pl.Expr:
+def quiet_peers(jump: pl.Expr, market: pl.DataFrame) -> pl.Expr:
     """Not more than half of the other assets with a bar at that moment jump the same way: a split moves one asset."""
     others = pl.col("assets") - 1  # a bar that jumps like a split is itself among those that moved
     loud = {way: market.filter(2 * (pl.col(way) - 1) > others)["timestamp"].implode() for way in ("up", "down")}

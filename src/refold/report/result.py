@@ -17,6 +17,7 @@ from refold.run import DETECTOR, write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
 from refold.scoring.neighbours import neighbour_preservation
+from refold.scoring.price_errors import PriceErrors
 from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
 from refold.training.module import AutoencoderModule
 
@@ -38,9 +39,10 @@ def summarise(
     module: AutoencoderModule,
     data: WindowDataModule,
     detector: Detector,
+    evaluation: PriceErrors | None,
 ) -> dict[str, Any] | None:
-    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; draw; write
-    result.json.
+    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; measure
+    what the experiment asks for; draw; write result.json.
 
     Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
     """
@@ -70,6 +72,8 @@ def summarise(
         "global_batch_size": data.batch_size * cfg.trainer.accumulate_grad_batches,
         "data_fingerprint": data.fingerprint,
     }
+    if evaluation:
+        result["price_errors"] = evaluation.run(detector, data, seed=cfg.seed)
     draw_figures(run_dir, module, data)
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     write_result(run_dir, result)

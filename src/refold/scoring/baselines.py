@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from refold.data import Windows
 from refold.data.features import find_all
@@ -120,6 +120,25 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
 
 
 # Detection: scorers of bars, as `refold.scoring.rules.Scorer` describes them ------------------------------------------
+
+
+class Components(nn.Module):
+    """A fitted PCA where an autoencoder is asked for: windows to codes and back. Args: pca: fitted."""
+
+    def __init__(self, pca: PCA) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(pca.mean, requires_grad=False)  # (T F,)
+        self.components = nn.Parameter(pca.components, requires_grad=False)  # (T F, Z)
+        self.code_size = pca.components.shape[1]
+
+    def encode(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Windows (B, T, F), mask (B, T) of present bars -> codes (B, Z) float64; an absent bar is taken for 0."""
+        seen = windows if mask is None else windows * mask.unsqueeze(2)
+        return (seen.flatten(1).double() - self.mean) @ self.components
+
+    def decode(self, code: Tensor, window_size: int, mask: Tensor | None = None) -> Tensor:
+        """Codes (B, Z) -> windows (B, T, F) float32."""
+        return (code @ self.components.T + self.mean).float().unflatten(1, (window_size, -1))
 
 
 class Forest:

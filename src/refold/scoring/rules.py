@@ -15,12 +15,12 @@ from typing import Protocol, Self
 import numpy as np
 import polars as pl
 
-from refold.data.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump
+from refold.data.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, survey
 
 _MANY_DEVIATIONS = 5.0  # Barndorff-Nielsen et al. take 10 from tick to tick; of daily returns that would miss most
 _NEIGHBOURS = 50  # bars that a bar is compared with
 _FEWEST_NEIGHBOURS = 10
-_SPLIT_TOLERANCE = 0.05  # of a log ratio: a split and what else happened over night
+_SPLIT_TOLERANCE = 0.03  # of a log ratio: a split and what else happened over night, as in data.checks.split_tolerance
 _UNIT_TOLERANCE = 0.15  # of a decimal logarithm: a factor of 1.4, for the drift of prices among the neighbours
 _RARE_RUN = 0.999  # quantile of the lengths of stale runs, over training bars, that is still usual
 _SHORTEST_STALE = 3  # repetitions of a close that are reason enough, however rare
@@ -42,19 +42,21 @@ class Scorer(Protocol):
 
 
 class Rule(ABC):
-    """A scorer that is one expression over a table of bars."""
+    """A scorer that is one expression over a table of bars. fires_at: the score from which on it says "error"."""
+
+    fires_at = 1.0
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
         """Most rules have nothing to learn."""
         return self
 
     @abstractmethod
-    def expression(self, columns: list[str]) -> pl.Expr:
-        """The score of each row. Args: columns: those that the table has."""
+    def expression(self, bars: pl.DataFrame) -> pl.Expr:
+        """The score of each row of a table of bars."""
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """See `Scorer`."""
-        scores = bars.select(self.expression(bars.columns).cast(pl.Float64).alias("score")).to_series()
+        scores = bars.select(self.expression(bars).cast(pl.Float64).alias("score")).to_series()
         return scores.fill_null(math.nan).to_numpy()
 
 
@@ -75,7 +77,7 @@ class _InDeviations(Rule):
 class RobustReturn(_InDeviations):
     """Robust z of the return. It finds moves, wrong or real."""
 
-    def expression(self, columns: list[str]) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame) -> pl.Expr:
         """|r_t| in five deviations."""
         return self.in_deviations(_RETURN.abs())
 
@@ -83,7 +85,7 @@ class RobustReturn(_InDeviations):
 class SpikeReversal(_InDeviations):
     """Bad tick: the next return takes back what this one did. The last bar of an asset has no next one: NaN."""
 
-    def expression(self, columns: list[str]) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame) -> pl.Expr:
         """min(|r_t|, |r_{t+1}|) in five deviations where the signs differ, else 0."""
         following = _RETURN.shift(-1)
         return self.in_deviations((_RETURN.abs() + following.abs() - (_RETURN + following).abs()) / 2)
@@ -103,29 +105,30 @@ class StaleRun(Rule):
         run = pl.struct("asset", "close").rle_id()
         return pl.when(run == run.shift(1)).then(pl.len().over(run) - 1).otherwise(0)
 
-    def expression(self, columns: list[str]) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame) -> pl.Expr:
         """Repetitions over one more than is usual; at least three are needed for a score of 1."""
         return self._length() / self.usual
 
 
 class SplitRatio(Rule):
-    """Unadjusted split: the price opens at a split's ratio to the last close, the trade in money is calm, and neither
-    the return before nor the one after is of its size, as around a spike. The score is 1 where the log ratio is 0.05
-    off, and 2 where it is exact."""
+    """Unadjusted split: the price opens at a split's ratio to the last close, the trade in money is calm, most peers do
+    not jump the same way, and neither the return before nor the one after is of its size, as around a spike. The score
+    is 1 where the log ratio is 0.03 off, and 2 where it is exact."""
 
-    def expression(self, columns: list[str]) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame) -> pl.Expr:
         """2 - distance / tolerance, at least 0."""
-        jump = overnight_jump(columns)
+        jump = overnight_jump(bars.columns)
         stays = pl.all_horizontal((_RETURN.shift(lag).abs() < jump.abs() / 2).fill_null(True) for lag in (1, -1))
         near = _nearness(jump.abs(), [math.log(ratio) for ratio in SPLIT_RATIOS], _SPLIT_TOLERANCE)
-        return pl.when(calm_trade(columns) & stays).then(near).otherwise(0.0).over("asset")
+        alone = pl.when(calm_trade(bars.columns) & stays).then(near).otherwise(0.0).over("asset")
+        return pl.when(quiet_peers(jump, survey(bars))).then(alone).otherwise(0.0)
 
 
 class UnitRatio(Rule):
     """Another unit: the close is about 100 or 1000 times, or a 100th or 1000th of, the median of the bars around it.
     The score is 1 at 1.4 times such a ratio and 2 where it is exact."""
 
-    def expression(self, columns: list[str]) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame) -> pl.Expr:
         """2 - distance / tolerance, at least 0."""
         median = _CLOSE.rolling_median(_NEIGHBOURS + 1, min_samples=1, center=True)
         ratio = (_CLOSE / median).log10().abs()
@@ -148,46 +151,65 @@ RULES: dict[str, type[Rule]] = {
 
 
 class Together:
-    """Several scorers as one: the largest of their scores, each as its rank among those of the validation part.
+    """Rules, and a scorer beside them, as one: the largest of their scores, each as its rank among those of validation.
 
-    Beyond the largest of validation a rank goes on as 1 + log(1 + excess / largest), so that scores that are never seen
-    there keep their order. A scorer that cannot tell is left out.
+    Beyond the largest of validation, and for a rule beyond where it fires, a rank goes on as 1 + log(1 + excess /
+    largest), so that scores that are never seen there keep their order. Near a bar where a rule fires the other scorer
+    is not asked: its windows and features hold an error that is known, and would blame the neighbours for it. A member
+    that cannot tell is left out.
 
-    Args: members: name -> scorer.
+    Args: rules: name -> rule. other: the scorer beside them; None: rules alone. reach: bars before and after a bar that
+        the other scorer's score depends on.
     """
 
-    def __init__(self, members: Mapping[str, Scorer]) -> None:
-        self.members = dict(members)
+    def __init__(self, rules: Mapping[str, Rule], other: Scorer | None, reach: int) -> None:
+        self.rules = dict(rules)
+        self.other = other
+        self.reach = reach
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Fit the members, then their ranks."""
-        self.usual: dict[str, np.ndarray] = {}
-        for name, member in self.members.items():
-            scores = member.fit(train, val).score(val)
-            self.usual[name] = np.sort(scores[~np.isnan(scores)])
+        """Fit all of them, then their ranks."""
+        for rule in self.rules.values():
+            rule.fit(train, val)
+        self.usual = {name: _sorted(rule.score(val)) for name, rule in self.rules.items()}
+        if self.other is not None:
+            self.usual_other = _sorted(self.other.fit(train, val).score(val))
         return self
-
-    def ranks(self, bars: pl.DataFrame) -> dict[str, np.ndarray]:
-        """(N,) per member: how its score ranks among those of validation, 0 to 1 and beyond; NaN where it has none."""
-        return {name: _rank(member.score(bars), self.usual[name]) for name, member in self.members.items()}
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """See `Scorer`."""
-        ranks = np.stack(list(self.ranks(bars).values()))
-        return np.where(np.isnan(ranks).all(axis=0), np.nan, np.fmax.reduce(ranks, axis=0))
+        scores = {name: rule.score(bars) for name, rule in self.rules.items()}
+        ranks = [_rank(scores[name], self.usual[name], rule.fires_at) for name, rule in self.rules.items()]
+        if self.other is not None:
+            fires = np.any([scores[name] >= rule.fires_at for name, rule in self.rules.items()], axis=0)
+            near = _within(fires, bars["asset"].rle_id().to_numpy(), self.reach)
+            ranks.append(np.where(near, np.nan, _rank(self.other.score(bars), self.usual_other, 0.0)))
+        return np.fmax.reduce(ranks, axis=0)
 
 
-def _rank(scores: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """The share of usual scores below each score. Args: usual: sorted."""
-    largest = usual[-1] if len(usual) else 0.0
+def _sorted(scores: np.ndarray) -> np.ndarray:
+    return np.sort(scores[~np.isnan(scores)])
+
+
+def _rank(scores: np.ndarray, usual: np.ndarray, fires_at: float) -> np.ndarray:
+    """The share of usual scores below each score, and beyond them all 1 and more. Args: usual: sorted."""
+    largest = max(usual[-1] if len(usual) else 0.0, fires_at)
     share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
     excess = np.log1p(np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0))
     return np.where(np.isnan(scores), np.nan, np.where(scores > largest, 1 + excess, share))
 
 
+def _within(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:
+    """(N,) bool: a bar of the same asset, at most `reach` away or the bar itself, fires."""
+    number = np.arange(len(fires))
+    first, end = np.searchsorted(asset, asset), np.searchsorted(asset, asset, side="right")
+    count = np.concatenate([[0], np.cumsum(fires)])
+    return count[np.minimum(number + reach + 1, end)] > count[np.maximum(number - reach, first)]
+
+
 def name_kinds(bars: pl.DataFrame, rules: Mapping[str, Rule]) -> list[str | None]:
-    """What the rules call each bar: the kind whose score is largest, if that is 1 or more. Args: rules: fitted."""
+    """What the rules call each bar: the kind whose score is largest, if that rule fires. Args: rules: fitted."""
     names = list(rules)
-    scores = np.nan_to_num(np.stack([rule.score(bars) for rule in rules.values()]), nan=0.0)
+    scores = np.nan_to_num(np.stack([rule.score(bars) / rule.fires_at for rule in rules.values()]), nan=0.0)
     best = scores.argmax(axis=0)
     return [names[kind] if top >= 1 else None for kind, top in zip(best, scores.max(axis=0), strict=True)]

@@ -51,10 +51,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, target)
-        except (OSError, RuntimeError) as error:  # torch turns some of the former into the latter
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        except (OSError, RuntimeError) as error:
+            reason: BaseException = error
+            while not isinstance(reason, OSError) and reason.__context__:  # torch's writer hides it behind its own
+                reason = reason.__context__
+            text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(error).splitlines()[0]
             kept = ", the one before it is kept" if target.exists() else ""
-            raise RefoldError(f"{target} cannot be written: {reason.splitlines()[0]}{kept}") from error
+            raise RefoldError(f"{target} cannot be written: {text}{kept}") from error
         finally:
             partial.unlink(missing_ok=True)
 
