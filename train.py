@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import hydra
@@ -19,7 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from refold import cluster, config, launch, run, state, sweep
-from refold.check import check, explain
+from refold.check import check
+from refold.command import report, report_status, run_command
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.hardware import adopt, find_machine, plan
 
@@ -160,38 +160,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         return result
 
 
-def report(error: RefoldError) -> int:
-    """Print a user's mistake: its message alone. Returns: exit status."""
-    print(f"\n{error}", file=sys.stderr)
-    return report_status(error)
-
-
-def report_status(error: RefoldError) -> int:
-    """Exit status for an error."""
-    return getattr(error, "status", 2)
-
-
 def command_line() -> int:
-    """Run the command line. Returns: exit status; 2 for a user's mistake, 130 after ctrl-C or SIGTERM."""
-    for category in (UserWarning, FutureWarning, DeprecationWarning):
-        warnings.filterwarnings("ignore", category=category, module="lightning")
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
-    try:
-        start(sys.argv[1:])
-    except RefoldError as error:
-        return report(error)
-    except Interrupted as stop:
-        if sys.argv[1:2] != ["--job"]:  # there, the process that started it says so
-            print(f"\n{stop}", file=sys.stderr)
-        return stop.status
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if message := explain(error, Path(__file__).parent / "conf"):
-            print(message, file=sys.stderr)
-            return 2
-        raise
-    return 0
+    """Run the command line. Returns: exit status."""
+    worker = sys.argv[1:2] == ["--job"]
+    return run_command(lambda: start(sys.argv[1:]), Path(__file__).parent / "conf", says_interrupted=not worker)
 
 
 def start(arguments: list[str]) -> None:

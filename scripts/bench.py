@@ -316,8 +316,8 @@ def main() -> None:
     table.add_argument("--segments-per-step", type=float, help="0: shared coins always step, 1: always in segments")
     table = tables.add_parser("masks", help="encoder of windows of different lengths", parents=[common])
     table.set_defaults(run=masks)
-    table = tables.add_parser("data", help="gather, memory, Parquet and mapped series; needs all of refold")
-    table.add_argument("benches", nargs="*", help="gather, memory, parquet, mapped; all, if none is named")
+    table = tables.add_parser("data", help="gather, memory, building and mapped series; needs all of refold")
+    table.add_argument("benches", nargs="*", help="gather, memory, build, mapped; all, if none is named")
     args = parser.parse_args()
     if args.table == "data":
         import bench_data  # beside this file; it imports what the decoders do without

@@ -2,7 +2,7 @@
 
     python scripts/bench.py data gather     windows per second against a per-item dataset with default collation
     python scripts/bench.py data memory     peak memory of one epoch against the bytes of the series, in fresh processes
-    python scripts/bench.py data parquet    a Parquet file of 10 million rows, from nothing to the first batch
+    python scripts/bench.py data build      tables of 10 and 40 million rows, from nothing to the first batch
     python scripts/bench.py data mapped     100 million bars mapped from disk: seconds and memory to the first steps
     python scripts/bench.py data            all of them, as the tables of docs/benchmarks.md
 
@@ -27,10 +27,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from refold.data import Scaler, Series, WindowDataModule, WindowLoader, Windows, cache
-from refold.data.checks import CHECKS, Checks
+from refold.data.checks import CHECKS, FINDINGS, Checks
 from refold.data.layout import Table
 from refold.data.pipeline import Prepared
-from refold.data.sources import Parquet
+from refold.data.sources import Csv, Parquet
 from refold.data.split import ByFraction
 
 F, B = 5, 256
@@ -127,7 +127,7 @@ def bench_memory() -> list[str]:
     return [f"{bars:,} bars, {F} features, stride 1.", "", *rows]
 
 
-def module_of(source: Parquet, folder: str) -> WindowDataModule:
+def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
     policies = {name: "warn" if "warn" in check.policies else "error" for name, check in CHECKS.items()}
     return WindowDataModule(
         source=source,
@@ -149,14 +149,14 @@ def module_of(source: Parquet, folder: str) -> WindowDataModule:
     )
 
 
-def write_parquet(path: Path, rows: int, assets: int) -> None:
-    """Random walks of several assets, a minute apart."""
+def write_assets(folder: Path, kind: str, rows: int, assets: int) -> Path:
+    """Random walks of several assets, a minute apart: a file each, or one CSV file of all, asset after asset."""
     generator = np.random.default_rng(0)
     count = rows // assets
-    stamps = pl.datetime_range(
-        datetime(2020, 1, 1), datetime(2020, 1, 1) + timedelta(minutes=count - 1), "1m", eager=True
-    )
-    frames = []
+    first = datetime(2020, 1, 1)
+    stamps = pl.datetime_range(first, first + timedelta(minutes=count - 1), "1m", eager=True)
+    path = folder / ("bars.csv" if kind == "csv" else "bars")
+    path.mkdir() if kind == "parquet" else path.touch()
     for asset in range(assets):
         close = 100 * np.exp(np.cumsum(generator.normal(0, 1e-4, count)))
         open_ = close * np.exp(generator.normal(0, 1e-4, count))
@@ -164,12 +164,18 @@ def write_parquet(path: Path, rows: int, assets: int) -> None:
         low = np.minimum(open_, close) * np.exp(-generator.exponential(1e-4, count))
         volume = np.round(np.exp(generator.normal(8, 1, count))) + 1
         prices = {"open": open_, "high": high, "low": low, "close": close, "volume": volume}
-        frames.append(pl.DataFrame({"timestamp": stamps, "symbol": [f"A{asset:02}"] * count, **prices}))
-    pl.concat(frames).write_parquet(path)
+        table = pl.DataFrame({"timestamp": stamps, "symbol": [f"A{asset:03}"] * count, **prices})
+        if kind == "parquet":
+            table.write_parquet(path / f"{asset:03}.parquet")
+        else:
+            with path.open("ab") as file:
+                table.write_csv(file, include_header=asset == 0, float_precision=6)
+    return path
 
 
 def first_batch(path: str, folder: str) -> dict[str, float]:
-    """In a fresh process: seconds and peak memory from a Parquet file to the first batch, cache built on the way."""
+    """In a fresh process: seconds and peak memory from a file to the first batch, cache built on the way."""
+    imports = resident()
     started = time.perf_counter()
     table = Table(
         shape="auto",
@@ -181,26 +187,29 @@ def first_batch(path: str, folder: str) -> dict[str, float]:
         start=None,
         end=None,
     )
-    module = module_of(Parquet(path=path, table=table), folder)
+    source = Csv(path=path, separator=",", table=table) if path.endswith("csv") else Parquet(path=path, table=table)
+    module = module_of(source, folder)
     next(iter(module.train_dataloader()))
-    return {"seconds": time.perf_counter() - started, "peak": peak()}
+    return {"seconds": time.perf_counter() - started, "peak": peak(), "imports": imports}
 
 
-def bench_parquet() -> list[str]:
-    rows, assets = 10_000_000, 20
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bars.parquet"
-        write_parquet(path, rows, assets)
-        built = in_fresh_process("first_batch", str(path), folder)
-        again = in_fresh_process("first_batch", str(path), folder)
-    return [
-        f"| {rows:,} rows of {assets} assets | seconds to the first batch | rows/s | peak, MiB |",
-        "|---|---|---|---|",
-        *(
-            f"| {what} | {found['seconds']:.1f} | {rows / found['seconds']:,.0f} | {found['peak']:,.0f} |"
-            for what, found in (("read, checked, cache built", built), ("cache found", again))
-        ),
+def bench_build() -> list[str]:
+    """Tables of several lengths: seconds grow with them, memory must not."""
+    lines = [
+        "| table | rows | MiB of float64 | what is done | s to the first batch | rows/s | peak, MiB | peak / table |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    for kind, rows, assets in (("parquet", 10_000_000, 20), ("parquet", 40_000_000, 80), ("csv", 10_000_000, 20)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_assets(Path(folder), kind, rows, assets)
+            size = rows * 7 * 8 / MIB  # timestamp, asset, open, high, low, close, volume
+            for what in ("read, checked, cache built", "cache found"):
+                found = in_fresh_process("first_batch", str(path), f"{folder}/cache")
+                seconds, most = found["seconds"], found["peak"]
+                cells = f"{kind}, {assets} assets", f"{rows:,}", f"{size:,.0f}", what, f"{seconds:.1f}"
+                measured = f"{rows / seconds:,.0f}", f"{most:,.0f}", f"{most / size:.2f}"
+                lines.append(f"| {' | '.join([*cells, *measured])} |")
+    return [f"Imports alone take {found['imports']:,.0f} MiB of each peak.", "", *lines]
 
 
 def write_mapped(folder: Path, bars: int) -> None:
@@ -225,7 +234,7 @@ def write_mapped(folder: Path, bars: int) -> None:
             "test": np.zeros((0, 2), int),
         },
         gap_bars=0,
-        findings=pl.DataFrame(schema={"check": pl.String, "first": pl.String}),
+        findings=pl.DataFrame(schema=FINDINGS),
         summary="made by the bench",
         fingerprint="0" * 12,
     )
@@ -278,7 +287,7 @@ def in_fresh_process(function: str, *arguments: str | int) -> dict[str, float]:
 BENCHES: dict[str, Callable[[], list[str]]] = {
     "gather": bench_gather,
     "memory": bench_memory,
-    "parquet": bench_parquet,
+    "build": bench_build,
     "mapped": bench_mapped,
 }
 

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -79,6 +79,16 @@ def check(cfg: DictConfig) -> list[str]:
         unique = list(dict.fromkeys(mistakes))
         raise ConfigError("\n".join(unique) if len(unique) == 1 else "\n".join(f"- {line}" for line in unique))
     return list(_without_effect(plain))
+
+
+def check_sections(cfg: DictConfig, sections: Sequence[str]) -> None:
+    """Refuse mistakes in some sections of a configuration that has run before. Raises: ConfigError: lists them all."""
+    plain = {section: to_plain(cfg)[section] for section in sections}
+    mistakes = list(_alignment_mistakes(plain["alignment"])) if "alignment" in plain else []
+    for section, node in plain.items():
+        mistakes += _node_mistakes(node, section)
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 
 
 def _alignment_mistakes(value: Any) -> Iterator[str]:

@@ -9,6 +9,9 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,31 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, newline="")  # line ends as given, on every system
     os.replace(partial, path)
+
+
+@contextmanager
+def whole_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path]:
+    """A folder that appears when it is complete, in the place of an earlier one, or not at all: within, write to what
+    this gives.
+
+    Args: key: the setting that names the folder, for messages. files: what an earlier one may hold and lose.
+    Raises: ConfigError: it holds other files, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - set(files)):
+        raise ConfigError(f"{key} is {folder}; other files are there, which are not overwritten")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(f"{key} is {folder}; it cannot be written: {error.strerror}") from None
+    try:
+        yield building
+        building.chmod(0o755)  # mkdtemp's is private
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def identify(directory: Path) -> str:

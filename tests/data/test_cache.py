@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from refold.data.cache import write
+from refold.data.pipeline import prepare
 from refold.errors import DataError
 from tests.data.makers import checks, fractions, module, random_bars, ready, with_value
 
@@ -64,10 +65,10 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_who_finishes_second_leaves_what_the_first_has_built(tmp_path):
-    prepared = ready(BARS, **SETTINGS)._prepared
-    write(prepared, tmp_path / "same")
+    data = module(BARS, **SETTINGS)
+    write(lambda at: prepare([data.source.load], data.recipe, folder=at), tmp_path / "same")
     first = (tmp_path / "same" / "values.npy").stat().st_ino
-    write(prepared, tmp_path / "same")
+    write(lambda at: prepare([data.source.load], data.recipe, folder=at), tmp_path / "same")
     assert (tmp_path / "same" / "values.npy").stat().st_ino == first
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
 

@@ -244,3 +244,16 @@ def test_too_few_bars_are_named():
         detector(data, score=Mahalanobis()).fit(train, val.head(5))
     with pytest.raises(ConfigError, match="validation scores lie above it"):
         detector(data, threshold=PeaksOverThreshold(risk=1e-3, start=0.98)).fit(train, val)
+
+
+@pytest.mark.parametrize("score", [Mahalanobis(), LatentNeighbours(neighbours=3, references=100)])
+def test_a_panel_whose_assets_come_and_go(score):
+    bars = random_bars([200, 200, 150])
+    data = ready(bars, layout="panel", min_assets=0.6, features=["intraday_return", "parkinson_range"], window_size=T)
+    judge = detector(data, autoencoder=small_autoencoder(6), score=score).fit(*parts(bars))
+    scores = judge.score(bars)
+    assert np.isfinite(scores).all()
+    piece = whole(bars, data.recipe, data.scaler)
+    scored = judge.score_series(piece.series, piece.segments, piece.origin)
+    assert np.isnan(scored.score[scored.origin < 0]).all()  # the third asset has no bars in the first 50 days
+    assert (scored.origin < 0).sum() == 50

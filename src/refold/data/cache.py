@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from refold.data.checks import FINDINGS
 from refold.data.pipeline import Prepared, Recipe
 from refold.data.scaler import Scaler
 from refold.data.split import PARTS
 from refold.data.windows import Series
 
-_VERSION = 1  # of the format and of the meaning of what is in it
+_VERSION = 2  # of the format and of the meaning of what is in it
 
 
 def key(identity: Any, recipe: Recipe, scaler: Scaler | None) -> str:
@@ -42,18 +44,15 @@ def _plain(thing: Any) -> Any:
     return thing
 
 
-def write(prepared: Prepared, folder: Path) -> None:
-    """Write all of it, then rename. If somebody else was faster, theirs stays: it is the same."""
+def write(make: Callable[[Path], Prepared], folder: Path) -> None:
+    """Write all of it, then rename. If somebody else was faster, theirs stays: it is the same.
+
+    Args: make: prepares the data, with its arrays as .npy files in the folder that it is given.
+    """
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     building.mkdir(parents=True)
     try:
-        series = prepared.series
-        np.save(building / "values.npy", series.values.numpy())
-        np.save(building / "times.npy", series.times)
-        if series.present is not None:
-            np.save(building / "present.npy", series.present.numpy())
-        if series.close is not None:
-            np.save(building / "close.npy", series.close.numpy())
+        prepared = make(building)
         prepared.findings.write_csv(building / "findings.csv")
         (building / "meta.json").write_text(json.dumps(_meta(prepared)))
         building.rename(folder)
@@ -100,7 +99,7 @@ def read(folder: Path) -> Prepared:
         scaler=Scaler(torch.tensor(meta["mean"], dtype=torch.float64), torch.tensor(meta["std"], dtype=torch.float64)),
         segments={part: np.array(meta["segments"][part], dtype=np.int64).reshape(-1, 2) for part in PARTS},
         gap_bars=meta["gap_bars"],
-        findings=pl.read_csv(folder / "findings.csv", schema_overrides={"first": pl.String}),
+        findings=pl.read_csv(folder / "findings.csv", schema_overrides=FINDINGS),
         summary=meta["summary"],
         fingerprint=meta["fingerprint"],
     )

@@ -15,7 +15,7 @@ feeds.
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -251,6 +251,24 @@ def survey(bars: pl.DataFrame) -> pl.DataFrame:
     return counts.sort("timestamp")
 
 
+def add_surveys(surveys: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The survey of a table from those of its pieces. Raises: DataError: their timestamps are of different kinds."""
+    total: pl.DataFrame | None = None
+    for survey in surveys:
+        if total is not None and survey["timestamp"].dtype != total["timestamp"].dtype:
+            kinds = f"{total['timestamp'].dtype} and {survey['timestamp'].dtype}"
+            raise DataError(f"the timestamps of the table are of two kinds, {kinds}; see data.source.table")
+        both = survey if total is None else pl.concat([total, survey])
+        total = both.group_by("timestamp").sum()
+    return total.sort("timestamp")
+
+
+def merge(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Findings of pieces as one table, in the order of the checks."""
+    rank = pl.col("check").replace_strict({name: number for number, name in enumerate(CHECKS)})
+    return pl.concat(tables).sort(rank, maintain_order=True)
+
+
 def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.ndarray:
     """(N,) number of the unbroken run that each bar is in, rising.
 
@@ -275,10 +293,10 @@ def _same_asset() -> pl.Expr:
 
 def _in_order(bars: pl.DataFrame) -> pl.DataFrame:
     """Sorted by asset, then time, unless they are: looking is several times cheaper than sorting."""
-    keys = bars.select("asset", "timestamp")
-    return (
-        bars if keys.equals(keys.sort("asset", "timestamp")) else bars.sort("asset", "timestamp", maintain_order=True)
-    )
+    asset, time = pl.col("asset"), pl.col("timestamp")
+    later = (asset == asset.shift(1)) & (time >= time.shift(1))
+    sorted_ = bars.select(((asset > asset.shift(1)) | later).fill_null(True).all()).item()
+    return bars if sorted_ else bars.sort("asset", "timestamp", maintain_order=True)
 
 
 def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:
@@ -320,11 +338,11 @@ def _equal_before(column: str) -> pl.Expr:
     return row - pl.when(moved).then(row).forward_fill()
 
 
-_COLUMNS = {"check": pl.String, "policy": pl.String, "asset": pl.String, "bars": pl.Int64, "first": pl.String}
+FINDINGS = {"check": pl.String, "policy": pl.String, "asset": pl.String, "bars": pl.Int64, "first": pl.String}
 
 
 def _table(findings: list[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat([pl.DataFrame(schema=_COLUMNS), *findings])
+    return pl.concat([pl.DataFrame(schema=FINDINGS), *findings])
 
 
 def summary(table: pl.DataFrame) -> str:

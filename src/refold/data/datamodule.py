@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from refold.bounds import at_least, checked, complaint, within
 from refold.data import cache as caching
 from refold.data.checks import Checks
 from refold.data.loader import WindowLoader
-from refold.data.pipeline import Layout, Prepared, Recipe, prepare
+from refold.data.pipeline import Layout, Pieces, Prepared, Recipe, prepare
 from refold.data.scaler import Scaler
 from refold.data.split import PARTS, Part, Split
 from refold.data.weighting import AssetWeights, Draws, weights_of
@@ -30,6 +30,15 @@ class Source(Protocol):
 
     def identity(self) -> Any:
         """What changes when the data may have, as plain values; None if that cannot be told without loading."""
+        ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A source that can be read some assets at a time."""
+
+    def pieces(self) -> Pieces:
+        """Loaders of a few assets each; together they load what `load` does."""
         ...
 
 
@@ -158,7 +167,7 @@ class WindowDataModule(LightningDataModule):
         folder = self._cache_folder()
         if folder is not None and not folder.is_dir():
             try:
-                caching.write(prepare(self.source.load(), self.recipe, self.scaler), folder)
+                caching.write(lambda at: prepare(self._pieces(), self.recipe, self.scaler, at), folder)
             except OSError as error:
                 raise DataError(f"data.cache is {str(self.cache)!r}; it cannot be written: {error}") from None
 
@@ -168,7 +177,7 @@ class WindowDataModule(LightningDataModule):
             return
         folder = self._cache_folder()
         if folder is None:
-            prepared = prepare(self.source.load(), self.recipe, self.scaler)
+            prepared = prepare([self.source.load], self.recipe, self.scaler)
         else:
             self.prepare_data()
             prepared = caching.read(folder)
@@ -178,6 +187,10 @@ class WindowDataModule(LightningDataModule):
             part: Windows(prepared.series, prepared.segments[part], window_size=self.window_size, stride=self.stride)
             for part in PARTS
         }
+
+    def _pieces(self) -> Pieces:
+        """The table in pieces that fit into memory, where the source can be read so."""
+        return self.source.pieces() if isinstance(self.source, Divisible) else [self.source.load]
 
     def _cache_folder(self) -> Path | None:
         if self.cache is None:

@@ -17,6 +17,8 @@ OHLCV = ("open", "high", "low", "close", "volume")
 PRICES = ("open", "high", "low", "close")
 NUMBERS = (*OHLCV, "adjusted_close")
 COLUMNS = ("timestamp", "asset", *NUMBERS)
+ROW = "row of the table"
+"""Column that the number of a row, from 0, travels in, so that messages can name it."""
 
 Shape = Literal["auto", "long", "wide"]
 
@@ -61,23 +63,27 @@ class Table:
         self.start = _date_setting("start", start)
         self.end = _date_setting("end", end)
 
-    def canonical(self, table: pl.DataFrame, *, where: str, single_asset: str) -> pl.DataFrame:
+    def canonical(self, table: pl.DataFrame, *, where: str, single_asset: str, piece: bool = False) -> pl.DataFrame:
         """The canonical table; values may be texts or numbers. Rows keep their order.
 
-        Args: where: what the table is, for messages. single_asset: name of the asset of a long table without an asset
-            column.
+        Args: table: may have the numbers of its rows in a column ROW. where: what the table is, for messages.
+            single_asset: name of the asset of a long table without an asset column. piece: it is a part of a table, and
+            may be empty.
         Raises: DataError: there are no rows, a column is missing, or a text is not a date or a number.
         """
-        if table.height == 0:
+        rows = table[ROW] if ROW in table.columns else None
+        table = table.drop(ROW, strict=False)
+        if table.height == 0 and not piece:
             raise DataError(f"{where} has no rows; it needs a header and at least data.window_size bars")
         found = self.find(table.columns, where)
-        bars = self._wide(table, found, where) if self.is_wide(found) else self._long(table, found, where, single_asset)
+        read = _Reader(where, rows)
+        bars = self._wide(table, found, read) if self.is_wide(found) else self._long(table, found, read, single_asset)
         bars = bars.with_columns(
             pl.col(name) * self.price_scale for name in (*PRICES, "adjusted_close") if name in bars.columns
         )
         bars = adjust(bars, where) if self.adjusted else bars
         kept = bars.filter(*self._wanted(bars.schema))
-        if kept.height == 0:
+        if kept.height == 0 and not piece:
             raise DataError(
                 f"{where} has no bars of data.source.table.assets {self.assets or 'all'} from data.source.table.start "
                 f"{self.start} to before data.source.table.end {self.end}; it has "
@@ -88,14 +94,18 @@ class Table:
     def push_down(self, scan: pl.LazyFrame, where: str) -> pl.LazyFrame:
         """What of `canonical` can be done before a table is read: only columns and rows that it would keep."""
         schema = scan.collect_schema()
-        found = self.find(schema.names(), where)
+        number = [ROW] if ROW in schema.names() else []
+        found = self.find([name for name in schema.names() if name != ROW], where)
         if self.is_wide(found):
-            assets = [name for name in schema.names() if name != found["timestamp"]]
-            kept = [name for name in assets if self.assets is None or name in self.assets]
-            scan = scan.select(found["timestamp"], *kept)
+            assets = [name for name in schema.names() if name not in (found["timestamp"], ROW)]
+            scan = scan.select(found["timestamp"], *number, *filter(self.keeps, assets))
         else:
-            scan = scan.select(sorted(set(found.values()), key=schema.names().index))
+            scan = scan.select(sorted({*found.values(), *number}, key=schema.names().index))
         return scan.filter(*self._wanted({part: schema[column] for part, column in found.items()}, found))
+
+    def keeps(self, asset: str) -> bool:
+        """Whether an asset is among those to keep."""
+        return self.assets is None or asset in self.assets
 
     def find(self, present: Sequence[str], where: str) -> dict[str, str]:
         """Which column of a table plays each canonical part.
@@ -141,26 +151,26 @@ class Table:
                 filters.append(moment < as_moment(self.end, schema["timestamp"]))
         return filters
 
-    def _wide(self, table: pl.DataFrame, found: Mapping[str, str], where: str) -> pl.DataFrame:
+    def _wide(self, table: pl.DataFrame, found: Mapping[str, str], read: "_Reader") -> pl.DataFrame:
         assets = [name for name in table.columns if name != found["timestamp"]]
         if not assets:
-            raise DataError(f"{where} has only the date column; a wide table has one column of closes per asset")
-        timestamps = table.select(_as_timestamp(table[found["timestamp"]], self.timestamp_format, where))
-        closes = table.select(_as_number(table[name], where) for name in assets)
+            raise DataError(f"{read.where} has only the date column; a wide table has one column of closes per asset")
+        timestamps = table.select(read.timestamp(table[found["timestamp"]], self.timestamp_format))
+        closes = table.select(read.number(table[name]) for name in assets)
         clash = {"timestamp": "timestamp "} if "timestamp" in assets else {}
         wide = pl.concat([timestamps, closes.rename(clash)], how="horizontal")
         # an empty cell of a wide table says that the asset has no bar then: it enters late, leaves early or has a hole
         return wide.unpivot(index="timestamp", variable_name="asset", value_name="close").drop_nulls("close")
 
-    def _long(self, table: pl.DataFrame, found: Mapping[str, str], where: str, single_asset: str) -> pl.DataFrame:
-        parts = [_as_timestamp(table[found["timestamp"]], self.timestamp_format, where)]
+    def _long(self, table: pl.DataFrame, found: Mapping[str, str], read: "_Reader", single: str) -> pl.DataFrame:
+        parts = [read.timestamp(table[found["timestamp"]], self.timestamp_format)]
         if "asset" in found:
             parts.append(table[found["asset"]].cast(pl.String).alias("asset"))
         else:
-            parts.append(pl.Series("asset", [single_asset]).new_from_index(0, table.height))
-        parts.extend(_as_number(table[found[part]], where).alias(part) for part in NUMBERS if part in found)
+            parts.append(pl.Series("asset", [single]).new_from_index(0, table.height))
+        parts.extend(read.number(table[found[part]]).alias(part) for part in NUMBERS if part in found)
         if len(parts) == 2:
-            raise DataError(f"{where} has no prices; a long table needs one of {', '.join(OHLCV)}")
+            raise DataError(f"{read.where} has no prices; a long table needs one of {', '.join(OHLCV)}")
         return pl.DataFrame(parts)
 
 
@@ -204,32 +214,6 @@ def adjust(bars: pl.DataFrame, where: str) -> pl.DataFrame:
     return bars.with_columns(prices + volume)
 
 
-def _as_timestamp(column: pl.Series, timestamp_format: str | None, where: str) -> pl.Series:
-    """Dates and datetimes as they are (with their time zone); texts by the format, or as ISO 8601."""
-    if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
-        return column.alias("timestamp")
-    texts = column.cast(pl.String).str.strip_chars()
-    texts = texts.set(texts == "", None)
-    if timestamp_format is not None:
-        pure_date = not any(code in timestamp_format for code in ("%H", "%I", "%s", "%T", "%R"))
-        kind = pl.Date if pure_date else pl.Datetime("us")
-        parsed = texts.str.strptime(kind, timestamp_format, strict=False)
-        _refuse(
-            parsed.is_null() & texts.is_not_null(),
-            column,
-            where,
-            f"does not fit data.source.table.timestamp_format {timestamp_format!r}",
-        )
-        return parsed.alias("timestamp")
-    parsed = _iso(texts)
-    wanted = (
-        "is not an ISO 8601 date such as 2024-03-28 or 2024-03-28T16:00:00+01:00; "
-        "see data.source.table.timestamp_format"
-    )
-    _refuse(parsed.is_null() & texts.is_not_null(), column, where, wanted)
-    return parsed.alias("timestamp")
-
-
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?P<seconds>:\d\d(\.\d+)?)?(?P<offset>Z|[+-]\d\d:?\d\d)?")
 
 
@@ -244,21 +228,50 @@ def _iso(texts: pl.Series) -> pl.Series:
     return plain.str.strptime(kind, code, strict=False)
 
 
-def _as_number(column: pl.Series, where: str) -> pl.Series:
-    """float64 of numbers or texts. An empty cell is null; the text NaN is a NaN, which the checks will find."""
-    if column.dtype.is_numeric():
-        return column.cast(pl.Float64)
-    texts = column.cast(pl.String).str.strip_chars()
-    texts = texts.set(texts == "", None)
-    numbers = texts.cast(pl.Float64, strict=False)
-    _refuse(numbers.is_null() & texts.is_not_null(), column, where, "is not a number")
-    return numbers
+class _Reader:
+    """From columns of texts or numbers to timestamps and prices.
 
+    Args: where: what the table is, for messages. rows: numbers of its rows, from 0; None: it is whole.
+    """
 
-def _refuse(wrong: pl.Series, column: pl.Series, where: str, complaint: str) -> None:
-    """Raise a DataError that names the first wrong value, its row (the header is row 1), and how many there are."""
-    count = int(wrong.sum())
-    if count:
-        row = int(wrong.arg_max() or 0)
-        more = f" ({count} such values)" if count > 1 else ""
-        raise DataError(f"{where}, row {row + 2}, column {column.name!r}: {column[row]!r} {complaint}{more}")
+    def __init__(self, where: str, rows: pl.Series | None) -> None:
+        self.where = where
+        self.rows = rows
+
+    def timestamp(self, column: pl.Series, timestamp_format: str | None) -> pl.Series:
+        """Dates and datetimes as they are (with their time zone); texts by the format, or as ISO 8601."""
+        if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
+            return column.alias("timestamp")
+        texts = column.cast(pl.String).str.strip_chars()
+        texts = texts.set(texts == "", None)
+        if timestamp_format is None:
+            parsed = _iso(texts)
+            complaint = (
+                "is not an ISO 8601 date such as 2024-03-28 or 2024-03-28T16:00:00+01:00; "
+                "see data.source.table.timestamp_format"
+            )
+        else:
+            pure_date = not any(code in timestamp_format for code in ("%H", "%I", "%s", "%T", "%R"))
+            parsed = texts.str.strptime(pl.Date if pure_date else pl.Datetime("us"), timestamp_format, strict=False)
+            complaint = f"does not fit data.source.table.timestamp_format {timestamp_format!r}"
+        self._refuse(parsed.is_null() & texts.is_not_null(), column, complaint)
+        return parsed.alias("timestamp")
+
+    def number(self, column: pl.Series) -> pl.Series:
+        """float64 of numbers or texts. An empty cell is null; the text NaN is a NaN, which the checks will find."""
+        if column.dtype.is_numeric():
+            return column.cast(pl.Float64)
+        texts = column.cast(pl.String).str.strip_chars()
+        texts = texts.set(texts == "", None)
+        numbers = texts.cast(pl.Float64, strict=False)
+        self._refuse(numbers.is_null() & texts.is_not_null(), column, "is not a number")
+        return numbers
+
+    def _refuse(self, wrong: pl.Series, column: pl.Series, complaint: str) -> None:
+        """Raise a DataError that names the first wrong value, its row (the header is row 1), and how many there are."""
+        count = int(wrong.sum())
+        if count:
+            first = int(wrong.arg_max() or 0)
+            row = first if self.rows is None else int(self.rows[first])
+            more = f" ({count} such values)" if count > 1 else ""
+            raise DataError(f"{self.where}, row {row + 2}, column {column.name!r}: {column[first]!r} {complaint}{more}")

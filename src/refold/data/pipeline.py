@@ -5,8 +5,10 @@ Letters: N bars, F features, A assets, M moments of the calendar.
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,8 +18,9 @@ import torch
 from refold.data import checks as checking
 from refold.data.checks import Checked, Checks
 from refold.data.features import Feature, find_all, longest_lookback
-from refold.data.scaler import Scaler
+from refold.data.scaler import Scaler, Statistics
 from refold.data.split import PARTS, Interval, Part, Split, cut, timeline
+from refold.data.spool import Spool
 from refold.data.windows import Series
 from refold.errors import DataError
 
@@ -111,8 +114,9 @@ def whole(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, market: pl.DataFra
     Args: bars: canonical. market: `checks.survey` of the whole table, where bars are a piece of it; None: of the bars.
     Raises: DataError: a check refuses the bars, or they lack a column that the features or the scale ask for.
     """
-    table = _read(bars.with_row_index(ROW), recipe, market)
-    _refuse_few(table.checked.bars.height)
+    single = _read(bars.with_row_index(ROW), recipe, market)
+    _refuse_few(single.checked.bars.height)
+    table = _side_by_side([single], recipe) if recipe.layout == "panel" else single
     rows, columns = table.rows, table.columns
     if len(columns) != len(scaler.mean):
         raise DataError(f"the data has {len(columns)} columns of features; the scale was fitted to {len(scaler.mean)}")
@@ -141,25 +145,30 @@ def _read(bars: pl.DataFrame, recipe: Recipe, market: pl.DataFrame | None) -> _T
     rows, findings = _feature_rows(checked, features, recipe)
     # not the categories of the column: of some of them a policy may have dropped every bar
     names = tuple(checked.bars["asset"].unique(maintain_order=True).to_list())
-    columns = recipe.features
-    if recipe.layout == "panel":
-        rows = _pivot(rows, len(names), len(checked.calendar), recipe.min_assets)
-        columns = tuple(f"{asset}/{feature}" for asset in names for feature in recipe.features)
-        names = ("panel",)
-    relative = tuple(c for c in range(len(columns)) if features[c % len(features)].relative)
-    if relative and recipe.layout == "panel" and recipe.min_assets < 1:
+    relative = tuple(number for number, feature in enumerate(features) if feature.relative)
+    return _Table(checked, rows, recipe.features, names, relative, longest_lookback(features), findings)
+
+
+def _side_by_side(tables: Sequence[_Table], recipe: Recipe) -> _Table:
+    """The table of a panel: all assets as one, called `panel`, with a row per moment. Raises: DataError."""
+    names = [name for table in tables for name in table.names]
+    columns = tuple(f"{asset}/{feature}" for asset in names for feature in recipe.features)
+    width = len(recipe.features)
+    relative = tuple(column for column in range(len(columns)) if column % width in tables[0].relative)
+    if relative and recipe.min_assets < 1:
         raise DataError(
             f"data.min_assets is {recipe.min_assets}; it must be 1 for {columns[relative[0]]}, which is relative to "
             f"the window's first bar"
         )
-    return _Table(checked, rows, tuple(columns), names, relative, longest_lookback(features), findings)
+    rows = _pivot([table.rows for table in tables], len(names), len(tables[0].checked.calendar), recipe.min_assets)
+    return replace(tables[0], rows=rows, columns=columns, names=("panel",), relative=relative)
 
 
 def _series(table: _Table, scaler: Scaler, segments: dict[Part, np.ndarray]) -> Series:
     """The table's values on a scale. Args: segments: those that windows will be cut from."""
     rows, calendar = table.rows, table.checked.calendar
     return Series(
-        values=_scaled(rows, scaler),
+        values=torch.from_numpy(_scaled(rows.values, scaler)),
         present=None if rows.present[_held(segments)].all() else torch.from_numpy(rows.present),
         times=calendar.to_physical().to_numpy()[rows.moment].astype(np.int64),
         time_dtype=calendar.dtype,
@@ -170,32 +179,143 @@ def _series(table: _Table, scaler: Scaler, segments: dict[Part, np.ndarray]) -> 
     )
 
 
-def prepare(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler | None = None) -> Prepared:
-    """Do it all. Args: bars: canonical. scaler: to scale by; None fits one to the training rows. Raises: DataError."""
-    table = _read(bars, recipe, None)
-    _refuse_few(table.checked.bars.height)
-    checked, rows, columns, relative = table.checked, table.rows, table.columns, table.relative
-    gap = (recipe.window_size - 1) + (table.lookback - 1) + recipe.split.embargo
-    intervals = recipe.split.intervals(checked.calendar, recipe.fold)
-    usable = rows.present | _short_stretches(rows, recipe.max_masked)
-    segments = cut(asset=rows.asset, run=rows.run, moment=rows.moment, usable=usable, intervals=intervals, gap=gap)
-    _refuse_empty(segments, rows, usable, gap, recipe)
-    if scaler is None:
-        train = np.concatenate([np.arange(first, first + count) for first, count in segments["train"]])
-        scaler = Scaler.fit(torch.from_numpy(rows.values[train[rows.present[train]]]), columns)
+Pieces = Sequence[Callable[[], pl.DataFrame]]
+"""What loads a table of canonical bars, some whole assets at a time."""
+
+
+def prepare(pieces: Pieces, recipe: Recipe, scaler: Scaler | None = None, folder: Path | None = None) -> Prepared:
+    """Do it all.
+
+    Args: pieces: of the table, in the order of the assets' names; several are read twice, first for what the market did
+        as a whole. scaler: to scale by; None fits one to the training rows. folder: to build the arrays of the series
+        in, so that no more than a piece of it is in memory; None: all of it is.
+    Raises: DataError.
+    """
+    market = None if len(pieces) == 1 else checking.add_surveys(checking.survey(load()) for load in pieces)
+    assembly = _Assembly(recipe, folder, fits=scaler is None)
+    tables = (assembly.note(_read(load(), recipe, market)) for load in pieces)
+    for table in [_side_by_side(list(tables), recipe)] if recipe.layout == "panel" else tables:
+        assembly.add(table)
+    return assembly.finish(scaler)
+
+
+class _Assembly:
+    """A series with its parts, put together from one table after another.
+
+    Args: folder: of its arrays; None: memory. fits: whether a scale is to be fitted.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path | None, *, fits: bool) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.fits = fits
+        self.raw, self.present, self.times, self.close = map(self._spool, ("raw", "present", "times", "close"))
+        self.digest = hashlib.blake2b(digest_size=6)
+        self.findings: list[pl.DataFrame] = []
+        self.bars, self.assets, self.longest, self.whole = 0, 0, 0, True
+        self.names: list[str] = []
+        self.starts: list[np.ndarray] = []
+        self.segments: dict[Part, list[np.ndarray]] = {part: [] for part in PARTS}
+        self.statistics = Statistics()
+        self.spread: dict[int, tuple[float, int]] = {}
+
+    def _spool(self, name: str) -> Spool:
+        return Spool(self.folder and self.folder / f"{name}.npy")
+
+    def note(self, table: _Table) -> _Table:
+        """Take up what is told of bars, and let go of them."""
+        bars = table.checked.bars
+        self.findings.append(table.findings)
+        self.bars += bars.height
+        self.assets += len(table.names)
+        update(self.digest, bars)
+        return replace(table, checked=replace(table.checked, bars=bars.clear()))
+
+    def add(self, table: _Table) -> None:
+        """Take up features: to the arrays, to the parts and to the scale."""
+        recipe, rows, calendar = self.recipe, table.rows, table.checked.calendar
+        self.table = table
+        self.gap = (recipe.window_size - 1) + (table.lookback - 1) + recipe.split.embargo
+        self.intervals = recipe.split.intervals(calendar, recipe.fold)
+        usable = rows.present | _short_stretches(rows, recipe.max_masked)
+        where = {"asset": rows.asset, "run": rows.run, "moment": rows.moment, "usable": usable}
+        segments = cut(**where, intervals=self.intervals, gap=self.gap)
+        anywhere = cut(**where, intervals=[Interval("train", 0, len(calendar))], gap=0)["train"]
+        self.longest = max(self.longest, int(anywhere[:, 1].max(initial=0)))
+        self.whole &= bool(rows.present[_held(segments)].all())
+        if self.fits:
+            self._measure(rows, segments["train"], table.relative)
+        self.names += table.names
+        self.starts.append(self.raw.rows + np.flatnonzero(np.diff(rows.asset, prepend=-1)))
+        for part in PARTS:
+            self.segments[part].append(segments[part] + [self.raw.rows, 0])
+        self.raw.add(rows.values)
+        self.present.add(rows.present)
+        self.times.add(calendar.to_physical().to_numpy()[rows.moment].astype(np.int64))
+        if rows.close is not None:
+            self.close.add(rows.close)
+
+    def _measure(self, rows: _Rows, segments: np.ndarray, relative: tuple[int, ...]) -> None:
+        """An asset at a time, so that the scale does not depend on the pieces."""
+        train = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + n) for first, n in segments)])
+        train = train[rows.present[train]]
+        for block in np.split(train, np.flatnonzero(np.diff(rows.asset[train])) + 1):
+            self.statistics.add(rows.values[block])
         for column in relative:
+            so_far = self.spread.get(column, (0.0, 0))
+            self.spread[column] = _spread(rows, column, segments, self.recipe.window_size, so_far)
+
+    def finish(self, scaler: Scaler | None) -> Prepared:
+        """Scale. Raises: DataError: there are no windows, or no scale."""
+        _refuse_few(self.bars)
+        segments = {part: np.concatenate(pieces) for part, pieces in self.segments.items()}
+        _refuse_empty(segments, self.longest, self.gap, self.recipe)
+        findings, table = checking.merge(self.findings), self.table
+        scaler = scaler or self._scaler()
+        values = self._spool("values")
+        for block in self.raw:
+            values.add(_scaled(block, scaler))
+        self.raw.discard()
+        calendar = table.checked.calendar
+        series = Series(
+            values=torch.from_numpy(values.array()),
+            present=self._present(),
+            times=self.times.array(),
+            time_dtype=calendar.dtype,
+            close=torch.from_numpy(self.close.array()) if self.close.rows else None,
+            asset_names=tuple(self.names),
+            asset_starts=np.concatenate(self.starts),
+            relative=table.relative,
+        )
+        return Prepared(
+            series=series,
+            column_names=table.columns,
+            scaler=scaler,
+            segments=segments,
+            gap_bars=self.gap,
+            findings=findings,
+            summary=_summary(self.bars, self.assets, calendar, self.intervals, self.gap, findings, self.recipe),
+            fingerprint=self.digest.hexdigest(),
+        )
+
+    def _present(self) -> torch.Tensor | None:
+        if not self.whole:
+            return torch.from_numpy(self.present.array())
+        self.present.discard()
+        return None
+
+    def _scaler(self) -> Scaler:
+        scaler = self.statistics.scaler(self.table.columns)
+        for column, (total, count) in self.spread.items():
+            if total == 0.0:
+                name = self.recipe.features[column % len(self.recipe.features)]
+                raise DataError(
+                    f"data.features has {name}, which is constant (0) on the training windows; a window must have at "
+                    f"least 2 bars, and the price must move"
+                )
             scaler.mean[column] = 0.0  # of log ratios to a bar of the window itself
-            scaler.std[column] = _spread(rows, column, segments["train"], recipe)
-    return Prepared(
-        series=_series(table, scaler, segments),
-        column_names=columns,
-        scaler=scaler,
-        segments=segments,
-        gap_bars=gap,
-        findings=table.findings,
-        summary=_summary(checked, intervals, gap, table.findings, recipe),
-        fingerprint=fingerprint(checked.bars),
-    )
+            scaler.std[column] = math.sqrt(total / count)
+        return scaler
 
 
 def compute(bars: pl.DataFrame, features: Sequence[Feature], run: np.ndarray) -> pl.DataFrame:
@@ -216,23 +336,28 @@ def _feature_rows(checked: Checked, features: Sequence[Feature], recipe: Recipe)
     if faulty.any():
         keyed = pl.concat([bars, table], how="horizontal")
         findings = pl.concat([findings, recipe.checks.features(keyed, faulty, [feature.name for feature in features])])
-    values = table.to_numpy()  # nulls become NaN
+    values = table.to_numpy(writable=True)  # nulls become NaN
     present = np.isfinite(values).all(axis=1)
+    values[~present] = np.nan
     broken = faulty.to_numpy() & (policies["feature_not_finite"] == "drop")
     close = bars["close"].cast(pl.Float32).to_numpy(writable=True) if "close" in bars.columns else None
     return _Rows(values, present, broken, run, asset, checked.moment, close), findings
 
 
-def _pivot(rows: _Rows, assets: int, moments: int, min_assets: float) -> _Rows:
+def _pivot(pieces: Sequence[_Rows], assets: int, moments: int, min_assets: float) -> _Rows:
     """One row per moment: the features of all assets side by side, NaN for an asset without a bar then."""
-    width = rows.values.shape[1]
-    values = np.full((moments, assets, width), np.nan)
-    values[rows.moment[rows.present], rows.asset[rows.present]] = rows.values[rows.present]
+    values = np.full((moments, assets, pieces[0].values.shape[1]), np.nan)
+    first = 0
+    for rows in pieces:
+        values[rows.moment[rows.present], first + rows.asset[rows.present]] = rows.values[rows.present]
+        first += int(rows.asset.max(initial=-1)) + 1
     there = np.isfinite(values[:, :, 0]).sum(axis=1)
+    present = there >= max(1, min_assets * assets - 1e-9)
+    values[~present] = np.nan
     one = np.zeros(moments, dtype=np.int64)
     return _Rows(
-        values=values.reshape(moments, assets * width),
-        present=(there >= max(1, min_assets * assets - 1e-9)),
+        values=values.reshape(moments, -1),
+        present=present,
         broken=np.zeros(moments, dtype=bool),
         run=one,
         asset=one,
@@ -260,32 +385,26 @@ def _held(segments: dict[Part, np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
 
 
-def _spread(rows: _Rows, column: int, segments: np.ndarray, recipe: Recipe) -> float:
-    """Root mean square of a relative column over all training windows: of its differences to their first bars."""
-    values = np.where(rows.present, rows.values[:, column], np.nan)
-    total, count = 0.0, 0
+def _spread(
+    rows: _Rows, column: int, segments: np.ndarray, window_size: int, so_far: tuple[float, int]
+) -> tuple[float, int]:
+    """Sum of squares of a relative column over windows, of its differences to their first bars, and their number."""
+    values, (total, count) = rows.values[:, column], so_far
     for first, bars in segments.tolist():
-        piece, windows = values[first : first + bars], max(0, bars - recipe.window_size + 1)
-        for lag in range(recipe.window_size):
+        piece, windows = values[first : first + bars], max(0, bars - window_size + 1)
+        for lag in range(window_size):
             squares = np.square(piece[lag : lag + windows] - piece[:windows])
             total, count = total + float(np.nansum(squares)), count + int(np.isfinite(squares).sum())
-    if total == 0.0:
-        name = recipe.features[column % len(recipe.features)]
-        raise DataError(
-            f"data.features has {name}, which is constant (0) on the training windows; a window must have at least 2 "
-            f"bars, and the price must move"
-        )
-    return math.sqrt(total / count)
+    return total, count
 
 
-def _scaled(rows: _Rows, scaler: Scaler) -> torch.Tensor:
-    """(N, C) float32, made a column at a time: no second float64 copy. Absent bars and missing assets are 0."""
-    scaled = np.zeros(rows.values.shape, dtype=np.float32)
+def _scaled(values: np.ndarray, scaler: Scaler) -> np.ndarray:
+    """(N, C) float32, made a column at a time: no second float64 copy. What is absent, NaN, becomes 0."""
+    scaled = np.zeros(values.shape, dtype=np.float32)
     for column, (mean, std) in enumerate(zip(scaler.mean.tolist(), scaler.std.tolist(), strict=True)):
-        values = (rows.values[:, column] - mean) / std
-        there = rows.present & np.isfinite(values)
-        scaled[there, column] = values[there]
-    return torch.from_numpy(scaled)
+        there = np.isfinite(values[:, column])
+        scaled[there, column] = (values[there, column] - mean) / std
+    return scaled
 
 
 def _refuse_few(bars: int) -> None:
@@ -293,12 +412,9 @@ def _refuse_few(bars: int) -> None:
         raise DataError(f"the data has {bars} usable row{'s' * (bars != 1)}; a window needs data.window_size bars")
 
 
-def _refuse_empty(segments: dict[Part, np.ndarray], rows: _Rows, usable: np.ndarray, gap: int, recipe: Recipe) -> None:
-    """Raise a DataError if the window is longer than every run of bars, or a part holds no window."""
+def _refuse_empty(segments: dict[Part, np.ndarray], longest: int, gap: int, recipe: Recipe) -> None:
+    """Raise a DataError if the window is longer than the longest run of bars, or a part holds no window."""
     T = recipe.window_size
-    whole = Interval("train", 0, int(rows.moment.max()) + 1)
-    pieces = cut(asset=rows.asset, run=rows.run, moment=rows.moment, usable=usable, intervals=[whole], gap=0)["train"]
-    longest = int(pieces[:, 1].max(initial=0))
     if longest < T:
         remedy = f"choose data.window_size at most {longest}, " if longest else ""
         raise DataError(
@@ -316,23 +432,30 @@ def _refuse_empty(segments: dict[Part, np.ndarray], rows: _Rows, usable: np.ndar
             )
 
 
-def _summary(checked: Checked, intervals: list[Interval], gap: int, findings: pl.DataFrame, recipe: Recipe) -> str:
-    bars, calendar = checked.bars, checked.calendar
-    assets = bars["asset"].n_unique()
+def _summary(
+    bars: int,
+    assets: int,
+    calendar: pl.Series,
+    intervals: list[Interval],
+    gap: int,
+    findings: pl.DataFrame,
+    recipe: Recipe,
+) -> str:
     layout = "one series each" if recipe.layout == "per_asset" else "side by side in one series"
     return (
-        f"{bars.height:,} bars of {assets} asset{'s' * (assets != 1)}, {layout}, {calendar[0]} to {calendar[-1]}\n"
+        f"{bars:,} bars of {assets} asset{'s' * (assets != 1)}, {layout}, {calendar[0]} to {calendar[-1]}\n"
         f"features: {', '.join(recipe.features)}\n"
         f"checks: {checking.summary(findings)}\n"
         f"{timeline(intervals, calendar, gap)}"
     )
 
 
-def fingerprint(bars: pl.DataFrame) -> str:
-    """Twelve hexadecimal digits of a hash of all values, for "was this trained on the same data?"."""
-    digest = hashlib.blake2b("\n".join(bars["asset"].unique(maintain_order=True)).encode(), digest_size=6)
-    for column in bars:
-        digest.update(f"{column.name} {column.dtype.base_type()}".encode())
-        values = column.to_physical()
-        digest.update(np.ascontiguousarray(values.to_numpy()))
-    return digest.hexdigest()
+def update(digest: "hashlib._Hash", bars: pl.DataFrame) -> None:
+    """Feed all values of sorted bars to a hash, for "was this trained on the same data?", an asset after the other."""
+    starts = bars["asset"].rle_id().to_numpy()
+    starts = np.flatnonzero(np.diff(starts, prepend=-1)).tolist()
+    for start, end in pairwise([*starts, bars.height]):
+        digest.update(str(bars["asset"][start]).encode())
+        for column in bars[start:end].drop("asset"):
+            digest.update(f"{column.name} {column.dtype.base_type()}".encode())
+            digest.update(np.ascontiguousarray(column.to_physical().to_numpy()))

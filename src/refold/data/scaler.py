@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,29 +22,10 @@ class Scaler:
 
     @classmethod
     def fit(cls, train_rows: Tensor, names: Sequence[str]) -> "Scaler":
-        """Mean and standard deviation (maximum likelihood) of the training rows.
-
-        Args: train_rows: (N, F); NaN where an asset of a panel has no bar. names: the F features, for the message.
-        Raises: DataError: a feature has no value, or is constant, on the training part.
-        """
-        means, stds = [], []
-        for name, column in zip(names, train_rows.unbind(dim=1), strict=True):
-            values = column[~column.isnan()].double()
-            if not len(values):
-                raise DataError(
-                    f"{name} has no value on the {len(train_rows)} training rows: does the asset enter later? Leave it "
-                    f"out with data.source.table.assets, or make the training part longer"
-                )
-            centre, spread = values.mean().item(), values.std(correction=0).item()
-            # float noise of a constant column is about 1e-16 of its size
-            if not spread > 1e-12 * max(abs(centre), 1e-12):
-                raise DataError(
-                    f"data.features has {name}, which is constant ({centre:g}) on the {len(train_rows)} training rows; "
-                    f"its standard deviation must be above 0. Leave it out, or make the training part longer"
-                )
-            means.append(centre)
-            stds.append(spread)
-        return cls(torch.tensor(means, dtype=torch.float64), torch.tensor(stds, dtype=torch.float64))
+        """Of all training rows at once; see `Statistics`."""
+        statistics = Statistics()
+        statistics.add(train_rows.numpy())
+        return statistics.scaler(names)
 
     def transform(self, values: Tensor) -> Tensor:
         """(..., F) in the units of the features -> scaled, same dtype."""
@@ -68,3 +50,51 @@ class Scaler:
     def from_state_dict(cls, state: dict[str, Any]) -> "Scaler":
         """The scaler that `state_dict` described."""
         return cls(state["mean"], state["std"])
+
+
+class Statistics:
+    """Count, mean and sum of squared deviations of each feature, of training rows that come in blocks.
+
+    Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
+    """
+
+    def __init__(self) -> None:
+        self.count: np.ndarray | int = 0
+        self.mean: np.ndarray | float = 0.0
+        self.squares: np.ndarray | float = 0.0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take up (n, F) rows; NaN where an asset of a panel has no bar."""
+        columns = [column[~np.isnan(column)].astype(np.float64) for column in rows.T]
+        count = np.array([len(column) for column in columns])
+        mean = np.array([column.mean() if len(column) else 0.0 for column in columns])
+        squares = np.array([np.square(column - centre).sum() for column, centre in zip(columns, mean, strict=True)])
+        total = np.maximum(self.count + count, 1)
+        apart = mean - self.mean
+        self.squares = self.squares + squares + apart**2 * (self.count * count / total)
+        self.mean = self.mean + apart * (count / total)
+        self.count = self.count + count
+
+    def scaler(self, names: Sequence[str]) -> Scaler:
+        """Mean and standard deviation (maximum likelihood). Args: names: the F features, for the message.
+
+        Raises: DataError: a feature has no value, or is constant, on the training part.
+        """
+        means = np.broadcast_to(self.mean, len(names))
+        stds = np.sqrt(np.broadcast_to(self.squares / np.maximum(self.count, 1), len(names)))
+        rows = int(np.max(self.count))
+        for name, values, centre, spread in zip(
+            names, np.broadcast_to(self.count, len(names)), means, stds, strict=True
+        ):
+            if not values:
+                raise DataError(
+                    f"{name} has no value on the {rows} training rows: does the asset enter later? Leave it out with "
+                    f"data.source.table.assets, or make the training part longer"
+                )
+            # float noise of a constant column is about 1e-16 of its size
+            if not spread > 1e-12 * max(abs(centre), 1e-12):
+                raise DataError(
+                    f"data.features has {name}, which is constant ({centre:g}) on the {values} training rows; its "
+                    f"standard deviation must be above 0. Leave it out, or make the training part longer"
+                )
+        return Scaler(torch.tensor(means.copy()), torch.tensor(stds.copy()))

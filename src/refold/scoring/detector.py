@@ -98,7 +98,7 @@ class Detector:
         score = self.score_function
         if score.reads_codes:
             score.fit_codes(self._codes(*train))
-        values = self._values(*(train if score.fitted_on == "train" else val))[0]
+        values = self._bars(*(train if score.fitted_on == "train" else val))[0]
         kept = values[~values.isnan().any(dim=1)].double()
         if not len(kept):
             raise DataError(f"the {score.fitted_on} part has no bar to fit score to: it needs data.window_size bars")
@@ -142,24 +142,15 @@ class Detector:
 
     def score_series(self, series: Series, segments: np.ndarray, origin: np.ndarray | None = None) -> Scores:
         """Scores of all rows of a series. Args: segments: (S, 2) runs to cut windows from. origin: (R, K)."""
-        values, reconstruction = self._values(series, segments)
-        F = len(self.features)
-        K = len(self.columns) // F if self.recipe.layout == "panel" else 1
-        R = len(values)
-        if K > 1:  # (R, K F) -> (K R, F): asset after asset
-            reconstruction = reconstruction.view(R, K, F).transpose(0, 1).reshape(K * R, F)
-            values = values.view(R, K, -1).transpose(0, 1).flatten(0, 1) if values.shape[1] > 1 else values.repeat(K, 1)
-            asset = np.repeat(np.arange(K), R)
-        else:
-            asset = np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
+        values, reconstruction, asset = self._bars(series, segments)
         contributions = self.score_function.contributions(values.double(), asset).numpy()
         return Scores(
             score=contributions.sum(axis=1),
             contributions=contributions,
             reconstruction=reconstruction.numpy(),
             asset=asset,
-            times=np.tile(series.times, K),
-            origin=np.full(K * R, -1) if origin is None else origin.T.reshape(-1),
+            times=np.tile(series.times, len(values) // len(series.times)),
+            origin=np.full(len(values), -1) if origin is None else origin.T.reshape(-1),
         )
 
     def flag(self, score: np.ndarray, asset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,6 +160,25 @@ class Detector:
             levels[rows] = self.threshold.levels(score[rows], None)[0]
         with np.errstate(invalid="ignore"):
             return levels, score > levels
+
+    def _bars(self, series: Series, segments: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+        """What the score measures of each bar of an asset, (N, C), its reconstruction (N, F), and its asset (N,).
+
+        N = R, or K R for a panel: asset after asset.
+        """
+        values, reconstruction = self._values(series, segments)
+        R, F = len(values), len(self.features)
+        if self.recipe.layout != "panel":
+            return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
+        K = len(self.columns) // F
+
+        def apart(columns: Tensor) -> Tensor:
+            return columns.view(R, K, F).transpose(0, 1).reshape(K * R, F)
+
+        values = apart(values) if self.score_function.names_features else values.repeat(K, 1)
+        lacking = (apart(series.values.cpu()) == 0).all(dim=1, keepdim=True)  # an asset without a bar at that moment
+        values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, apart(reconstruction)))
+        return values, reconstruction, np.repeat(np.arange(K), R)
 
     def _values(self, series: Series, segments: np.ndarray) -> tuple[Tensor, Tensor]:
         """What the score measures, (R, C), and reconstructions in the units of the features, (R, F), on the CPU.
@@ -284,11 +294,18 @@ def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> flo
 
 
 def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> float:
-    """Alarms per asset and year of scored bars: runs of flagged bars, over years at as many bars as a year has here."""
+    """Alarms, runs of flagged bars, per asset and year of scored bars."""
     there = ~np.isnan(scored.score)
     moments = np.unique(scored.times[there])
-    if len(moments) < 2:
+    span = float(seconds(moments[-1] - moments[0], dtype)) if len(moments) else 0.0
+    return per_asset_year(count_alarms(flagged, scored.asset), int(there.sum()), len(moments), span)
+
+
+def per_asset_year(alarms: int, bars: int, moments: int, span: float) -> float:
+    """A number of alarms among so many scored bars, per asset and year; NaN of less than two moments.
+
+    Args: moments: different timestamps. span: seconds from the first to the last. They say how many bars a year has.
+    """
+    if moments < 2 or bars == 0:
         return float("nan")
-    years = float(seconds(moments[-1] - moments[0], dtype)) / _SECONDS_PER_YEAR
-    asset_years = int(there.sum()) * years / (len(moments) - 1)
-    return count_alarms(flagged, scored.asset) / asset_years
+    return alarms / (bars * span / _SECONDS_PER_YEAR / (moments - 1))

@@ -1,13 +1,17 @@
 """Bars from a CSV file, wide or long, plain or compressed."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from refold.bounds import checked
-from refold.data.layout import Table
+from refold.data.layout import ROW, Table
 from refold.data.sources.files import stamp
+from refold.data.sources.pieces import pieces
 from refold.errors import DataError
 
 
@@ -16,10 +20,17 @@ def read_texts(path: Path, separator: str) -> pl.DataFrame:
 
     Raises: DataError: the file is missing, unreadable, empty, not UTF-8 or not a table.
     """
+    with explained(path, separator):
+        return pl.read_csv(path, separator=separator, infer_schema=False)
+
+
+@contextmanager
+def explained(path: Path, separator: str) -> Iterator[None]:
+    """Turn what goes wrong when a file is read into a DataError."""
     if not path.is_file():
         raise DataError(f"data.path is {str(path)!r}; there is no such file{' (it is a folder)' * path.is_dir()}")
     try:
-        return pl.read_csv(path, separator=separator, infer_schema=False)
+        yield
     except pl.exceptions.NoDataError:
         raise DataError(f"data.path is {str(path)!r}; the file is empty") from None
     except OSError as error:
@@ -44,7 +55,23 @@ class Csv:
     def load(self) -> pl.DataFrame:
         """The canonical table of the file. Raises: DataError."""
         texts = read_texts(self.path, self.separator)
-        return self.table.canonical(texts, where=str(self.path), single_asset=self.path.name.split(".")[0])
+        return self.table.canonical(texts, **self._names())
+
+    def pieces(self) -> list[Callable[[], pl.DataFrame]]:
+        """Loaders of some whole assets each, for a file that is larger than memory. Raises: DataError."""
+        with explained(self.path, self.separator):
+            found = pieces(self._scan, self.table, self.load, **self._names())
+        return [partial(self._explained, load) for load in found]
+
+    def _explained(self, load: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        with explained(self.path, self.separator):
+            return load()
+
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_csv(self.path, separator=self.separator, infer_schema=False, row_index_name=ROW)
+
+    def _names(self) -> dict[str, str]:
+        return {"where": str(self.path), "single_asset": self.path.name.split(".")[0]}
 
     def identity(self) -> Any:
         """Changes when the file or the way it is read does."""

@@ -1,5 +1,8 @@
 """Bars from Parquet: one file, a pattern of files, or a partitioned folder. Only what is needed is read."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -7,8 +10,9 @@ from typing import Any
 import polars as pl
 
 from refold.bounds import checked
-from refold.data.layout import Table
+from refold.data.layout import ROW, Table
 from refold.data.sources.files import stamp
+from refold.data.sources.pieces import pieces
 from refold.errors import DataError
 
 
@@ -35,14 +39,35 @@ class Parquet:
 
     def load(self) -> pl.DataFrame:
         """The canonical table. Raises: DataError."""
+        with self._explained():
+            table = self.table.push_down(self._scan(), str(self.path)).collect(engine="streaming")
+        return self.table.canonical(table, **self._names())
+
+    def pieces(self) -> list[Callable[[], pl.DataFrame]]:
+        """Loaders of some whole assets each, for a table that is larger than memory. Raises: DataError."""
+        with self._explained():
+            found = pieces(self._scan, self.table, self.load, **self._names())
+        return [partial(self._load, load) for load in found]
+
+    def _load(self, load: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        with self._explained():
+            return load()
+
+    def _scan(self) -> pl.LazyFrame:
         # sorted files and folders as columns: the order of rows does not depend on the file system
+        return pl.scan_parquet(self.files(), hive_partitioning=self.path.is_dir(), row_index_name=ROW)
+
+    def _names(self) -> dict[str, str]:
+        return {"where": str(self.path), "single_asset": self.path.name.split(".")[0]}
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what goes wrong when files are read into a DataError."""
         try:
-            scan = pl.scan_parquet(self.files(), hive_partitioning=self.path.is_dir())
-            table = self.table.push_down(scan, str(self.path)).collect(engine="streaming")
+            yield
         except (pl.exceptions.PolarsError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise DataError(f"data.path is {str(self.path)!r}; it cannot be read as Parquet: {reason}") from None
-        return self.table.canonical(table, where=str(self.path), single_asset=self.path.name.split(".")[0])
 
     def identity(self) -> Any:
         """Changes when a file or the way it is read does."""

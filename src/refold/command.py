@@ -1,0 +1,65 @@
+"""What all command lines share: a user's mistake ends in its message alone, never in a traceback."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from refold.check import explain
+from refold.errors import ConfigError, Interrupted, RefoldError
+
+
+def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool = True) -> int:
+    """Run a program. Args: conf: the folder of the configuration, for the nearest valid names. says_interrupted: print
+    why a run stopped; a worker leaves that to the process that started it.
+
+    Returns: exit status; 2 for a user's mistake, that of the signal after ctrl-C or SIGTERM.
+    """
+    for category in (UserWarning, FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module="lightning")
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
+    try:
+        main()
+    except RefoldError as error:
+        return report(error)
+    except Interrupted as stop:
+        if says_interrupted:
+            print(f"\n{stop}", file=sys.stderr)
+        return stop.status
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if message := explain(error, conf):
+            print(message, file=sys.stderr)
+            return 2
+        raise
+    return 0
+
+
+def report(error: RefoldError) -> int:
+    """Print a user's mistake: its message alone. Returns: exit status."""
+    print(f"\n{error}", file=sys.stderr)
+    return report_status(error)
+
+
+def report_status(error: RefoldError) -> int:
+    """Exit status for an error."""
+    return getattr(error, "status", 2)
+
+
+def settings(arguments: list[str]) -> dict[str, str]:
+    """Command-line arguments of the form key=value, in their order.
+
+    Raises: ConfigError: one has no `=`, or a key is given twice.
+    """
+    found: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{argument}: it cannot be read as key=value")
+        if key in found:
+            raise ConfigError(f"{key} is given twice, as {found[key]} and as {value}")
+        found[key] = value
+    return found

@@ -1,0 +1,76 @@
+"""A table too long for memory, read some whole assets at a time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import polars as pl
+
+from refold.data.layout import ROW, Table
+
+BARS = 2_000_000
+"""Bars of a piece, if more than one asset makes them up; some 0.5 GB while its features are computed."""
+
+
+def pieces(
+    scan: Callable[[], pl.LazyFrame], table: Table, whole: Callable[[], pl.DataFrame], **names: str
+) -> list[Callable[[], pl.DataFrame]]:
+    """Loaders of canonical bars, in the order of the assets' names: one, if the table is short or has one asset.
+
+    The table is read once for its assets and once for each piece. Of Parquet that is sorted by asset, only the parts
+    with the piece's assets are read.
+
+    Args: scan: the table, lazily, with the number of each row in ROW. whole: loads all of it. names: `where` and
+        `single_asset` of `Table.canonical`.
+    """
+    columns = [name for name in scan().collect_schema().names() if name != ROW]
+    found = table.find(columns, names["where"])
+    if table.is_wide(found):
+        assets = sorted(name for name in columns if name != found["timestamp"] and table.keeps(name))
+        rows = scan().select(pl.len()).collect(engine="streaming").item()
+        counts = [(name, rows) for name in assets]
+    elif "asset" in found:
+        asset = _name(scan(), found["asset"])
+        counted = table.push_down(scan(), names["where"]).select(asset.alias("asset")).group_by("asset").len()
+        counts = sorted(counted.collect(engine="streaming").rows(), key=lambda row: (row[0] is not None, row[0]))
+    else:
+        return [whole]
+    groups = _groups(counts)
+    return [partial(_load, scan, table, found, group, names) for group in groups] if len(groups) > 1 else [whole]
+
+
+def _groups(counts: Sequence[tuple[str | None, int]]) -> list[list[str | None]]:
+    """Neighbours together, as long as they have no more than BARS rows."""
+    groups: list[list[str | None]] = []
+    room = 0
+    for asset, rows in counts:
+        if rows > room or not groups:
+            groups.append([])
+            room = BARS
+        groups[-1].append(asset)
+        room -= rows
+    return groups
+
+
+def _load(
+    scan: Callable[[], pl.LazyFrame],
+    table: Table,
+    found: Mapping[str, str],
+    group: list[str | None],
+    names: Mapping[str, str],
+) -> pl.DataFrame:
+    """Canonical bars of some assets."""
+    if table.is_wide(found):
+        chosen = scan().select(found["timestamp"], ROW, *group)
+    else:
+        asset = pl.col(found["asset"])
+        in_group = asset.cast(pl.String).is_in([name for name in group if name is not None])
+        chosen = table.push_down(scan(), names["where"]).filter(
+            in_group | asset.is_null() if None in group else in_group
+        )
+    return table.canonical(chosen.collect(engine="streaming"), **names, piece=True)
+
+
+def _name(scan: pl.LazyFrame, column: str) -> pl.Expr:
+    """A column of assets as texts; where it holds texts as it is, or no part of a file would be passed over."""
+    asset = pl.col(column)
+    return asset if scan.collect_schema()[column] == pl.String else asset.cast(pl.String)

@@ -1,0 +1,90 @@
+"""From flagged bars to a short list of events: when, how strange, which features to blame, and what it looks like."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from refold.scoring.rules import RULES
+
+KINDS = ("unit", "split", "bad tick", "stale")
+"""Kinds that a rule can tell, the most telling first; what none of them explains is a regime."""
+
+OTHER = "regime"
+
+BLAMED_SHARE = 0.8
+"""The features to blame are the fewest that make up this share of the score at the peak."""
+
+CONTEXT = 60
+"""Bars before and after a bar that its likely kind depends on."""
+
+CONTRIBUTION = "contribution/"
+
+
+def likely_kinds(bars: pl.DataFrame) -> pl.Series:
+    """What each bar looks like, or null: of the kinds whose rule calls it or a neighbour an error, the most telling.
+
+    A description, not a score: most rules look at the bars after a bar, too.
+
+    Args: bars: canonical, sorted by asset, then time.
+    """
+    nothing = bars.clear()  # a rule that was fitted to nothing takes nothing for usual, such as repeated closes
+    marks = {}
+    for kind in KINDS:
+        found = pl.lit(None, pl.Float64)
+        if "close" in bars.columns:
+            scores = RULES[kind]().fit(nothing, nothing).score(bars)
+            found = pl.lit(pl.Series(scores).fill_nan(None))
+        marks[kind] = found
+    table = bars.select("asset", *(mark.alias(kind) for kind, mark in marks.items()))
+    near = [
+        pl.any_horizontal((pl.col(kind).shift(lag) >= 1).over("asset").fill_null(False) for lag in (-1, 0, 1))
+        for kind in KINDS
+    ]
+    choice = pl.coalesce(pl.when(mark).then(pl.lit(kind)) for mark, kind in zip(near, KINDS, strict=True))
+    return table.select(choice.alias("kind")).to_series()
+
+
+def group(flagged: pl.DataFrame) -> pl.DataFrame:
+    """Runs of neighbouring flagged bars as events, in the order of the bars.
+
+    Args: flagged: timestamp, asset, score, place (number of the row in the whole table), kind (likely, or null) and
+        `contribution/<feature>` columns, in order of asset and time.
+    Returns: asset, start, end, peak (timestamps), score (at the peak), features (";"-joined, most to blame first) and
+        kind.
+    """
+    columns = ("asset", "start", "end", "peak", "score", "features", "kind")
+    if flagged.height == 0:
+        when = dict.fromkeys(("start", "end", "peak"), flagged.schema["timestamp"])
+        texts = dict.fromkeys(("asset", "features", "kind"), pl.String)
+        return pl.DataFrame(schema={**texts, **when, "score": pl.Float64}).select(columns)
+    features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
+    new = (pl.col("asset") != pl.col("asset").shift(1)) | (pl.col("place") != pl.col("place").shift(1) + 1)
+    numbered = flagged.with_columns(new.fill_null(True).cum_sum().alias("event"))
+    peak = pl.col("score").arg_max()
+    rank = pl.col("kind").replace_strict(dict(zip(KINDS, range(len(KINDS)), strict=True)), default=len(KINDS))
+    events = numbered.group_by("event", maintain_order=True).agg(
+        pl.col("asset").first(),
+        pl.col("timestamp").first().alias("start"),
+        pl.col("timestamp").last().alias("end"),
+        pl.col("timestamp").get(peak).alias("peak"),
+        pl.col("score").max(),
+        rank.min().alias("rank"),
+        *(pl.col(CONTRIBUTION + name).get(peak) for name in features),
+    )
+    shares = events.select(CONTRIBUTION + name for name in features).to_numpy()
+    return events.with_columns(
+        pl.Series("features", [";".join(blame(row, features)) for row in shares], dtype=pl.String),
+        pl.Series("kind", [[*KINDS, OTHER][rank] for rank in events["rank"]], dtype=pl.String),
+    ).select(columns)
+
+
+def blame(shares: np.ndarray, features: Sequence[str]) -> list[str]:
+    """The fewest features that make up BLAMED_SHARE of a score, most to blame first. Args: shares: (F,)."""
+    order = np.argsort(-shares, kind="stable")
+    positive = np.clip(shares[order], 0, None)
+    total = positive.sum()
+    if not total > 0:
+        return []
+    needed = int(np.searchsorted(positive.cumsum(), BLAMED_SHARE * total)) + 1
+    return [features[place] for place in order[:needed]]
