@@ -59,9 +59,12 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
     for without_effect in check(cfg):
         log.warning(without_effect)
     machine, world = find_machine(), cluster.find_world()
+    sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
+    if sweeping and world:
+        raise ConfigError(f"a sweep starts its own processes: run it without {world.starter}")
     hardware = plan(config.to_plain(cfg.trainer), machine, world)
     cfg.trainer = hardware.settings
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
+    if sweeping:
         cfg, done = sweep.take_up(cfg, run_dir)
         if done:
             return done["metrics"][cfg.checkpoint.monitor]

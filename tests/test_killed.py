@@ -15,8 +15,8 @@ from conftest import ROOT, TINY, clean_environment
 
 KILLS = 20
 SETTINGS = [
-    *TINY, "layers=two", "layers.hidden_size=4", "encoder.dropout=0.2", "teacher_forcing=linear", "data.stride=2",
-    "trainer.max_epochs=60", "checkpoint.every_minutes=0.001", "hydra.run.dir=run",
+    *TINY, "layers=two", "layers.hidden_size=4", "encoder.dropout=0.2", "teacher_forcing=linear", "data.stride=4",
+    "trainer.max_epochs=24", "checkpoint.every_minutes=0.004", "hydra.run.dir=run",
 ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_a_run_killed_twenty_times_ends_where_an_undisturbed_one_does(tmp_path):
             kills += 1
         elif process.returncode == 0:  # faster than its killer: once more from the last checkpoint is as good
             (killed / "run/result.json").unlink()
-        assert time.monotonic() - began < 1500
+        assert time.monotonic() - began < 3000
     _same_end(whole / "run", killed / "run")
 
 

@@ -46,7 +46,7 @@ def learning_rates(tmp_path) -> dict[str, dict[str, str]]:
 
 
 def test_jobs_on_one_two_and_one_processes_are_each_right(command, tmp_path):
-    done = command("-m", *TINY, "trainer.devices=1,2,1")
+    done = command("-m", *TINY, "trainer.devices=1,2,1", "sweep.skip_finished=false")
     assert done.returncode == 0, done.stderr
     found = results(tmp_path)
     assert [result["processes"] for result in found] == [1, 2, 1]
@@ -57,8 +57,6 @@ def test_jobs_on_one_two_and_one_processes_are_each_right(command, tmp_path):
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished already") == 2
     assert again.stdout.count("] - epoch ") == 0
-    anew = command("-m", *TINY, "trainer.devices=1,1", "sweep.skip_finished=false")
-    assert anew.stdout.count("] - epoch ") == 2
 
 
 def test_optuna_gives_both_processes_of_a_job_the_same_settings(command, module, tmp_path):
@@ -136,6 +134,16 @@ def test_a_sweep_that_was_cut_goes_on_where_it_was(tmp_path, command):
     assert all(sweep.result_of(path) for path in sweep.job_directories(second))
     assert all(path.is_symlink() for path in sweep.job_directories(second)[:1])
     assert {path.resolve().parent for path in sweep.job_directories(second)} <= {first, second}
+
+
+def test_settings_without_effect_make_no_other_job(command, tmp_path):
+    done = command("-m", *TINY, "decoder=repeat", "teacher_forcing=none,linear", "optimizer.lr=1e-3,1e-2")
+    assert done.returncode == 0, done.stderr
+    assert len(run_directories(tmp_path)) == 2
+    (directory,) = (tmp_path / "outputs").glob("sweep_*")
+    jobs = sweep.job_directories(directory)
+    assert [job.is_symlink() for job in jobs] == [False, False, True, True]
+    assert [job.resolve() for job in jobs[2:]] == jobs[:2]
 
 
 def test_a_failed_job_does_not_stop_the_others_unless_asked(command, tmp_path):

@@ -174,8 +174,18 @@ def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> 
 
 def build_logger(cfg: DictConfig, run_dir: Path) -> Any:
     """The logger beside metrics.csv, or None. Its page shows the resolved configuration, choices and overrides."""
-    settings = without_passwords(to_plain(cfg))
+    settings = without_passwords(without_noise(to_plain(cfg)))
     return _instantiate(cfg, "logger", run_dir=run_dir, run_id=cfg.run.id, settings=settings, group=cfg.run.group)
+
+
+def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a reader compares them: no class names, for which the choices stand, and nothing of loggers."""
+
+    def strip(node: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: strip(value) if isinstance(value, dict) else value for key, value in node.items()}
+        return {key: value for key, value in kept.items() if not key.startswith("_") and value != {}}
+
+    return strip({key: value for key, value in settings.items() if key not in ("logger", "resume")})
 
 
 def without_passwords(settings: Any) -> Any:
@@ -208,12 +218,16 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     """Checkpoints first: those after it may rely on what it has written."""
     from lightning.pytorch.callbacks import RichProgressBar
 
-    from refold.training.callbacks import EpochReport, StopOnSignal
+    from refold.report.figures import Progress
+    from refold.training.callbacks import EpochReport, RunFacts, StopOnSignal, TrainingSample
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     terminal = sys.stdout.isatty()
     bar = [RichProgressBar()] if terminal else []
     return [
+        RunFacts(),
+        TrainingSample(),
+        Progress(run_dir),
         EpochReport(beside_bar=terminal),
         *bar,
         *_instantiate(cfg, "early_stopping"),

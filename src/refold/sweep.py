@@ -67,23 +67,20 @@ def settings_digest(cfg: DictConfig) -> str | None:
     if data is None:
         return None
     settings = {name: section for name, section in to_plain(cfg).items() if name not in _NOT_OF_THE_RESULT}
+    if settings["decoder"]["_target_"].endswith("RepeatDecoder"):
+        del settings["teacher_forcing"]  # it is never fed a bar
     text = json.dumps([refold.__version__, settings, data], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def find_earlier(digest: str, run_dir: Path) -> Path | None:
-    """The run of an earlier sweep with the same settings that is finished or was cut; a finished one first.
-
-    Jobs of the sweep at hand are not asked, but for the one of the same number, left there by an earlier call.
+    """The run with the same settings that this sweep, or one beside it, has finished or left; a finished one first.
 
     Args: digest: see `settings_digest`. run_dir: of the job at hand, in its sweep's directory.
     """
-    number = run_dir.name.partition("_")[0]
-    places = [*run_dir.parent.glob(f"{number}_*"), *run_dir.parent.parent.glob("sweep_*/*")]
     cut = None
-    for directory in sorted(places, key=str):
-        elsewhere = directory.parent != run_dir.parent or directory.name.startswith(f"{number}_")
-        if directory.is_symlink() or not elsewhere or _digest_of(directory) != digest:
+    for directory in sorted({*run_dir.parent.glob("*"), *run_dir.parent.parent.glob("sweep_*/*")}, key=str):
+        if directory.is_symlink() or _digest_of(directory) != digest:
             continue
         state = find_state(directory)
         if state.running:

@@ -9,7 +9,7 @@ from refold.data.pipeline import Recipe
 from refold.data.sources import Stocks
 from refold.scoring.baselines import PCA, Chance, Components, Everything
 from refold.scoring.price_errors import ALL, NaturalTest, PriceErrors, all_scorers, part_bars, spoil
-from refold.scoring.rules import RULES, RobustReturn, SpikeReversal, StaleRun, UnitRatio
+from refold.scoring.rules import RobustReturn, SpikeReversal, SplitRatio, StaleRun, UnitRatio
 from refold.scoring.scores import Mahalanobis
 from tests.data.makers import checks, fractions, random_bars, ready, table
 from tests.scoring.test_detector import detector, small_autoencoder
@@ -123,14 +123,13 @@ def test_the_natural_test_counts_splits_moves_and_other_flags():
     splits = [["AAPL", "2000-06-21"], ["AAPL", "2005-02-28"], ["MSFT", "2003-02-18"]]
     natural = NaturalTest(source=Stocks(table=table(adjusted=False)), splits=splits, moves=[["AAPL", "2000-09-29"]])
     bars = natural.source.load()
-    rules = {kind: rule().fit(bars, bars) for kind, rule in RULES.items()}
-    by_ratio = natural.judge(rules["split"], 1.0, rules)
+    by_ratio = natural.judge(SplitRatio(), 1.0)
     assert (by_ratio["splits"], by_ratio["splits_flagged"], by_ratio["splits_named"]) == (3, 3, 3)
     assert (by_ratio["moves"], by_ratio["moves_flagged"], by_ratio["others_per_1000_bars"]) == (1, 0, 0)
-    by_size = natural.judge(RobustReturn().fit(bars, bars), 2.5, rules)
+    by_size = natural.judge(RobustReturn().fit(bars, bars), 2.5)
     assert by_size["moves_flagged"] == 1
     assert by_size["moves_called_error"] == 0
-    everything = natural.judge(Everything(), 0.5, rules)
+    everything = natural.judge(Everything(), 0.5)
     assert everything["others_per_1000_bars"] == pytest.approx(1000 * (bars.height - 4) / bars.height)
 
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from refold.data.sources import Stocks
+from refold.scoring.events import likely_kinds
 from refold.scoring.inject import inject
 from refold.scoring.rules import (
     RULES,
@@ -16,7 +17,6 @@ from refold.scoring.rules import (
     StaleRun,
     Together,
     UnitRatio,
-    name_kinds,
 )
 from tests.data.makers import random_bars, table
 
@@ -100,33 +100,27 @@ def test_another_unit_is_found_for_as_long_as_it_lasts():
 
 
 def test_each_rule_finds_the_errors_that_are_planted_for_it():
-    rules = {kind: rule().fit(TRAIN, VAL) for kind, rule in RULES.items()}
     least = {
         "bad tick": 0.3,
         "stale": 0.8,
         "split": 0.5,
         "unit": 0.8,
     }  # what is small drowns in the noise of these bars
-    for kind in RULES:
+    for kind, make in RULES.items():
         spoilt, labels = inject(VAL, [kind], per_thousand=15, warm_up=30, generator=np.random.default_rng(0))
-        named = spoilt.select("timestamp", "asset").with_columns(
-            named=pl.Series(name_kinds(spoilt, rules), dtype=pl.String)
-        )
-        found = labels.join(named, on=["timestamp", "asset"])
-        right = (found["named"] == kind).fill_null(False).mean()
-        assert right >= least[kind], kind
-        elsewhere = named.join(labels, on=["timestamp", "asset"], how="anti")["named"].is_not_null()
-        assert elsewhere.mean() < 0.03, kind
+        fires = pl.Series("fires", make().fit(TRAIN, VAL).score(spoilt)).fill_nan(0) >= make.fires_at
+        found = spoilt.select("timestamp", "asset", fires).join(labels, on=["timestamp", "asset"], how="left")
+        assert found.filter(pl.col("kind") == kind)["fires"].mean() >= least[kind], kind
+        assert found.filter(pl.col("kind").is_null())["fires"].mean() < 0.02, kind
 
 
 def test_the_embedded_splits_are_splits_and_the_crash_is_none():
     bars = Stocks(table=table(adjusted=False)).load().sort("asset", "timestamp")
-    rules = {kind: rule().fit(bars, bars) for kind, rule in RULES.items()}
-    named = bars.select("asset", pl.col("timestamp").cast(pl.String), kind=pl.Series(name_kinds(bars, rules)))
-    splits = named.filter(pl.col("kind") == "split").select("asset", "timestamp").rows()
+    named = bars.select("asset", pl.col("timestamp").cast(pl.String), fires=pl.Series(SplitRatio().score(bars)) >= 1)
+    splits = named.filter("fires").select("asset", "timestamp").rows()
     assert splits == [("AAPL", "2000-06-21"), ("AAPL", "2005-02-28"), ("MSFT", "2003-02-18")]
-    crash = named.filter((pl.col("asset") == "AAPL") & (pl.col("timestamp") == "2000-09-29"))
-    assert crash["kind"].to_list() == [None]
+    crash = (pl.col("asset") == "AAPL") & (pl.col("timestamp").cast(pl.String) == "2000-09-29")
+    assert bars.with_columns(kind=likely_kinds(bars)).filter(crash)["kind"].to_list() == [None]
 
 
 class Fixed:

@@ -1,8 +1,13 @@
 """metrics.csv holds all rows of a run in one table, also when it was interrupted; W&B logs offline without a key."""
 
 import csv
+import logging
 
-from refold.training.loggers import MetricsFile
+import pytest
+
+from refold import config
+from refold.training import loggers
+from refold.training.loggers import MetricsFile, WandbRun, last_logged
 
 
 def rows(path):
@@ -40,3 +45,124 @@ def test_a_cut_last_row_does_no_harm(tmp_path):
     path.write_text("epoch,step,a\n0,0,1.0\n0,")
     MetricsFile(path).log_metrics({"a": 2.0, "epoch": 0}, step=5)
     assert [row["step"] for row in rows(path)] == ["0", "5"]
+
+
+class RecordingRun:
+    """Stands for a W&B run. fails: every call raises."""
+
+    def __init__(self, fails: Exception | None = None):
+        self.id, self.fails, self.rows = "run-0", fails, []
+
+    def log(self, row, step):
+        if self.fails:
+            raise self.fails
+        self.rows.append((step, row))
+
+
+def test_wandb_counts_in_optimizer_steps(tmp_path):
+    run = RecordingRun()
+    WandbRun(run, tmp_path, logged=(-1, set()), log_model=False).log_metrics({"a": 1.0, "epoch": 0}, step=7)
+    assert run.rows == [(7, {"a": 1.0, "epoch": 0, "trainer/global_step": 7})]
+
+
+def test_a_resumed_run_logs_nothing_twice(tmp_path):
+    first = MetricsFile(tmp_path / "metrics.csv")
+    for step, row in ((2, {"a": 1.0}), (3, {"a": 1.0}), (3, {"b": 2.0})):
+        first.log_metrics(row, step=step)
+    logged = last_logged(tmp_path / "metrics.csv")
+    assert logged == (3, {"step", "a", "b"})
+    run = RecordingRun()
+    logger = WandbRun(run, tmp_path, logged=logged, log_model=False)
+    for step in range(5):
+        logger.log_metrics({"a": 1.0, "epoch": 0}, step=step)
+        logger.log_metrics({"c": 1.0, "epoch": 0}, step=step)
+    assert [(step, sorted(row.keys() & {"a", "c"})) for step, row in run.rows] == [(3, ["c"]), (4, ["a"]), (4, ["c"])]
+    assert last_logged(tmp_path / "none.csv") == (-1, set())
+
+
+def test_a_failing_wandb_is_said_once_and_left_alone(tmp_path, caplog):
+    run = RecordingRun(fails=BrokenPipeError("its service is gone\nand more"))
+    logger = WandbRun(run, tmp_path, logged=(-1, set()), log_model=True)
+    with caplog.at_level(logging.WARNING):
+        for step in range(3):
+            logger.log_metrics({"a": 1.0}, step=step)
+            logger.log_pictures({"picture": tmp_path / "none.png"}, step=step)
+            logger.log_best(tmp_path / "best.ckpt", {})
+    (record,) = caplog.records
+    assert "W&B: not logged there from here on (its service is gone); the run goes on" in record.getMessage()
+
+
+def test_a_run_that_wandb_cannot_close_does_not_take_in_the_next_one(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    def start(name: str) -> wandb.Run:
+        quiet = wandb.Settings(silent=True)
+        return wandb.init(mode="offline", id=name, dir=tmp_path, settings=quiet)
+
+    run = start("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run), "_finish", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+        loggers.finish_loggers(0)
+    assert "its run was not closed ([Errno 28] No space left)" in caplog.text
+    assert start("second").id == "second"
+    loggers.finish_loggers(0)
+    assert wandb.run is None
+    loggers.finish_loggers(0)
+
+
+def test_a_page_shows_settings_without_noise():
+    settings = {"a": {"_target_": "x.Y", "b": 1, "c": {"_partial_": True}}, "logger": {"mode": "auto"}, "resume": None}
+    assert config.without_noise(settings) == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "repeat"])
+def test_every_run_logs_what_a_comparison_needs(decoder, tiny_run, tmp_path):
+    _, result = tiny_run("trainer.max_epochs=3", f"decoder={decoder}")
+    table = rows(tmp_path / "run/metrics.csv")
+    per_epoch = {
+        "val/reconstruction_mse", "val/r2", "train/reconstruction_mse", "train/epoch_loss", "perf/windows_per_s",
+        "perf/epoch_s", "perf/peak_memory_mib",
+    }  # fmt: skip
+    fed = {"val/truth_fed_mse", "val/exposure_gap"}
+    for name in per_epoch | (fed if decoder != "repeat" else set()):
+        assert len([row for row in table if row[name]]) == 3, name
+    if decoder == "repeat":
+        assert not fed & set(table[0])
+    steps = result["optimizer_steps"]
+    for name in ("train/loss", "train/teacher_forcing_ratio", "train/lr", "train/grad_norm"):
+        assert [int(row["step"]) for row in table if row[name]] == list(range(steps)), name
+    assert all(float(row["train/grad_norm"]) > 0 for row in table if row["train/grad_norm"])
+    last = table[-1]
+    assert int(last["step"]) == steps - 1
+    for name in ("test/r2", "val/r2_against_pca", "test/r2_against_mean"):
+        assert float(last[name]) == pytest.approx(result["metrics"][name])
+    assert float(last["pca/test/r2"]) == pytest.approx(result["baselines"]["pca"]["test/r2"])
+    best = min(float(row["val/reconstruction_mse"]) for row in table if row["val/reconstruction_mse"])
+    assert float(last["best/val/reconstruction_mse"]) == pytest.approx(best)
+    error, pca = result["metrics"]["test/reconstruction_mse"], result["baselines"]["pca"]["test/reconstruction_mse"]
+    assert result["metrics"]["test/r2_against_pca"] == pytest.approx(1 - error / pca)
+    drawn = {path.name for path in (tmp_path / "run/figures").iterdir()}
+    assert {"val_reconstructions_0001.png", "val_reconstructions_0002.png", "error_histogram.png"} <= drawn
+    assert "val_reconstructions_0003.png" not in drawn
+    assert result["parts"]["test"]["first"] > result["parts"]["val"]["last"] > result["parts"]["val"]["first"]
+    assert result["parts"]["train"]["windows"] == 490
+
+
+def test_the_gradient_norm_is_the_same_with_and_without_clipping(tiny_run, tmp_path):
+    for name, clip in (("clipped", "0.05"), ("free", "null")):
+        tiny_run("trainer.max_steps=1", f"trainer.gradient_clip_val={clip}", directory=name)
+    clipped, free = (rows(tmp_path / name / "metrics.csv")[0]["train/grad_norm"] for name in ("clipped", "free"))
+    assert float(clipped) == pytest.approx(float(free))
+    assert float(free) > 0.05
+
+
+def test_tensorboard_carries_numbers_pictures_and_settings(tiny_run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, result = tiny_run("logger=tensorboard")
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    names = set(events.Tags()["scalars"])
+    assert {"train/grad_norm", "val/exposure_gap", "test/r2", "pca/test/r2", "perf/peak_memory_mib"} <= names
+    assert events.Scalars("test/r2")[-1].value == pytest.approx(result["metrics"]["test/r2"])
+    assert {"val/reconstructions", "figures/latent_map", "figures/error_histogram"} <= set(events.Tags()["images"])
+    assert "hidden_size: 8" in (tmp_path / "run/tensorboard/hparams.yaml").read_text()

@@ -26,8 +26,17 @@ def test_no_metric_sees_the_truth_through_the_decoder(decoder, forcing, monkeypa
         lambda code, window_size, truth=None, feeding=None, mask=None: decode(code, window_size, None, None, mask),
     )
     denied = trainer.validate(module, data, verbose=False)[0], trainer.test(module, data, verbose=False)[0]
+    # two numbers are there to say what the truth would change; with a decoder that reads no bars there are none
+    diagnosis = {name: given[0].pop(name) for name in ("val/truth_fed_mse", "val/exposure_gap") if name in given[0]}
+    withheld = {name: denied[0].pop(name) for name in diagnosis}
     assert given == denied
     assert given[0]["val/reconstruction_mse"] > 0
+    assert bool(diagnosis) == (decoder != "repeat")
+    if diagnosis:
+        error = given[0]["val/reconstruction_mse"]
+        assert diagnosis["val/truth_fed_mse"] != withheld["val/truth_fed_mse"] == error
+        assert diagnosis["val/exposure_gap"] == pytest.approx(error - diagnosis["val/truth_fed_mse"])
+        assert withheld["val/exposure_gap"] == 0
 
 
 def test_training_does_see_the_truth_so_the_test_above_can_fail():

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -13,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from refold.errors import DataError
-from refold.report.runs import RunRecord, find_runs
+from refold.report.runs import RunRecord
 
-COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "val/exposure_gap", "val/r2", "windows_per_s")
+COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "errors/average_precision", "errors/vus_pr")
+COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")
 """Metrics that are shown beside the one that is sorted by, where any run has them; the first ones on a narrow terminal.
 """
 
@@ -74,10 +74,11 @@ def smaller_is_better(metric: str) -> bool:
     return metric.endswith(SMALLER_IS_BETTER)
 
 
-def compare(runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
+def compare(runs: Sequence[RunRecord], metric: str | None = None, *, each: bool = False) -> Comparison:
     """Find what differs between runs, and sort them.
 
-    Args: metric: to sort by; None takes the one that the runs were stopped and chosen by.
+    Args: metric: to sort by; None takes the one that the runs were stopped and chosen by. each: one row per run, seeds
+    are not taken together.
     Raises: DataError: runs were chosen by different metrics and none is named, or a finished run lacks the one named.
     """
     metric = metric or _common_monitor(runs)
@@ -90,7 +91,9 @@ def compare(runs: Sequence[RunRecord], metric: str | None = None) -> Comparison:
     settings = what_differs(runs)
     there = {name for run in runs for name in run.metrics}
     shown = [metric, *(name for name in COLUMNS if name != metric and name in there)]
-    return Comparison(tuple(runs), settings, tuple(shown), tuple(_rows(runs, settings, metric)), tuple(_notes(runs)))
+    return Comparison(
+        tuple(runs), settings, tuple(shown), tuple(_rows(runs, settings, metric, each)), tuple(_notes(runs))
+    )
 
 
 def _common_monitor(runs: Sequence[RunRecord]) -> str:
@@ -132,13 +135,13 @@ def _value(run: RunRecord, key: str) -> Any:
     return str(value) if isinstance(value, list) else value
 
 
-def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str) -> list[Row]:
+def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str, each: bool) -> list[Row]:
     groups: dict[tuple, list[RunRecord]] = {}
     unfinished = []
     for run in runs:
         key = tuple(_value(run, name) for name in settings)
         if run.status == "finished":
-            groups.setdefault((run.fingerprint, *key), []).append(run)
+            groups.setdefault((run.directory if each else run.fingerprint, *key), []).append(run)
         else:
             unfinished.append(Row(key, (run,)))
     sign = 1 if smaller_is_better(metric) else -1
@@ -169,22 +172,18 @@ PART_KEYS = ("data.split.", "data.window_size", "data.stride", "data.features", 
 def table_of(comparison: Comparison, metrics: Sequence[str], title: str | None = None) -> Table:
     """The table for a terminal: the varying settings, some metrics, the best of each marked with a star."""
     table = Table(title=title)
-    all_finished = all(row.finished for row in comparison.rows)
     for name in short_names(comparison.settings):
         table.add_column(name, overflow="fold")
     table.add_column("run", overflow="fold")
-    if not all_finished:
-        table.add_column("status", overflow="fold")
     for name in metrics:
-        table.add_column(_heading(name), justify="right", no_wrap=True)
-    best = {name: _best(comparison.rows, name) for name in metrics}
-    for row in comparison.rows:
-        run = row.runs[0]
-        cells = [_plain(value) for value in row.settings]
-        cells.append(Text(run.id if len(row.runs) == 1 else f"{len(row.runs)} seeds"))
-        if not all_finished:
-            cells.append(Text(": ".join(filter(None, (run.status, run.note)))))
-        cells += [_cell(row, name, best[name]) for name in metrics]
+        table.add_column(name.replace("reconstruction_", "").replace("_per_", "/"), justify="right", no_wrap=True)
+    winners = best_rows(comparison)
+    for number, row in enumerate(comparison.rows):
+        cells = [Text(f"{value:g}" if isinstance(value, float) else str(value)) for value in row.settings]
+        cells.append(Text(label_of(row)))
+        for name in metrics:
+            best = winners[name] == number
+            cells.append(Text(f"{cell_text(row, name)} {'*' if best else ' '}", style="bold" if best else ""))
         table.add_row(*cells, style=None if row.finished else "dim")
     return table
 
@@ -195,28 +194,32 @@ def short_names(keys: Sequence[str]) -> list[str]:
     return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
 
 
-def _heading(metric: str) -> str:
-    return metric.replace("reconstruction_", "").replace("_per_", "/")
+def label_of(row: Row) -> str:
+    """How many seeds a row is of, or its one run, with its status if that is not finished."""
+    run = row.runs[0]
+    if len(row.runs) > 1:
+        return f"{len(row.runs)} {'seeds' if len({run.seed for run in row.runs}) == len(row.runs) else 'runs'}"
+    return run.id if row.finished else ": ".join(filter(None, (f"{run.id}, {run.status}", run.note)))
 
 
-def _plain(value: Any) -> Text:
-    return Text(f"{value:g}" if isinstance(value, float) else str(value))
-
-
-def _best(rows: Sequence[Row], metric: str) -> float:
-    values = [row.mean(metric) for row in rows if row.finished and not math.isnan(row.mean(metric))]
-    if len(set(values)) < 2:
-        return math.nan
-    return min(values) if smaller_is_better(metric) else max(values)
-
-
-def _cell(row: Row, metric: str, best: float) -> Text:
+def cell_text(row: Row, metric: str) -> str:
+    """Mean, and spread if there is one; nothing without a value."""
     value, spread = row.mean(metric), row.spread(metric)
-    if math.isnan(value):
-        return Text("")
     digits = ",.0f" if abs(value) >= 1000 else ".4f"
-    text = f"{value:{digits}}" + ("" if math.isnan(spread) else f" ± {spread:{digits}}")
-    return Text(f"{text} *", style="bold") if row.finished and value == best else Text(f"{text}  ")
+    if math.isnan(value):
+        return "nan" if row.values(metric) else ""
+    return f"{value:{digits}}" + ("" if math.isnan(spread) else f" ± {spread:{digits}}")
+
+
+def best_rows(comparison: Comparison) -> dict[str, int | None]:
+    """Metric -> number of the finished row with the best mean; None if all are equal or there is only one."""
+    winners: dict[str, int | None] = {}
+    for name in comparison.metrics:
+        means = {n: row.mean(name) for n, row in enumerate(comparison.rows) if row.finished}
+        means = {n: value for n, value in means.items() if not math.isnan(value)}
+        pick = min if smaller_is_better(name) else max
+        winners[name] = pick(means, key=means.__getitem__) if len(set(means.values())) > 1 else None
+    return winners
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None, title: str | None = None) -> None:
@@ -244,8 +247,3 @@ def print_comparison(comparison: Comparison, console: Console | None = None, tit
 def _width(console: Console, table: Table) -> int:
     """Columns of text that a table takes when nothing in it is folded."""
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
-
-
-def print_sweep(directory: Path, console: Console | None = None) -> None:
-    """What a sweep ends with: the table of its jobs. Args: directory: of the sweep, or any that holds runs."""
-    print_comparison(compare(find_runs([directory])), console, title=f"{directory.name}: what differed, best first")

@@ -1,43 +1,12 @@
-"use strict";
-// Draws the data of the page. All text from the data goes through textContent or `escaped`: a name may hold anything.
+// Draws the data of a page about scored bars; common.js stands before it.
 
 const KINDS = { // Okabe and Ito's colours, which colour-blind readers tell apart; a shape each for those who print
   "bad tick": ["#D55E00", "x"], "stale": ["#0072B2", "square"], "split": ["#CC79A7", "triangle-down"],
   "unit": ["#E69F00", "diamond"], "regime": ["#009E73", "circle"],
 };
 const OTHER_KIND = ["#7f8c8d", "circle-open"];
-const element = (id) => document.getElementById(id);
-const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 const day = (milliseconds) => new Date(milliseconds).toISOString().replace("T", " ").slice(0, 16).replace(" 00:00", "");
-const shown = (value, whole) => value === null ? "" : typeof value === "string" ? value
-  : whole || Math.abs(value) >= 100 ? value.toLocaleString("en", { maximumFractionDigits: 1 }) : value.toFixed(4);
-const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
-let data, names;
-
-async function unpack(id) {
-  const holder = element(id), bytes = Uint8Array.from(atob(holder.textContent), (c) => c.charCodeAt(0));
-  holder.remove(); // the text is as large as the page
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).text();
-}
-
-function layout(more) {
-  const axis = () => ({ automargin: true, gridcolor: color("line"), linecolor: color("line"), zerolinecolor: color("line") });
-  const made = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 64, r: 18, t: 26, b: 44 },
-    font: { color: color("text"), family: getComputedStyle(document.body).fontFamily, size: 12 },
-    hoverlabel: { align: "left", bgcolor: color("pane"), bordercolor: color("line"), font: { color: color("text") } },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: color("faint"), activecolor: color("score") },
-    legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0 }, ...more,
-  };
-  for (const key of Object.keys(made)) if (/^[xy]axis/.test(key)) made[key] = { ...axis(), ...made[key] };
-  return made;
-}
-
-function draw(id, traces, more) {
-  Plotly.react(element(id), traces, layout(more), CONFIG);
-}
+let names;
 
 // ---- price and score -------------------------------------------------------------------------------------------------
 
@@ -102,27 +71,6 @@ function select(name, span) {
 }
 
 // ---- tables ----------------------------------------------------------------------------------------------------------
-
-function fill(section, columns, rows, onClick) {
-  const [head, body] = element(section).querySelectorAll("thead, tbody");
-  const numeric = columns.map((_, n) => rows.some((cells) => typeof cells[n] === "number"));
-  const whole = columns.map((_, n) => rows.every((cells) => typeof cells[n] !== "number" || Number.isInteger(cells[n])));
-  const row = (cells, tag) => {
-    const made = document.createElement("tr");
-    cells.forEach((value, n) => {
-      const cell = made.appendChild(document.createElement(tag));
-      cell.textContent = shown(value, whole[n]);
-      if (numeric[n]) cell.className = "number";
-    });
-    return made;
-  };
-  head.replaceChildren(row(columns, "th"));
-  body.replaceChildren(...rows.map((cells, number) => {
-    const made = row(cells, "td");
-    if (onClick) made.addEventListener("click", () => onClick(number));
-    return made;
-  }));
-}
 
 function fillEvents() {
   const { events } = data, own = element("own-events").checked ? element("asset").value : null;
@@ -231,10 +179,6 @@ function drawAll() {
   if (data.latents) drawLatents();
 }
 
-function offer(id, labels, values = labels) {
-  element(id).replaceChildren(...labels.map((label, n) => new Option(label, values[n])));
-}
-
 function listen() {
   const step = (by) => select(names[(names.indexOf(element("asset").value) + by + names.length) % names.length]);
   element("asset").addEventListener("change", () => select(element("asset").value));
@@ -247,16 +191,8 @@ function listen() {
 }
 
 async function start() {
-  data = JSON.parse(await unpack("packed-data"));
-  const library = document.createElement("script");
-  library.textContent = await unpack("packed-plotly");
-  document.head.append(library);
+  await load();
   names = Object.keys(data.assets);
-  for (const [name, text] of Object.entries(data.facts)) {
-    const pair = element("facts").appendChild(document.createElement("div"));
-    pair.appendChild(document.createElement("dt")).textContent = name;
-    pair.appendChild(document.createElement("dd")).textContent = text;
-  }
   const there = { bars: names.length, events: data.events, windows: data.windows.length, histogram: data.histogram,
     features: data.features, latents: data.latents, baselines: data.baselines };
   for (const [section, part] of Object.entries(there)) element(section).hidden = !part;

@@ -107,19 +107,20 @@ def write_page(
         "latents": None if latents is None or latents.height == 0 else _latent_map(latents),
         "baselines": _table(baselines) if baselines else None,
     }
-    write_atomically(Path(path), _assemble(title, payload))
+    write_atomically(Path(path), assemble(title, payload))
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
-def _assemble(title: str, payload: dict[str, Any]) -> str:
-    template = (_HERE / "page.html").read_text(encoding="utf-8")
+def assemble(title: str, payload: dict[str, Any], name: str = "page") -> str:
+    """A self-contained page. Args: payload: what its script draws. name: of its template and of its script."""
+    template = (_HERE / f"{name}.html").read_text(encoding="utf-8")
     text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
     parts = {
         "title": html.escape(title),
         "style": (_HERE / "page.css").read_text(encoding="utf-8"),
-        "script": (_HERE / "page.js").read_text(encoding="utf-8"),
+        "script": "".join((_HERE / script).read_text(encoding="utf-8") for script in ("common.js", f"{name}.js")),
         "data": _packed(text.encode()),
         "plotly": _plotly(),
     }

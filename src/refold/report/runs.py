@@ -17,7 +17,7 @@ from refold.state import find_state
 Status = Literal["finished", "running", "failed", "stopped", "cut", "not started"]
 """cut: it neither ended nor said why, as after `kill -9`. not started: it has settings and never began to train."""
 
-NOISE = ("resume", "run", "logger", "hydra")
+NOISE = ("resume", "run", "logger", "sweep", "hydra")
 """Sections that do not decide what a run computes."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads 500 runs in 2 s, Python alone in 20
@@ -58,15 +58,20 @@ def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> 
         directory = outputs if group is not None else Path(place)
         records = [read_run(path) for path in run_directories(directory)]
         if group is not None:
-            records = [record for record in records if record.group == group]
+            # a sweep that went on where an earlier one stopped holds runs of that one
+            records = [record for record in records if group in (record.group, record.directory.parent.name)]
         if not records:
             raise DataError(_nothing(place, directory, group))
-        found |= {record.directory.resolve(): record for record in records}
+        for record in sorted(records, key=lambda record: record.directory.is_symlink()):
+            found.setdefault(record.directory.resolve(), record)
     return list(found.values())
 
 
 def run_directories(directory: Path) -> list[Path]:
-    """The directory itself if it is a run, else all runs below it; `latest` and other links are not followed."""
+    """The directory itself if it is a run, else all runs below it; links to runs count, other links are not followed.
+
+    A sweep that went on where an earlier one stopped holds links to the runs that were finished.
+    """
     if (directory / RESOLVED).is_file():
         return [directory]
     if not directory.is_dir():
@@ -76,11 +81,10 @@ def run_directories(directory: Path) -> list[Path]:
 
 def _below(directory: Path) -> Iterator[Path]:
     for path in directory.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            if (path / RESOLVED).is_file():
-                yield path
-            else:
-                yield from _below(path)
+        if (path / RESOLVED).is_file():
+            yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _below(path)
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -10,18 +10,12 @@ from rich.table import Table
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     """Print the errors of the model and of the baselines, the speed, and where to look."""
-    columns = ["val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2", "test/neighbours"]
     table = Table(title=f"{result['run']}: reconstruction running free, in training standard deviations")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name.replace("reconstruction_", ""), justify="right")
-    rows = {
-        "LSTM autoencoder": result["metrics"],
-        f"PCA, {result['code_size']} components": result["baselines"]["pca"],
-        "training mean": result["baselines"]["mean"],
-    }
-    for name, metrics in rows.items():
-        table.add_row(name, *(f"{metrics[column]:.4f}" if column in metrics else "" for column in columns))
+    rows = beside_baselines(result)
+    for name in ["", *next(iter(rows.values()))]:
+        table.add_column(name, justify="right" if name else "left")
+    for name, values in rows.items():
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values.values()))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     ahead = result["metrics"]["test/r2"] - result["baselines"]["pca"]["test/r2"]
@@ -44,6 +38,20 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         console.print(f"look at it:    wandb leet {directory}/wandb   (curves in the terminal), {directory}/figures/")
     else:
         console.print(f"look at it:    {directory}/figures/")
+
+
+def beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Errors of the model and of what it has to beat: row -> column -> value, None where there is none."""
+    columns = ["val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2", "test/neighbours"]
+    rows = {
+        "LSTM autoencoder": result["metrics"],
+        f"PCA, {result['code_size']} components": result["baselines"]["pca"],
+        "training mean": result["baselines"]["mean"],
+    }
+    return {
+        row: {name.replace("reconstruction_", ""): metrics.get(name) for name in columns}
+        for row, metrics in rows.items()
+    }
 
 
 def _short(path: Path) -> str:

@@ -229,8 +229,8 @@ class Detector:
         mask = windows.mask(number) if mask is None else mask
         truth, codes, reconstruction = self._run(windows, number, mask)
         values = self.score_function.measure(truth, reconstruction, codes)
-        for column in windows.series.relative:
-            reconstruction[:, :, column] = torch.nan  # relative to another bar in each window
+        relative = torch.tensor(windows.series.relative, dtype=torch.int64, device=reconstruction.device)
+        reconstruction = reconstruction.index_fill(2, relative, torch.nan)  # relative to another bar in each window
         if mask is not None:
             absent = ~mask.to(values.device).unsqueeze(2)
             values, reconstruction = (part.masked_fill(absent, torch.nan) for part in (values, reconstruction))

@@ -27,6 +27,7 @@ from refold.data.split import PARTS, Part
 from refold.errors import DataError
 from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
 from refold.scoring.detector import Detector
+from refold.scoring.events import likely_kinds
 from refold.scoring.inject import KINDS, inject
 from refold.scoring.metrics import (
     AUROC,
@@ -47,7 +48,6 @@ from refold.scoring.rules import (
     StaleRun,
     Together,
     UnitRatio,
-    name_kinds,
 )
 
 FOUND_BY_CHECKS = {"broken bar": "broken_bar", "duplicate": "duplicate", "gap": "gap"}
@@ -55,6 +55,7 @@ FOUND_BY_CHECKS = {"broken bar": "broken_bar", "duplicate": "duplicate", "gap": 
 
 JUMP = "real jump"
 ALL = "all kinds"
+MODEL = "LSTM autoencoder"
 RULES_ALONE = "four rules"
 RULES_AND_MODEL = "rules + LSTM autoencoder"
 
@@ -90,7 +91,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         return {kind: rule() for kind, rule in RULES.items()}
 
     return {
-        "LSTM autoencoder": model(),
+        MODEL: model(),
         f"PCA, {size} components": pca(),
         "robust z of returns": RobustReturn(),
         "isolation forest": Forest(data.recipe.features, seed),
@@ -202,7 +203,6 @@ class PriceErrors:
         copies = {part: [spoil(parts[part], kind, **settings) for kind in self.kinds] for part in ("val", "test")}
         found = {kind: _share_found(parts["test"], kind, checks, **settings) for kind in _seen_by_checks(parts["test"])}
         rows, natural = [], []
-        rules = {kind: rule().fit(parts["train"], parts["val"]) for kind, rule in RULES.items()}
         for name, scorer in scorers.items():
             scorer.fit(parts["train"], parts["val"])
             best = BestThreshold()
@@ -214,7 +214,7 @@ class PriceErrors:
                 chosen = [(one, scores) for one, scores in scored if kind in (one.kind, ALL)]
                 rows.append({"scorer": name, "kind": kind, **self._measure(chosen, threshold)})
             if self.natural is not None:
-                natural.append({"scorer": name, **self.natural.judge(scorer, threshold, rules)})
+                natural.append({"scorer": name, **self.natural.judge(scorer, threshold)})
         return {"errors": rows, "checks": found, "natural": natural}
 
     def _measure(self, scored: Sequence[tuple[Copy, np.ndarray]], threshold: float) -> dict[str, float]:
@@ -276,17 +276,18 @@ class NaturalTest:
         self.splits = [tuple(map(str, place)) for place in splits]
         self.moves = [tuple(map(str, place)) for place in moves]
 
-    def judge(self, scorer: Scorer, threshold: float, rules: Mapping[str, Rule]) -> dict[str, float]:
+    def judge(self, scorer: Scorer, threshold: float) -> dict[str, float]:
         """What a scorer says of the places, and how often it says something elsewhere.
 
-        Args: rules: fitted; a flagged bar is an error of the kind that they name, and merely unusual if they name none.
+        A flagged bar is an error if it looks like one (`likely_kinds`), and else merely unusual.
+
         Returns: splits, splits_flagged, splits_named, moves, moves_flagged, moves_called_error, others_per_1000_bars.
         """
         bars = self.source.load().sort("asset", "timestamp")
         scores = scorer.score(bars)
         flagged = np.where(np.isnan(scores), -np.inf, scores) > threshold
         named = bars.select("asset", pl.col("timestamp").cast(pl.String).str.head(10)).with_columns(
-            flagged=pl.Series(flagged), kind=pl.Series(name_kinds(bars, rules), dtype=pl.String)
+            flagged=pl.Series(flagged), kind=likely_kinds(bars)
         )
         rows = {(row["asset"], row["timestamp"]): row for row in named.iter_rows(named=True)}
         missing = [place for place in (*self.splits, *self.moves) if place not in rows]

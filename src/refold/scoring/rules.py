@@ -205,11 +205,3 @@ def _within(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:
     first, end = np.searchsorted(asset, asset), np.searchsorted(asset, asset, side="right")
     count = np.concatenate([[0], np.cumsum(fires)])
     return count[np.minimum(number + reach + 1, end)] > count[np.maximum(number - reach, first)]
-
-
-def name_kinds(bars: pl.DataFrame, rules: Mapping[str, Rule]) -> list[str | None]:
-    """What the rules call each bar: the kind whose score is largest, if that rule fires. Args: rules: fitted."""
-    names = list(rules)
-    scores = np.nan_to_num(np.stack([rule.score(bars) / rule.fires_at for rule in rules.values()]), nan=0.0)
-    best = scores.argmax(axis=0)
-    return [names[kind] if top >= 1 else None for kind, top in zip(best, scores.max(axis=0), strict=True)]

@@ -4,7 +4,9 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +20,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from refold.bounds import at_least, checked, more_than
 from refold.errors import Interrupted, RefoldError
 from refold.run import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, begin_writing
+from refold.training.facts import run_facts
+from refold.training.metrics import ReconstructionError
+from refold.training.module import evaluating
 
 log = logging.getLogger(__name__)
 
@@ -203,8 +208,40 @@ class StopOnSignal(L.Callback):
             signal.signal(*self.handlers.popitem())
 
 
+class TrainingSample(L.Callback):
+    """Logs `train/reconstruction_mse` after each epoch: windows of the training part, reconstructed as validation does
+    it, running free. `train/epoch_loss` is another quantity: of changing weights, under teacher forcing and dropout.
+    """
+
+    NUM_WINDOWS = 512
+    """Spread evenly over the training part; the first process measures them, so that no message is needed."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        windows = trainer.datamodule.train_windows
+        index = torch.linspace(0, len(windows) - 1, min(self.NUM_WINDOWS, len(windows))).long()
+        truth, mask = windows.gather(index).to(pl_module.device), windows.mask(index)
+        mask = mask if mask is None else mask.to(pl_module.device)
+        error = ReconstructionError(truth.shape[2], sync_on_compute=False).to(pl_module.device)
+        with torch.no_grad(), evaluating(pl_module):
+            error.update(pl_module(truth, mask), truth, mask)
+        pl_module.log("train/reconstruction_mse", error.compute()["reconstruction_mse"].float(), rank_zero_only=True)
+
+
+class RunFacts(L.Callback):
+    """Gives every logger, once, what is known of a run before its first step; see `refold.training.facts`."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            facts = run_facts(trainer, pl_module, trainer.datamodule)
+            for logger in trainer.loggers:
+                logger.log_hyperparams({"facts": facts})
+
+
 class EpochReport(L.Callback):
-    """Logs `train/epoch_loss` and `perf/windows_per_s` of training alone, and writes one log line per epoch.
+    """Logs `train/epoch_loss`, `perf/windows_per_s` of training alone, `perf/epoch_s` with validation, and the largest
+    memory so far, and writes one log line per epoch.
 
     Its sums are part of a checkpoint, so that an epoch in two halves is reported as one.
 
@@ -221,14 +258,21 @@ class EpochReport(L.Callback):
 
     def _reset(self) -> None:
         self.windows, self.batches, self.seconds, self.started = 0, 0, 0.0, 0.0
+        self.epoch_seconds, self.epoch_started = 0.0, time.perf_counter()
         self.loss: torch.Tensor | float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         sums = {"windows": self.windows, "batches": self.batches, "seconds": self.seconds, "loss": float(self.loss)}
-        return {**sums, "rates": self.rates}
+        return {**sums, "rates": self.rates, "epoch_seconds": self._epoch_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
+
+    def _epoch_seconds(self) -> float:
+        return self.epoch_seconds + time.perf_counter() - self.epoch_started
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epoch_started = time.perf_counter()  # what came before was setting up
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.started = time.perf_counter()
@@ -248,6 +292,8 @@ class EpochReport(L.Callback):
         loss = self.loss * trainer.accumulate_grad_batches / self.batches
         pl_module.log("train/epoch_loss", loss, sync_dist=True)
         pl_module.log("perf/windows_per_s", rate, rank_zero_only=True)
+        pl_module.log("perf/epoch_s", self._epoch_seconds(), rank_zero_only=True)
+        pl_module.log("perf/peak_memory_mib", peak_memory_mib(pl_module.device), rank_zero_only=True)
         metrics = trainer.callback_metrics
         log.info(
             "epoch %d%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  "
@@ -261,6 +307,14 @@ class EpochReport(L.Callback):
             rate,
         )
         self._reset()
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory of this process so far: on the GPU it trains on, or in main memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS alone counts bytes
+    return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @checked("early_stopping")

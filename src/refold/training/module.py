@@ -1,17 +1,29 @@
 """The LightningModule: an autoencoder, what it is trained to do, and what is reported of it."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from refold.data import Batch
-from refold.models import Autoencoder
+from refold.models import Autoencoder, Feeding
 from refold.training.losses import mean_over_present
 from refold.training.metrics import ReconstructionError
 from refold.training.seeds import derive
 from refold.training.teacher_forcing import TeacherForcing
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Within, the module is in evaluation mode; after it, in the mode it was in."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class AutoencoderModule(L.LightningModule):
@@ -49,6 +61,8 @@ class AutoencoderModule(L.LightningModule):
         self.lr_schedule = lr_schedule
         self.seed = seed
         self.val_error = ReconstructionError(num_features)
+        # A decoder of the user's own may not say; if it reads no bars, its two errors are equal.
+        self.fed_error = ReconstructionError(num_features) if getattr(autoencoder.decoder, "fed_bars", True) else None
         self.test_error = ReconstructionError(num_features)
 
     def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -76,11 +90,32 @@ class AutoencoderModule(L.LightningModule):
             self.log("train/lr", self.optimizers().param_groups[0]["lr"], rank_zero_only=True)
         return loss
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
+    ) -> None:
+        due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        if gradient_clip_val is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        elif due:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if due:  # the norm before clipping; the same on every process
+            self.log("train/grad_norm", norm, rank_zero_only=True)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_error.update(self(batch.windows, batch.mask), batch.windows, batch.mask)
+        windows, mask = batch.windows, batch.mask
+        code, T = self.autoencoder.encode(windows, mask), windows.shape[1]
+        self.val_error.update(self.autoencoder.decode(code, T, mask=mask), windows, mask)
+        if self.fed_error is not None:  # a diagnosis: how much the decoder would gain from seeing the bars before
+            always = Feeding(torch.ones(T, dtype=torch.bool), detach_feedback=False, parallel_passes=0)
+            self.fed_error.update(self.autoencoder.decode(code, T, windows, always, mask), windows, mask)
 
     def on_validation_epoch_end(self) -> None:
-        self._report("val", self.val_error)
+        free = self._report("val", self.val_error)["reconstruction_mse"]
+        if self.fed_error is not None:
+            fed = self.fed_error.compute()["reconstruction_mse"]
+            self.fed_error.reset()
+            self.log("val/truth_fed_mse", fed.float())
+            self.log("val/exposure_gap", (free - fed).float())
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.test_error.update(self(batch.windows, batch.mask), batch.windows, batch.mask)
@@ -88,10 +123,12 @@ class AutoencoderModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._report("test", self.test_error)
 
-    def _report(self, split: str, error: ReconstructionError) -> None:
-        for name, value in error.compute().items():  # the same on every process
+    def _report(self, split: str, error: ReconstructionError) -> dict[str, Tensor]:
+        values = error.compute()  # the same on every process
+        for name, value in values.items():
             self.log(f"{split}/{name}", value.float(), prog_bar=f"{split}/{name}" == "val/reconstruction_mse")
         error.reset()
+        return values
 
     def configure_optimizers(self) -> dict:
         optimizer = self.optimizer(self.parameters())

@@ -17,6 +17,9 @@ class Decoder(nn.Module, ABC):
         from the last present bar to the first.
     """
 
+    fed_bars = True
+    """Whether its LSTM reads bars, the true ones or its own: teacher forcing then makes a difference."""
+
     def __init__(
         self,
         *,

@@ -20,6 +20,8 @@ class RepeatDecoder(Decoder):
         between two layers while training. reverse: decode from the last present bar to the first.
     """
 
+    fed_bars = False
+
     @checked("decoder")
     def __init__(
         self,

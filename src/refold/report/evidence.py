@@ -1,0 +1,150 @@
+"""What the page shows beside scores: windows to look at, codes of windows, errors of features.
+
+Letters: N rows of a series, n windows, T bars, C columns of a window, F features of one asset, Z numbers of a code.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from refold.data import Windows
+from refold.report.page import WindowExample
+from refold.scoring.detector import BATCH, Detector
+
+MOST_ASSETS = 20
+"""Assets of which windows are shown: those with the highest scores."""
+
+MOST_WINDOWS = 3_000
+"""Windows of a part whose codes and errors are measured, spread evenly over it."""
+
+
+class Sample(NamedTuple):
+    """Windows spread evenly over a part. latents: timestamp and asset of the last bar, z0, z1, ... (n rows).
+    feature_errors: feature -> mean squared error, in training variances."""
+
+    latents: pl.DataFrame
+    feature_errors: dict[str, float]
+
+
+def sample(detector: Detector, windows: Windows) -> Sample:
+    """Codes of windows, and how well each feature is reconstructed. Args: windows: of one part, at least one."""
+    F = len(detector.features)
+    numbers = np.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).round().astype(np.int64)
+    codes, squares, counts = [], 0.0, 0
+    for start in range(0, len(numbers), BATCH):
+        found = _reconstruct(detector, windows, numbers[start : start + BATCH])
+        codes.append(found.code)
+        errors = (found.made - found.truth)[found.present].double().square()  # (B, T, C) -> (present bars, C)
+        squares = squares + errors.view(len(errors), -1, F).sum((0, 1))  # over the assets of a panel too
+        counts += errors.numel() // F
+    last = windows.starts(numbers) + windows.window_size - 1
+    table = {"timestamp": _moments(windows, last), "asset": windows.series.assets(last)}
+    columns = torch.cat(codes).numpy().T
+    return Sample(
+        latents=pl.DataFrame({**table, **{f"z{n}": column for n, column in enumerate(columns)}}),
+        feature_errors=dict(zip(detector.features, (squares / counts).tolist(), strict=True)),
+    )
+
+
+def with_scores(latents: pl.DataFrame, scores: pl.LazyFrame, *, panel: bool) -> pl.DataFrame:
+    """Latents with the score of each window's last bar; of a panel, the highest of its assets then."""
+    keys = ["timestamp"] if panel else ["timestamp", "asset"]
+    own = scores.group_by(keys).agg(pl.col("score").max())
+    return latents.lazy().join(own, on=keys, how="left", maintain_order="left").collect()
+
+
+def remarkable(scores: pl.LazyFrame) -> pl.DataFrame:
+    """Bars worth a look: of each asset the highest score and the median one.
+
+    Returns: asset, timestamp, label; assets with the highest scores first, at most MOST_ASSETS.
+    """
+    known = scores.filter(pl.col("score").is_not_null())
+    median = (pl.col("score") - pl.col("score").median()).abs().arg_min()
+    found = (
+        known.group_by("asset")
+        .agg(
+            pl.col("score").max().alias("top"),
+            pl.col("timestamp").get(pl.col("score").arg_max()).alias("highest score"),
+            pl.col("timestamp").get(median).alias("median score"),
+        )
+        .sort("top", "asset", descending=[True, False])
+        .head(MOST_ASSETS)
+        .collect()
+    )
+    bars = found.unpivot(
+        ["highest score", "median score"], index="asset", variable_name="label", value_name="timestamp"
+    )
+    order = {asset: place for place, asset in enumerate(found["asset"])}
+    return bars.sort(pl.col("asset").replace_strict(order, return_dtype=pl.Int64), "label", maintain_order=True)
+
+
+def examples(detector: Detector, parts: Iterable[Windows], bars: pl.DataFrame) -> list[WindowExample]:
+    """For each bar of a list the window that has it nearest to its middle; bars that no window holds are passed over.
+
+    Args: parts: windows of stride 1. bars: asset, timestamp, label. Returns: in the units of the features.
+    """
+    panel, F = detector.recipe.layout == "panel", len(detector.features)
+    keys = ["timestamp"] if panel else ["timestamp", "asset"]
+    shown = {}
+    for windows in parts:
+        every = np.arange(len(windows.series.times))
+        rows = pl.DataFrame({"timestamp": _moments(windows, every), "asset": windows.series.assets(every)})
+        rows = rows.with_row_index("row").select(*keys, "row")
+        for bar in bars.with_row_index("place").join(rows, on=keys).iter_rows(named=True):
+            number = around(windows, bar["row"])
+            if number is None:
+                continue
+            found = _reconstruct(detector, windows, np.array([number]))
+            present = found.present[0, :, None]
+            truth, made = (detector.scaler.inverse_transform(part[0]) for part in (found.truth, found.made))
+            truth, made = (part.masked_fill(~present, torch.nan).numpy() for part in (truth, made))
+            if panel:
+                first = detector.columns.index(f"{bar['asset']}/{detector.features[0]}")
+                truth, made = truth[:, first : first + F], made[:, first : first + F]
+            moments = _moments(windows, windows.rows(np.array([number]))[0])
+            if getattr(moments.dtype, "time_zone", None):
+                moments = moments.dt.replace_time_zone(None)  # as the clock on the wall, like the rest of the page
+            shown[bar["place"]] = WindowExample(bar["asset"], bar["label"], moments.to_numpy(), truth, made)
+    return [shown[place] for place in sorted(shown)]
+
+
+def around(windows: Windows, row: int) -> int | None:
+    """The number of the window, of stride 1, that has a row nearest to its middle; None if no window holds it."""
+    segment = int(np.searchsorted(windows.first_rows, row, side="right")) - 1
+    if segment < 0:
+        return None
+    count = int(windows.offsets[segment + 1] - windows.offsets[segment])
+    place = row - int(windows.first_rows[segment])
+    if place >= count + windows.window_size - 1:
+        return None
+    inside = min(max(place - windows.window_size // 2, 0), count - 1)
+    return int(windows.offsets[segment]) + inside
+
+
+def _moments(windows: Windows, rows: np.ndarray) -> pl.Series:
+    """Timestamps of rows (N,), of the type that the bars had."""
+    return pl.Series(windows.series.times[rows]).cast(windows.series.time_dtype)
+
+
+class _Reconstructed(NamedTuple):
+    """truth, made: (n, T, C), scaled. code: (n, Z). present: (n, T) bool. All on the CPU."""
+
+    truth: Tensor
+    code: Tensor
+    made: Tensor
+    present: Tensor
+
+
+@torch.inference_mode()
+def _reconstruct(detector: Detector, windows: Windows, numbers: np.ndarray) -> _Reconstructed:
+    device = next(detector.autoencoder.parameters()).device
+    truth, mask = windows.gather(numbers), windows.mask(numbers)
+    moved = None if mask is None else mask.to(device)
+    code = detector.autoencoder.encode(truth.to(device), moved)
+    made = detector.autoencoder.decode(code, truth.shape[1], mask=moved)
+    present = torch.ones(truth.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
+    return _Reconstructed(truth.cpu(), code.cpu(), made.cpu(), present)
