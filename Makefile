@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 ARGS ?=
 
-.PHONY: train test quick lint clean
+.PHONY: train test quick lint sync leet clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
@@ -20,6 +20,17 @@ quick: .venv/installed-for-tests
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# uploads every run that was logged to W&B offline and is not there yet; needs a key: .venv/bin/wandb login
+sync: .venv/installed
+	@find outputs -type d -path '*/wandb/offline-run-*' -prune -exec $(BIN)/wandb sync {} +
+
+# every run that was logged to W&B, in the terminal; space adds a run to the curves, q leaves
+leet: .venv/installed
+	@mkdir -p outputs/.leet && find outputs/.leet -type l -delete
+	@find "$$PWD/outputs" -type d \( -path '*/wandb/offline-run-*' -o -path '*/wandb/run-*' \) -prune \
+	  -exec ln -s {} outputs/.leet/ \;
+	@$(BIN)/wandb leet outputs/.leet
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> float:
         return run_job(cfg, run_dir)
     except RefoldError as error:
         if job.mode is not RunMode.MULTIRUN:
-            if not cfg.resume:
+            if not cfg.resume and report_status(error) == 2:  # the log of a failure is kept
                 run.discard_unused(run_dir)
             sys.exit(report(error))  # past Hydra, which would add lines of its own
         print(f"\njob {job.job.num}, {job.job.override_dirname}, failed: {error}", file=sys.stderr)
@@ -68,6 +68,7 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         cfg, done = sweep.take_up(cfg, run_dir)
         if done:
             return done["metrics"][cfg.checkpoint.monitor]
+    run.refuse_second(cfg, run_dir)
     with state.held(run_dir), launch.restored_environment():
         run.open_run(cfg, run_dir)
         for note in hardware.notes:
@@ -85,13 +86,13 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
 
 
 def run_as_started(cfg: DictConfig, run_dir: Path) -> None:
-    """A process of a job that torchrun or srun started on a resolved.yaml, or one of our own workers."""
+    """A process of a job that somebody started on its resolved.yaml: torchrun, srun, a user, or we as its worker."""
     from refold.report.summary import print_summary
 
-    world = cluster.find_world()
-    if not world:
+    if launch.is_worker():
         train(cfg, run_dir)
         return
+    world = cluster.find_world() or cluster.World(rank=0, processes=1, nodes=1, starter="this command")
     cfg.trainer = adopt(config.to_plain(cfg.trainer), world)
     with state.held(run_dir) if world.rank == 0 else contextlib.nullcontext():
         result = train(cfg, run_dir)
@@ -105,6 +106,10 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     if cfg.resume:
         resume = run.Resume(cfg.resume)
+        if resume.directory != run_dir.resolve():  # it came another way than `run.resume_arguments` looks at
+            raise ConfigError(
+                f"resume is {cfg.resume}; give it on the command line, as resume={cfg.resume}, without ++"
+            )
         cfg = resume.config(overrides)
         cfg.resume = str(resume.checkpoint)
         return cfg
@@ -142,18 +147,18 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         module = config.build_module(cfg, data.num_features)
         if not cfg.resume:  # a checkpoint holds what came of it
             config.start_linear_path(module, data)
-        trainer = config.build_trainer(cfg, run_dir)
-        log.info(
-            "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
-            *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
-            data.batch_size,
-        )
-        log.info(data.description)
-        if trainer.is_global_zero:
-            data.findings.write_csv(run_dir / run.FINDINGS)
         status = 1
-        launch.ready()
         try:
+            trainer = config.build_trainer(cfg, run_dir)  # starts the W&B run, which must end whatever comes
+            log.info(
+                "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
+                *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
+                data.batch_size,
+            )
+            log.info(data.description)
+            if trainer.is_global_zero:
+                data.findings.write_csv(run_dir / run.FINDINGS)
+            launch.ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             detector = config.build_detector(cfg, module.autoencoder, data, data.scaler, data.feature_names)
             result = summarise(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
@@ -173,19 +178,21 @@ def start(arguments: list[str]) -> None:
     """Compose and run, or take part in a job that another process composed."""
     world = cluster.find_world()
     if arguments[:1] == ["--job"]:
+        if len(arguments) != 2:
+            raise ConfigError("--job takes a resolved.yaml and nothing else; resume=DIRECTORY goes on with settings")
         launch.work(Path(arguments[1]).resolve(), run_as_started)
     elif world and world.rank > 0:
         if run_dir := cluster.wait_for_run():
             launch.work(run_dir / run.RESOLVED, run_as_started)
     else:
-        sys.argv[1:] = run.resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
-        if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
-            raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
         try:
+            sys.argv[1:] = run.resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
+            if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
+                raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
             main()
         finally:
             if world:
-                cluster.dismiss()
+                cluster.dismiss(world)
             sweep.report()
 
 

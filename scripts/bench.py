@@ -5,11 +5,12 @@
     python scripts/bench.py decoders --write docs/benchmarks.md   # put the table between the page's markers
     python scripts/bench.py masks                                 # windows of different lengths: packed, ours, unmasked
     python scripts/bench.py data gather memory                    # the data layer against the usual dataset
+    python scripts/bench.py score --threads 2                     # scoring against a loop, and a million bars
 
 `decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
 
-All but `data` need torch and refold.models alone. The loop is that of tests/naive.py, to which the tests hold the
-decoders.
+All but `data` and `score` need torch and refold.models alone. The loop is that of tests/naive.py, to which the tests
+hold the decoders.
 Letters: B windows, T bars, F features, H hidden size, L layers.
 """
 
@@ -318,7 +319,19 @@ def main() -> None:
     table.set_defaults(run=masks)
     table = tables.add_parser("data", help="gather, memory, building and mapped series; needs all of refold")
     table.add_argument("benches", nargs="*", help="gather, memory, build, mapped; all, if none is named")
+    table = tables.add_parser("score", help="windows per second in scoring, and a million bars; needs all of refold")
+    table.add_argument("benches", nargs="*", help="speed, batches, million; all, if none is named")
+    table.add_argument("--threads", type=int, default=1, help="of the CPU")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
     args = parser.parse_args()
+    if args.table == "score":
+        import bench_score
+
+        text = bench_score.report(args.benches, args.threads)
+        print(text)
+        if args.write:
+            write(args.write, args.table, text)
+        return
     if args.table == "data":
         import bench_data  # beside this file; it imports what the decoders do without
 

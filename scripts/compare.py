@@ -11,7 +11,8 @@ import io
 import sys
 from pathlib import Path
 
-from refold.errors import ConfigError, RefoldError
+from refold import command
+from refold.errors import ConfigError
 from refold.report.compare import Comparison, compare, print_comparison
 from refold.report.runs import find_runs
 from refold.run import write_atomically
@@ -55,8 +56,4 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except RefoldError as error:
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(command.run_command(lambda: main(sys.argv[1:]), Path(__file__).resolve().parents[1] / "conf"))

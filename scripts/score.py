@@ -22,8 +22,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from refold import command, config
+from refold.data import Windows
 from refold.errors import ConfigError, DataError
+from refold.report import evidence
+from refold.report.evidence import Evidence
 from refold.report.page import write_page
+from refold.report.summary import tables
 from refold.rescore import choose_anew
 from refold.run import RESULT, whole_folder
 from refold.scoring.detector import Detector, per_asset_year
@@ -54,10 +58,10 @@ def main() -> None:
     out = Path(settings.get("out", run.directory / "scores" / name))
     with whole_folder(out, "out", FILES) as folder:
         if other_data:
-            facts = score_bars(detector, config.build_data(cfg).source, folder)
+            facts, shown = score_bars(detector, config.build_data(cfg).source, folder)
         else:
-            facts = score_own(run, detector, folder)
-        write_rest(run, detector, folder, facts)
+            facts, shown = score_own(run, detector, folder)
+        write_rest(run, detector, folder, facts, shown)
     print_result(detector, facts, out)
 
 
@@ -81,21 +85,29 @@ def refit(run: config.Run, cfg: DictConfig) -> Detector:
     return detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
 
 
-def score_bars(detector: Detector, source: Any, folder: Path) -> dict[str, Any]:
-    """Score all bars of a source into a folder. Returns: what was found."""
+def score_bars(detector: Detector, source: Any, folder: Path) -> tuple[dict[str, Any], Evidence]:
+    """Score all bars of a source into a folder. Returns: what was found, and what the report shows of it."""
     bars = source.load()
     refuse_unlike(detector, bars, str(source))
     bars = in_order(detector, bars)
     with command.progress_bar(bars.height, "bars scored") as progress:
-        return write_scores(scan(detector, bars, progress=progress), folder)
+        found = write_scores(scan(detector, bars, progress=progress), folder)
+    return found, evidence.of_bars(detector, bars, pl.scan_parquet(folder / "scores.parquet"), "these bars")
 
 
-def score_own(run: config.Run, detector: Detector, folder: Path) -> dict[str, Any]:
-    """Score the run's own validation and test parts into a folder. Returns: what was found."""
+def score_own(run: config.Run, detector: Detector, folder: Path) -> tuple[dict[str, Any], Evidence]:
+    """Score the run's own validation and test parts into a folder. Returns: as `score_bars`."""
     data = own_data(run)
     bars = in_order(detector, data.source.load())
     parts = {part: data.segments(part) for part in ("val", "test")}
-    return write_scores(scan_parts(detector, bars, parts), folder)
+    found = write_scores(scan_parts(detector, bars, parts), folder)
+    windows = {
+        {"val": "validation"}.get(part, part): Windows(
+            data.train_windows.series, runs, window_size=detector.recipe.window_size, stride=1
+        )
+        for part, runs in parts.items()
+    }
+    return found, evidence.of_parts(detector, windows, pl.scan_parquet(folder / "scores.parquet"))
 
 
 def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]
     }
 
 
-def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[str, Any]) -> None:
+def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[str, Any], shown: Evidence) -> None:
     """Write scoring.json and report.html."""
     facts = {
         "run": run.config.run.id,
@@ -144,14 +156,22 @@ def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[st
         values["test"] = scores.filter(part="test").select("score").collect().to_series().to_numpy()
     else:
         values["these bars"] = scores.select("score").collect().to_series().to_numpy()
-    events = pl.read_csv(folder / "events.csv", try_parse_dates=True)
+    result = run.directory / RESULT
     write_page(
         folder / "report.html",
         title=f"{facts['run']}: scored bars",
         scores=scores,
-        events=events,
+        events=pl.read_csv(folder / "events.csv", try_parse_dates=True),
         split_scores=values,
-        facts={name: str(facts[name]) for name in ("score", "threshold", "alignment")},
+        feature_errors=shown.feature_errors,
+        windows=shown.windows,
+        features=detector.features,
+        latents=shown.latents,
+        baselines=tables(json.loads(result.read_text())) if result.exists() else None,
+        facts={
+            "score": f"{facts['score']}, {facts['alignment']} of windows",
+            "threshold": f"{facts['threshold']}, {facts['level']:.4g}",
+        },
     )
 
 

@@ -1,6 +1,7 @@
 """Compose once per test into a temporary directory; start `train.py` as a user would."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -104,3 +105,26 @@ def clean_environment(home: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "PYTEST"))}
     fonts = Path(tempfile.gettempdir()) / "refold-tests-matplotlib"  # finding all fonts takes seconds: once is enough
     return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(fonts)}
+
+
+@pytest.fixture
+def open_page(tmp_path):
+    """(page, fragment) -> its document after its scripts ran, and what they wrote to the console."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+
+    def show(path: Path, fragment: str = "") -> tuple[str, list[str]]:
+        profile = tmp_path / "profile"
+        done = subprocess.run(
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--window-size=1300,2000",
+             "--virtual-time-budget=30000", "--dump-dom", path.as_uri() + fragment],
+            capture_output=True, text=True, timeout=180, check=True,
+        )  # fmt: skip
+        shutil.rmtree(profile)
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return show

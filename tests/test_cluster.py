@@ -109,6 +109,15 @@ def test_tasks_of_srun_are_one_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_tasks_of_srun_that_are_slow_to_start_hear_that_there_is_no_run(tmp_path):
+    first = "cluster.dismiss(cluster.find_world())"
+    second = "import time; cluster.find_world(); time.sleep(4); print(cluster.wait_for_run())"
+    commands = [[sys.executable, "-c", f"from refold import cluster; {code}"] for code in (first, second)]
+    outputs = together(commands, tmp_path, [slurm(rank, 2, port=29_100) for rank in range(2)])
+    assert outputs == [(0, ""), (0, "None\n")]
+
+
+@pytest.mark.slow
 def test_a_mistake_under_torchrun_ends_all_processes_with_one_message(tmp_path):
     launcher = [str(TORCHRUN), "--standalone", "--nproc-per-node=2", str(ROOT / "train.py")]
     ((status, output),) = together([[*launcher, *TINY, "optimizer.lr=abc"]], tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import time
 import pytest
 from conftest import ROOT, TINY, clean_environment, run_directories, wait_for
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+import train
 from refold import launch
+from refold.errors import Interrupted
 from refold.hardware import Plan
 from refold.state import find_state
 
@@ -108,6 +112,62 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
         launch.run_workers(script, tmp_path, plan, cores=2)
     assert f'"{script}", line 5 in train' in capfd.readouterr().err
     assert left_behind(tmp_path) == ""
+
+
+def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "from refold import command, launch\n"
+        "def train(cfg, run_dir):\n"
+        "    with launch.interruptible(run_dir):\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(600)\n"
+        "work = lambda: launch.work(pathlib.Path(sys.argv[2]), train)\n"
+        "sys.exit(command.run_command(work, pathlib.Path('.'), says_interrupted=False))\n"
+    )
+    (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
+    with pytest.raises(Interrupted, match="stopped, before the first checkpoint") as stop:
+        launch.run_workers(script, tmp_path, Plan({"accelerator": "cpu", "strategy": "ddp"}, 2), cores=2)
+    assert stop.value.status == 130
+    assert left_behind(tmp_path) == ""
+
+
+def test_a_worker_whose_parent_has_ended_before_it_was_there_does_not_train(tmp_path, monkeypatch):
+    monkeypatch.setenv("REFOLD_PARENT", "1")
+    with pytest.raises(SystemExit, match="the process that started this one has ended"):
+        launch.work(tmp_path / "resolved.yaml", lambda *_: pytest.fail("it trained"))
+
+
+def test_a_failure_reaches_the_sweep_whose_jobs_run_in_other_processes():
+    failure = pickle.loads(pickle.dumps(launch.JobFailedError("process 1 of 2 was killed", 3)))
+    assert (str(failure), failure.status) == ("process 1 of 2 was killed", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/at/all/resolved.yaml"], "resolved.yaml cannot be read: [Errno 2] No such file"),
+        ([], "--job takes a resolved.yaml and nothing else"),
+        (["run/resolved.yaml", "trainer.max_epochs=9"], "--job takes a resolved.yaml and nothing else"),
+    ],
+)
+def test_a_job_that_is_not_there_is_named_and_no_setting_beside_it_is_ignored(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--job", *arguments])
+    assert train.command_line() == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_job_by_hand_is_locked_and_is_one_process_whatever_it_was_before(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "train", lambda cfg, run_dir: seen.append((find_state(run_dir).running, cfg.trainer)))
+    trainer = {"devices": 2, "num_nodes": 1, "strategy": "ddp"}
+    train.run_as_started(OmegaConf.create({"trainer": trainer}), tmp_path)
+    assert seen == [(True, {"devices": 1, "num_nodes": 1, "strategy": "ddp"})]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from refold import run
+from refold import run, state
 from refold.errors import ConfigError
 
 
@@ -47,8 +47,11 @@ def test_latest_points_to_the_newest_run_and_survives_a_folder_of_that_name(tmp_
 
 def test_a_run_is_not_overwritten(tmp_path):
     directory = make_run(tmp_path / "a")
+    cfg = run.read_settings(directory / run.RESOLVED)
     with pytest.raises(ConfigError, match="a run is there already: resume="):
-        make_run(directory)
+        run.refuse_second(cfg, directory)
+    cfg.resume = "latest"
+    run.refuse_second(cfg, directory)
 
 
 def test_a_refused_job_leaves_no_directory_but_never_takes_another_file_along(tmp_path):
@@ -61,6 +64,30 @@ def test_a_refused_job_leaves_no_directory_but_never_takes_another_file_along(tm
     (job / "notes.txt").write_text("mine")
     run.discard_unused(job)
     assert (job / "notes.txt").exists()
+
+
+def test_a_job_that_is_refused_where_another_one_starts_leaves_that_alone(tmp_path):
+    job = tmp_path / "job"
+    with state.held(job):
+        (job / run.RESOLVED).write_text("of the other one")
+        run.discard_unused(job)
+        assert (job / run.RESOLVED).exists()
+        state.refuse(job, ConfigError("in use"))
+    assert state.find_state(job).ended is None
+
+
+def test_latest_is_found_where_outputs_is_a_link_to_another_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = make_run(tmp_path / "disk/a")
+    (tmp_path / "outputs").symlink_to("disk")
+    run.begin_writing(directory)  # a worker sees it without the link
+    assert run.Resume("latest").directory == directory
+
+
+def test_resume_without_a_value_starts_no_fresh_run():
+    for text in ("resume=", "resume=''"):
+        with pytest.raises(ConfigError, match="resume is empty; it must be latest, a run directory or a checkpoint"):
+            run.resume_arguments([text])
 
 
 @pytest.mark.parametrize("where", ["outputs/a", "outputs/a/checkpoints/last.ckpt", "latest"])

@@ -98,6 +98,24 @@ def test_other_launchers_run_the_same_jobs(launcher, command, tmp_path):
     assert len(ids) == 1  # the sweep's letters
 
 
+def test_jobs_are_found_whatever_their_directories_are_called(tmp_path):
+    names = ["10_a", "9_a", "lr=0.1", ".submitit"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    for name in names[:3]:
+        (tmp_path / name / "state.json").write_text("{}")
+    assert [path.name for path in sweep.job_directories(tmp_path)] == ["9_a", "10_a", "lr=0.1"]
+
+
+def test_jobs_that_cannot_be_compared_are_no_failure_of_the_sweep(tmp_path, monkeypatch, capsys):
+    for name in "12":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "resolved.yaml").write_text("of another version")
+    monkeypatch.setattr(sweep.Sweep, "directory", tmp_path)
+    sweep.report()
+    assert "no table of this sweep: " in capsys.readouterr().err
+
+
 def test_two_sweeps_of_the_same_second_do_not_meet(tmp_path):
     home = tmp_path / "home"
     home.mkdir()

@@ -282,8 +282,10 @@ def explain(error: Exception, conf: Path) -> str | None:
             f"{group}={option}: there is no such option{nearest(option, options) or '.'} It has: {', '.join(options)}"
         )
     if found := re.search(r"Could not override '([^']+)'", text):
-        key = found.group(1)
-        return f"{key}: there is no such key{nearest(key, _known_keys(conf))}"
+        key, known = found.group(1), _known_keys(conf)
+        if key in known:
+            return f"{key}: it has no options to choose from; set its keys: python train.py --cfg job shows them"
+        return f"{key}: there is no such key{nearest(key, known)}"
     if found := re.search(r"LexerNoViableAlt\w*: (.*)|(?:no viable|mismatched|extraneous).*", text):
         what = found.group(1) or text.splitlines()[0]
         return f"{what}: it cannot be read as key=value; quote odd values: 'key=\"a, b\"'"

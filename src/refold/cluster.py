@@ -5,6 +5,7 @@ The first process composes the configuration and opens the run directory; the ot
 
 import functools
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 WAIT = timedelta(minutes=10)
 """How long the other processes wait for the first one to open the run directory."""
+
+DISMISS_S = 60.0
+"""Seconds that the first process waits, before it leaves, until the others have heard whether there is a run."""
+
+_TOLD = "refold/told"
+"""How many of the others have read what the first process wrote."""
 
 _STARTED_BY_OTHERS = {"TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"}
 
@@ -67,14 +74,17 @@ def _meeting_point() -> "TCPStore":
     from torch.distributed import TCPStore
 
     environment = find_environment()
-    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
     return TCPStore(
         environment.main_address,
-        environment.main_port + (not shared),  # the port itself is taken when the training starts
-        is_master=not shared and environment.global_rank() == 0,
+        environment.main_port + (not _is_shared()),  # the port itself is taken when the training starts
+        is_master=not _is_shared() and environment.global_rank() == 0,
         wait_for_workers=False,
         timeout=WAIT,
     )
+
+
+def _is_shared() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
 
 
 def _key() -> str:
@@ -86,11 +96,15 @@ def announce(run_dir: Path) -> None:
     _meeting_point().set(_key(), str(run_dir))
 
 
-def dismiss() -> None:
-    """The first process leaves without a run: the others need not wait."""
+def dismiss(world: World) -> None:
+    """The first process leaves: if without a run, the others need not wait. It holds a store of its own until they
+    know, or would look for it in vain."""
     store = _meeting_point()
     if not store.check([_key()]):
         store.set(_key(), "")
+    end = time.monotonic() + DISMISS_S
+    while not _is_shared() and store.add(_TOLD, 0) < world.processes - 1 and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def wait_for_run() -> Path | None:
@@ -101,7 +115,9 @@ def wait_for_run() -> Path | None:
     from torch.distributed import DistError
 
     try:
-        run_dir = _meeting_point().get(_key()).decode()
+        store = _meeting_point()
+        run_dir = store.get(_key()).decode()
+        store.add(_TOLD, 1)
     except DistError as error:
         reason = str(error).splitlines()[0]
         raise RefoldError(f"the first process has not opened a run directory: {reason}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from refold.check import explain
 from refold.errors import ConfigError, Interrupted, RefoldError
+from refold.launch import sigterm_is_ctrl_c
 
 
 def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool = True) -> int:
@@ -22,7 +23,8 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
         warnings.filterwarnings("ignore", category=category, module="lightning")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
     try:
-        main()
+        with sigterm_is_ctrl_c():
+            main()
     except RefoldError as error:
         return report(error)
     except Interrupted as stop:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from refold.cluster import find_environment
 from refold.errors import ConfigError, RefoldError
+from refold.launch import is_worker
 from refold.run import (
     BEST_CHECKPOINT,
     DETECTOR,
@@ -232,7 +233,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
         *bar,
         *_instantiate(cfg, "early_stopping"),
         checkpoints,
-        StopOnSignal(checkpoints),
+        StopOnSignal(checkpoints, second_stops=not is_worker()),
     ]
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refold import run
+from refold.cluster import find_world
 from refold.errors import Interrupted, RefoldError
 from refold.hardware import Plan
 from refold.run import RESOLVED, RESULT
@@ -36,13 +37,19 @@ START_S = 600.0
 _SIGNS = "REFOLD_SIGNS"
 """Environment variable: the folder in which a worker tells the process that started it that it is ready, or failed."""
 
+_PARENT = "REFOLD_PARENT"
+"""Environment variable: the number of the process that started a worker, with which it ends."""
+
+INTERRUPTED = Interrupted("").status
+"""Exit status of a process that stopped on a signal after it wrote its checkpoint."""
+
 JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
 class JobFailedError(RefoldError):
     """A process of the job failed; its own message stands above. `status` is its exit status."""
 
-    def __init__(self, message: str, status: int):
+    def __init__(self, message: str, status: int = 1):  # a default: a sweep's launcher may pickle it
         super().__init__(message)
         self.status = status
 
@@ -65,15 +72,31 @@ def interruptible(run_dir: Path) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise Interrupted(f"{signal.Signals(number).name}: stopped, {run.what_is_kept(run_dir)}")
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+    with _handled_by(stop, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+def sigterm_is_ctrl_c() -> contextlib.AbstractContextManager[None]:
+    """Within, SIGTERM raises KeyboardInterrupt, as ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    return _handled_by(interrupt, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Any, *numbers: int) -> Iterator[None]:
+    """Within, signals go to this handler. The main thread alone may set handlers: in another one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def needs_workers(plan: Plan) -> bool:
@@ -84,30 +107,27 @@ def needs_workers(plan: Plan) -> bool:
 def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `python script --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailedError: a process failed, or has not started. Interrupted: a signal came; the workers have been
-        told, and have left.
+    Raises: JobFailedError: a process failed, or has not started. Interrupted: a signal came, to this process or to a
+        worker; the workers have been told, and have left.
     """
-    with tempfile.TemporaryDirectory(prefix="refold-") as signs, _meeting_point() as address, _sigterm_is_ctrl_c():
-        shared = {**address, _SIGNS: signs}
-        if plan.settings["accelerator"] == "cpu":
+    with tempfile.TemporaryDirectory(prefix="refold-") as signs, _meeting_point() as address, sigterm_is_ctrl_c():
+        shared = {**address, _SIGNS: signs, _PARENT: str(os.getpid())}
+        if plan.settings["accelerator"] == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
         workers = Workers([sys.executable, str(script), "--job", str(run_dir / RESOLVED)], Path(signs))
         try:
             workers.start(plan.processes, shared)
             failure = workers.wait()
+            if failure and failure.status == INTERRUPTED:
+                raise KeyboardInterrupt  # the signal went to a worker, as Slurm sends it to all
         except KeyboardInterrupt:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C must not cut the clean-up short
-            workers.terminate()
-            signal.signal(signal.SIGINT, before)
+            with _handled_by(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):  # a second one cuts no clean-up short
+                workers.terminate()
             raise Interrupted(f"stopped, {run.what_is_kept(run_dir)}") from None
         finally:
             workers.reap(FAILED_GRACE_S)
     if failure:
-        if failure.traceback:
-            print(failure.traceback, file=sys.stderr)
-            with (run_dir / "train.log").open("a") as file:
-                file.write(failure.traceback)
-        raise JobFailedError(f"{failure.message}; log: {run_dir}/train.log", failure.status)
+        raise _told(failure, run_dir / "train.log")
     return json.loads((run_dir / RESULT).read_text())
 
 
@@ -117,6 +137,17 @@ class Failure(NamedTuple):
     message: str
     status: int
     traceback: str
+
+
+def _told(failure: Failure, log: Path) -> JobFailedError:
+    """Show where it failed, once, and keep that in the log; the message alone suffices for a user's mistake."""
+    if failure.status == 2:
+        return JobFailedError(failure.message, failure.status)
+    if failure.traceback:
+        print(failure.traceback, file=sys.stderr)
+        with contextlib.suppress(OSError), log.open("a") as file:  # a full disk may be what it failed of
+            file.write(failure.traceback)
+    return JobFailedError(f"{failure.message}; log: {log}", failure.status)
 
 
 class Workers:
@@ -141,14 +172,14 @@ class Workers:
 
     def wait(self) -> Failure | None:
         """Wait until all have left or one has failed. Returns: the failure, if there is one."""
-        while any(worker.poll() is None for worker in self.processes):
-            if any(worker.returncode for worker in self.processes):
+        while None in (codes := [worker.poll() for worker in self.processes]):  # all: the first may wait for a dead one
+            if any(codes):
                 break
             if late := self._late():
                 return self._not_started(late)
             time.sleep(0.05)
-        codes = {rank: worker.returncode for rank, worker in enumerate(self.processes) if worker.returncode}
-        return self._failure(codes) if codes else None
+        failed = {rank: code for rank, code in enumerate(codes) if code}
+        return self._failure(failed) if failed else None
 
     def _late(self) -> list[int]:
         """Who is not ready though another one has long been."""
@@ -223,43 +254,45 @@ def _meeting_point() -> Iterator[dict[str, str]]:
     del store
 
 
-@contextlib.contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 # ---- in a worker ----------------------------------------------------------------------------------------------------
 
 
+def is_worker() -> bool:
+    """True in a process that `run_workers` started."""
+    return _SIGNS in os.environ
+
+
 def work(resolved: Path, train: Callable[..., Any]) -> Any:
-    """What a worker does: log into the job's files, die with its parent, and train.
+    """What a worker does: die with its parent, log into the job's files, and train.
 
     Args: resolved: the job's configuration. train: (cfg, run directory) -> result.
     Returns: what `train` does.
+    Raises: ConfigError: the configuration cannot be read.
     """
+    _end_with_parent()  # first of all: the imports take seconds
     from lightning.pytorch.utilities import rank_zero_only
 
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    cfg = run.read_settings(resolved)
     handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / "train.log")]
     level = logging.WARNING if rank_zero_only.rank else logging.INFO
     logging.basicConfig(level=level, format=JOB_LOG_FORMAT, handlers=handlers)
-    cfg = run.read_settings(resolved)
     last = resolved.parent / run.LAST_CHECKPOINT
     if not cfg.resume and last.exists():
         cfg.resume = str(last)  # restarted, by torchrun or Slurm, after it was cut
     with _reported():
         return train(cfg, resolved.parent)
+
+
+def _end_with_parent() -> None:
+    """Be killed when the process that started this one ends; leave, if it has ended already.
+
+    A `--job` by hand has no such parent: it outlives its shell under nohup.
+    """
+    parent = os.environ.get(_PARENT)
+    if sys.platform == "linux" and (parent or find_world()):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent and os.getppid() != int(parent):
+        sys.exit("the process that started this one has ended")
 
 
 @contextlib.contextmanager

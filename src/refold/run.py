@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from refold.errors import ConfigError
-from refold.state import STATE
+from refold.state import STATE, find_state
 
 RESOLVED = "resolved.yaml"
 RESULT = "result.json"
@@ -79,13 +79,17 @@ def identify(directory: Path) -> str:
     return f"{name[:96]}-{os.urandom(3).hex()}"
 
 
-def open_run(cfg: DictConfig, directory: Path) -> None:
-    """Write resolved.yaml into the run directory.
+def refuse_second(cfg: DictConfig, directory: Path) -> None:
+    """Refuse to begin a run where there is one; asked before anything is written of the new one.
 
-    Raises: ConfigError: another run is there already, or the directory cannot be written.
+    Raises: ConfigError.
     """
     if not cfg.resume and (directory / LAST_CHECKPOINT).exists():
         raise ConfigError(f"hydra.run.dir is {directory}; a run is there already: resume={directory} goes on with it")
+
+
+def open_run(cfg: DictConfig, directory: Path) -> None:
+    """Write resolved.yaml into the run directory. Raises: ConfigError: the directory cannot be written."""
     try:
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_atomically(directory / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
@@ -102,7 +106,8 @@ def what_is_kept(directory: Path) -> str:
 def begin_writing(directory: Path) -> None:
     """A run writes its first checkpoint: its earlier result no longer holds, and `outputs/latest` is this run."""
     (directory / RESULT).unlink(missing_ok=True)
-    outputs = next((parent for parent in directory.parents if parent.name == "outputs"), None)
+    here = Path("outputs").resolve()  # it may be a link to a larger disk, of another name
+    outputs = next((parent for parent in directory.parents if parent.name == "outputs" or parent == here), None)
     if outputs is None:
         return
     fresh = outputs / f".latest-{os.getpid()}"
@@ -115,8 +120,11 @@ def begin_writing(directory: Path) -> None:
 
 
 def discard_unused(directory: Path) -> None:
-    """Remove the directory of a job that was refused before it wrote a checkpoint; other files keep it."""
-    if not directory.is_dir():
+    """Remove the directory of a job that was refused before it wrote a checkpoint.
+
+    Other files keep it, and so does another process that trains there and has not come to its first checkpoint.
+    """
+    if not directory.is_dir() or find_state(directory).running:
         return
     unused = {".hydra", "train.log", RESOLVED, "checkpoints", STATE}
     left = {path.name for path in directory.iterdir()} - unused
@@ -156,11 +164,13 @@ def resume_command(directory: Path) -> str:
 def resume_arguments(arguments: list[str]) -> list[str]:
     """With resume=..., let Hydra use the directory of that run instead of a new one.
 
-    Raises: ConfigError: there is no such run, or it stands in a sweep.
+    Raises: ConfigError: there is no such run, none is named, or it stands in a sweep.
     """
-    where = next((_unquoted(text.partition("=")[2]) for text in arguments if text.startswith("resume=")), "")
-    if where in ("null", ""):
+    where = next((_unquoted(text.partition("=")[2]) for text in arguments if text.startswith("resume=")), "null")
+    if where == "null":
         return arguments
+    if not where:  # as of a shell variable without a value: a fresh run would be a surprise
+        raise ConfigError("resume is empty; it must be latest, a run directory or a checkpoint")
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError(f"resume is {where}; it goes on with one run and cannot be swept: leave out -m")
     others = [text for text in arguments if not text.startswith("resume=")]

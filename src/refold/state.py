@@ -56,9 +56,10 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def refuse(directory: Path, error: RefoldError) -> None:
-    """Say of a job that was refused before it began why it was."""
+    """Say of a job that was refused before it began why it was; not of a run that another process trains there."""
     file = _open(directory)
-    _write(file, {"ended": "failed", "note": _first_line(error)})
+    if _lock(file, fcntl.LOCK_EX):
+        _write(file, {"ended": "failed", "note": _first_line(error)})
     os.close(file)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from omegaconf import DictConfig
 import refold
 from refold import run
 from refold.config import build_data, to_plain
-from refold.state import find_state
+from refold.errors import RefoldError
+from refold.state import STATE, find_state
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,14 @@ class Sweep(Callback):
 
 
 def job_directories(sweep: Path) -> list[Path]:
-    """The run directories of a sweep's jobs, in the order of their numbers."""
-    jobs = [path for path in sweep.iterdir() if path.name.partition("_")[0].isdigit() and path.is_dir()]
-    return sorted(jobs, key=lambda path: int(path.name.partition("_")[0]))
+    """The run directories of a sweep's jobs in the order of their numbers, if hydra.sweep.subdir gives them any."""
+    jobs = [path for path in sweep.iterdir() if (path / run.RESOLVED).exists() or (path / STATE).exists()]
+
+    def number(path: Path) -> tuple[float, str]:
+        head = path.name.partition("_")[0]
+        return (int(head) if head.isdecimal() else math.inf, path.name)
+
+    return sorted(jobs, key=number)
 
 
 def take_up(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[str, Any] | None]:
@@ -118,7 +125,10 @@ def report() -> None:
     jobs = job_directories(Sweep.directory)
     runs = [path for path in jobs if (path / run.RESOLVED).exists()]
     if runs:
-        print_comparison(compare(find_runs(runs)), title=f"{Sweep.directory.name}: what differed, best first")
+        try:
+            print_comparison(compare(find_runs(runs)), title=f"{Sweep.directory.name}: what differed, best first")
+        except RefoldError as error:  # jobs that were chosen by different values, say: no failure of theirs
+            print(f"no table of this sweep: {error}", file=sys.stderr)
     for directory in jobs:
         state = find_state(directory)
         if state.ended == "failed":

@@ -113,6 +113,59 @@ def test_a_panel_may_do_with_some_of_the_assets():
     assert b_rows.mean(dim=0).tolist() == pytest.approx([0, 0], abs=1e-5)
 
 
+# Late, early, with holes: B is there from day 15 to day 84 of 100, but for two days
+COMING_AND_GOING = random_bars([100, 100]).filter(
+    (pl.col("asset") == "A") | ~pl.int_range(pl.len()).sub(100).is_in([*range(15), 40, 41, *range(85, 100)])
+)
+FIRST_DAY = np.datetime64("2020-01-01")
+
+
+def days(data, asset: str | None = None) -> dict[str, set[int]]:
+    """Part -> days that its windows (of an asset) hold, counted from the first."""
+    held = {}
+    for part in ("train", "val", "test"):
+        windows = data._part(part)
+        index = np.arange(len(windows))
+        own = [asset in (None, name) for name in windows.assets(index)]
+        held[part] = set((windows.timestamps(index)[own] - FIRST_DAY).astype(int).reshape(-1).tolist())
+    return held
+
+
+def test_assets_that_come_late_leave_early_and_have_holes_are_series_of_their_own():
+    data = ready(COMING_AND_GOING, **RETURN)
+    alone = ready(COMING_AND_GOING.filter(pl.col("asset") == "A"), **RETURN)
+    assert days(data, "A") == days(alone, "A")
+    held = days(data, "B")
+    # the first return is on day 16, and on day 43 after the hole; training ends with day 59
+    assert held["train"] == {*range(16, 40), *range(43, 60)}
+    assert held["val"] == set(range(66, 80))
+    assert held["test"] == set()  # five bars from day 80 on, the six before them are dropped
+    assert data.findings.select("check", "asset", "bars", "first").rows() == [("gap", "B", 2, "2020-02-10")]
+
+
+def test_a_panel_of_some_of_its_assets_holds_nothing_for_those_that_are_not_there():
+    data = panel(COMING_AND_GOING, min_assets=0.5, **RETURN)
+    held = days(data)
+    assert held == {"train": set(range(1, 60)), "val": set(range(66, 80)), "test": set(range(86, 100))}
+    series = data.train_windows.series
+    there = {*range(16, 40), *range(43, 85)}
+    for day in range(1, 100):
+        assert (series.values[day, 1] != 0) == (day in there)
+        assert series.values[day, 0] != 0
+    inside = series.values[sorted(there & held["train"]), 1]
+    assert inside.mean().item() == pytest.approx(0, abs=1e-6)  # the scale is of the days when it is there
+
+
+def test_a_panel_of_all_its_assets_is_there_while_all_of_them_are():
+    split = ByDate(val_start="2020-02-25", test_start="2020-03-10", embargo=0)  # days 55 and 69
+    data = panel(COMING_AND_GOING, split=split, **RETURN)
+    assert days(data) == {
+        "train": {*range(16, 40), *range(43, 55)},
+        "val": set(range(61, 69)),
+        "test": set(range(75, 85)),
+    }
+
+
 def test_an_asset_that_is_not_there_in_training_is_named():
     with pytest.raises(
         DataError, match=r"B/log_return has no value on the \d+ training rows: .*data\.source\.table\.assets"

@@ -117,10 +117,12 @@ def policies(draw) -> dict[str, str]:
     window_size=st.integers(1, 6),
     stride=st.integers(1, 3),
     max_masked=st.integers(0, 5),
+    shortest=st.integers(1, 6),
+    balanced=st.booleans(),
     calendar=st.sampled_from(["union", "XNYS", None]),
 )
 def test_random_bars_give_sound_windows_or_a_data_error(
-    bars, chosen, names, layout, min_assets, window_size, stride, max_masked, calendar
+    bars, chosen, names, layout, min_assets, window_size, stride, max_masked, shortest, balanced, calendar
 ):
     data = module(
         bars,
@@ -130,6 +132,8 @@ def test_random_bars_give_sound_windows_or_a_data_error(
         window_size=window_size,
         stride=stride,
         max_masked=min(max_masked, window_size - 1),
+        shortest_window=shortest if max_masked < shortest <= window_size else None,
+        asset_weights="balanced" if balanced and layout == "per_asset" else None,
         split=fractions(0.4, 0.3),
         checks=checks(calendar=calendar, **chosen),
     )
@@ -156,4 +160,5 @@ def test_random_bars_give_sound_windows_or_a_data_error(
             assert owner.setdefault(row, part) == part
     for batch in [*data.train_dataloader(), *data.test_dataloader()]:
         assert torch.isfinite(batch.windows).all()
+        assert batch.mask is None or batch.mask.any(dim=1).all()
         assert np.isfinite(batch.weight)

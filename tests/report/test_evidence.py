@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from refold.data import Windows
-from refold.report.evidence import around, examples, remarkable, sample, with_scores
+from refold.report import evidence
+from refold.report.evidence import around, examples, of_bars, of_parts, remarkable, sample, with_scores
+from refold.scoring.scan import in_order, scan
 from tests.data.makers import checks, random_bars, ready
 from tests.scoring.test_detector import detector, small_autoencoder
 
@@ -28,12 +30,12 @@ def test_a_sample_measures_codes_and_errors_of_every_window_where_they_are_few()
     with torch.no_grad():
         codes = judge.autoencoder.encode(truth)
         errors = (judge.autoencoder(truth) - truth).square().mean((0, 1))
-    found = sample(judge, windows)
-    assert found.latents.columns == ["timestamp", "asset", "z0", "z1", "z2"]
-    np.testing.assert_allclose(found.latents.select("z0", "z1", "z2"), codes, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found.latents["timestamp"].to_numpy(), windows.timestamps(everything)[:, -1])
-    assert found.latents["asset"].to_list() == windows.assets(everything)
-    assert found.feature_errors == pytest.approx(dict(zip(judge.features, errors.tolist(), strict=True)), rel=1e-5)
+    latents, feature_errors = sample(judge, [windows])
+    assert latents.columns == ["timestamp", "asset", "z0", "z1", "z2"]
+    np.testing.assert_allclose(latents.select("z0", "z1", "z2"), codes, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(latents["timestamp"].to_numpy(), windows.timestamps(everything)[:, -1])
+    assert latents["asset"].to_list() == windows.assets(everything)
+    assert feature_errors == pytest.approx(dict(zip(judge.features, errors.tolist(), strict=True)), rel=1e-5)
 
 
 def test_absent_bars_have_no_error():
@@ -44,7 +46,7 @@ def test_absent_bars_have_no_error():
     truth = windows.gather(np.arange(len(windows)))
     with torch.no_grad():
         errors = (judge.autoencoder(truth, mask) - truth)[mask].square().mean()
-    assert sample(judge, windows).feature_errors["intraday_return"] == pytest.approx(errors.item(), rel=1e-5)
+    assert sample(judge, [windows])[1]["intraday_return"] == pytest.approx(errors.item(), rel=1e-5)
 
 
 def test_each_code_gets_the_score_of_its_last_bar():
@@ -100,3 +102,45 @@ def test_examples_are_in_the_units_of_the_features(layout):
     np.testing.assert_allclose(example.truth[:, 0], expected, rtol=1e-4, atol=1e-7)
     assert example.reconstruction.shape == (T, 2)
     assert np.isfinite(example.reconstruction).all()
+
+
+def judged(bars: pl.DataFrame, **others) -> tuple:
+    """A detector, the bars in order, and their scores."""
+    data = ready(bars, **others)
+    judge = detector(data, autoencoder=small_autoencoder(data.num_features))
+    days = bars["timestamp"].unique().sort()
+    judge.fit(bars.filter(pl.col("timestamp") < days[200]), bars.filter(pl.col("timestamp") >= days[200]))
+    bars = in_order(judge, bars)
+    return judge, bars, pl.concat(scan(judge, bars)).lazy()
+
+
+def test_a_long_table_is_looked_at_in_slices_and_shows_the_same_windows(monkeypatch):
+    judge, bars, scores = judged(random_bars([400, 380]))
+    at_once = of_bars(judge, bars, scores, "these bars")
+    assert {name: len(errors) for name, errors in at_once.feature_errors.items()} == {"these bars": 2}
+    assert at_once.latents.height == 400 + 380 - 2 - 2 * (T - 1)  # a look-back of 2 bars takes one of each asset
+    assert at_once.latents["score"].is_not_null().all()
+    monkeypatch.setattr(evidence, "SLICES", 4)
+    monkeypatch.setattr(evidence, "SLICE", 100)
+    sliced = of_bars(judge, bars, scores, "these bars")
+    assert 200 < sliced.latents.height < 400
+    assert sliced.latents.join(at_once.latents, on=["asset", "timestamp"], how="anti").height == 0
+    assert len(sliced.windows) == len(at_once.windows) == 4
+    for one, other in zip(sliced.windows, at_once.windows, strict=True):
+        assert (one.asset, one.label) == (other.asset, other.label)
+        np.testing.assert_array_equal(one.timestamps, other.timestamps)
+        np.testing.assert_allclose(one.truth, other.truth, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(one.reconstruction, other.reconstruction, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_are_measured_apart_and_a_part_without_windows_is_left_out():
+    bars = random_bars([400])
+    judge, _, scores = judged(bars)
+    data = ready(bars)
+    parts = {
+        name: Windows(data.train_windows.series, runs, window_size=T, stride=1)
+        for name, runs in (("validation", data.segments("val")), ("test", data.segments("test")[:0]))
+    }
+    found = of_parts(judge, parts, scores)
+    assert list(found.feature_errors) == ["validation"]
+    assert found.latents.height == len(parts["validation"])

@@ -4,8 +4,6 @@ import base64
 import gzip
 import json
 import re
-import shutil
-import subprocess
 from datetime import date, datetime
 from pathlib import Path
 
@@ -73,7 +71,7 @@ def everything(scores: pl.DataFrame) -> dict:
         "windows": [WindowExample(name, "worst", days, *generator.normal(size=(2, len(days), 2))) for name in assets],
         "features": FEATURES,
         "latents": scores.select("timestamp", "asset", "score").with_columns(**codes),
-        "baselines": {"LSTM autoencoder": {"average precision": 0.7}, "random": {"average precision": None}},
+        "baselines": {ODD: {"LSTM autoencoder": {"average precision": 0.7}, "random": {"average precision": None}}},
         "facts": {"threshold": "POT, q 0.001"},
     }  # fmt: skip
 
@@ -89,29 +87,6 @@ def numbers(packed: dict) -> np.ndarray:
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def open_page(tmp_path):
-    """(page, fragment) -> its document after its scripts ran, and what they wrote to the console."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    browser = next(filter(None, map(shutil.which, names)), None)
-    if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-
-    def show(path: Path, fragment: str = "") -> tuple[str, list[str]]:
-        profile = tmp_path / "profile"
-        done = subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--window-size=1300,2000",
-             "--virtual-time-budget=30000", "--dump-dom", path.as_uri() + fragment],
-            capture_output=True, text=True, timeout=180, check=True,
-        )  # fmt: skip
-        shutil.rmtree(profile)
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    return show
 
 
 def plots(document: str) -> set[str]:
@@ -291,6 +266,14 @@ def test_the_histogram_holds_each_score_once(tmp_path):
             assert histogram["parts"][name]["count"] == np.isfinite(values).sum()
     write_page(tmp_path / "report.html", title="t", scores=scores, split_scores={"validation": np.array([np.nan])})
     assert payload(tmp_path / "report.html")["histogram"] is None
+
+
+def test_scores_far_above_the_threshold_are_drawn_on_a_logarithmic_axis(tmp_path):
+    scores = make_scores(("A",), 50)
+    high = pl.when(pl.col("verdict")).then(pl.col("score") * 100).otherwise("score").alias("score")
+    for table, expected in ((scores, False), (scores.with_columns(high), True), (scores.clear(), False)):
+        write_page(tmp_path / "report.html", title="t", scores=table)
+        assert payload(tmp_path / "report.html")["logarithmic"] is expected
 
 
 def test_a_window_shows_the_features_with_the_largest_errors(tmp_path):

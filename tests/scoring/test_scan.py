@@ -135,3 +135,12 @@ def test_what_cannot_be_judged_is_refused_with_the_difference(settings, change, 
     refuse_unlike(judge, bars, "NEW")
     with pytest.raises(DataError, match=re.escape(message)):
         refuse_unlike(judge, change(bars), "NEW")
+
+
+def test_levels_relative_to_the_window_lead_back_to_prices():
+    bars = random_bars([300])
+    judge = detector(ready(bars, features=["window_log_price"]), alignment="last")  # every bar as the window's first
+    judge.fit(*parts(bars))
+    table = whole_table(judge, bars)
+    expected = table["close"].shift(7)[7:]
+    np.testing.assert_allclose(table["reconstructed_close"][7:], expected, rtol=1e-4)

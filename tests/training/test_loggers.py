@@ -59,10 +59,14 @@ class RecordingRun:
         self.rows.append((step, row))
 
 
-def test_wandb_counts_in_optimizer_steps(tmp_path):
+def test_wandb_counts_in_optimizer_steps_that_never_go_back(tmp_path):
     run = RecordingRun()
-    WandbRun(run, tmp_path, logged=(-1, set()), log_model=False).log_metrics({"a": 1.0, "epoch": 0}, step=7)
-    assert run.rows == [(7, {"a": 1.0, "epoch": 0, "trainer/global_step": 7})]
+    logger = WandbRun(run, tmp_path, logged=(-1, set()), log_model=False)
+    logger.log_metrics({"a": 1.0, "epoch": 0}, step=7)
+    logger.log_metrics({"b": 1.0}, step=6)
+    assert run.rows == [
+        (7, {"a": 1.0, "epoch": 0, "trainer/global_step": 7}), (7, {"b": 1.0, "trainer/global_step": 6}),
+    ]  # fmt: skip
 
 
 def test_a_resumed_run_logs_nothing_twice(tmp_path):

@@ -6,6 +6,9 @@ import signal
 
 import pytest
 import torch
+import wandb
+from conftest import TINY, compose_run
+from omegaconf import OmegaConf
 
 import train
 from refold import config
@@ -24,13 +27,14 @@ SETTINGS = [
 ]
 
 
-def stop_at(monkeypatch, step: int, number: int) -> None:
-    """Send this process a signal while it is in the training step before `step`."""
+def stop_at(monkeypatch, step: int, number: int, times: int = 1) -> None:
+    """Send this process a signal, or several, while it is in the training step before `step`."""
     plain_step = AutoencoderModule.training_step
 
     def training_step(self, batch, batch_idx):
         if self.global_step == step - 1:
-            os.kill(os.getpid(), number)
+            for _ in range(times):
+                os.kill(os.getpid(), number)
         return plain_step(self, batch, batch_idx)
 
     monkeypatch.setattr(AutoencoderModule, "training_step", training_step)
@@ -81,6 +85,14 @@ def test_a_signal_after_the_training_keeps_the_run(tiny_run, tmp_path, monkeypat
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_worker_that_is_told_twice_still_writes_its_checkpoint(tiny_run, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 3, signal.SIGTERM, times=2)
+    monkeypatch.setattr(config, "is_worker", lambda: True)
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after optimizer step 3"):
+        tiny_run()
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
 def test_a_signal_while_data_is_read_says_that_nothing_was_kept(tiny_run, monkeypatch):
     monkeypatch.setattr(WindowDataModule, "setup", lambda self, stage=None: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match="SIGTERM: stopped, before the first checkpoint"):
@@ -104,6 +116,17 @@ def test_a_training_that_ends_before_its_first_validation_has_a_best_checkpoint(
     _, found = tiny_run(limit)
     assert (tmp_path / "run/checkpoints/best.ckpt").exists()
     assert found["metrics"]["test/reconstruction_mse"] > 0
+
+
+def test_a_trainer_that_cannot_be_built_leaves_no_logger_open(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    others = [setting for setting in TINY if not setting.startswith("logger")]
+    cfg = compose_run([*others, "logger=wandb", "+trainer.nonsense=1"])
+    OmegaConf.update(cfg, "run.choices.decoder", "autoregressive", force_add=True)
+    open_run(cfg, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"trainer: .*nonsense"):
+        train.train(cfg, tmp_path / "run")
+    assert wandb.run is None  # the next job of a sweep would log into it
 
 
 def test_a_diverged_training_is_named(tiny_run):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY, clean_environment
+from wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
 
@@ -114,3 +115,92 @@ def test_a_full_disk_under_wandb_does_not_stop_the_training(tmp_path):
     assert "Traceback" not in done.stderr
     assert (tmp_path / "run/result.json").exists()
     assert "test/r2" in (tmp_path / "run/metrics.csv").read_text()
+
+
+ONLINE = """
+import logging, sys, time
+from pathlib import Path
+from refold.training import loggers
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+loggers.FINISH_TIMEOUT_S = 4
+settings = {"run": {"choices": {"decoder": "repeat"}}}
+logger = loggers.wandb_logger(
+    project="p", entity=None, mode="online", tags=[], notes=None, log_model=False, run_dir=Path("."), run_id="run-0",
+    settings=settings, group=None,
+)
+for step in range(400):
+    if step == 200:
+        print("half", flush=True)
+        input()
+    logger.log_metrics({"a": float(step)}, step=step)
+print("logged", flush=True)
+began = time.monotonic()
+loggers.finish_loggers(0)
+print("finished", time.monotonic() - began < 60, flush=True)
+"""
+
+
+@pytest.mark.parametrize("network", ["stays", "goes"])
+def test_a_network_that_goes_in_the_middle_is_said_once_and_loses_nothing(network, tmp_path):
+    server = WandbServer()
+    environment = {**clean_environment(tmp_path), "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.url}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ONLINE], cwd=tmp_path, env=environment, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    shown = [process.stdout.readline()]
+    while shown[-1] and shown[-1] != "half\n":
+        shown.append(process.stdout.readline())
+    if network == "goes":
+        server.stop()
+    output, errors = process.communicate("\n", timeout=120)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "finished True" in output
+    assert f"W&B: {server.url}/me/p/runs/run-0\n" in "".join(shown)
+    (part,) = (tmp_path / "wandb").glob("run-*-run-0")
+    kept = [record["history"]["item"]["a"] for record in records(part) if record["type"] == "history"]
+    assert kept == [float(step) for step in range(400)]
+    if network == "goes":
+        assert output.count("W&B: the server was gone; upload what it did not get with `wandb sync ") == 1
+        assert len(server.rows) < 400
+    else:
+        assert "W&B" not in output
+        assert [row["a"] for row in server.rows] == kept
+        server.stop()
+
+
+def test_make_sync_uploads_every_offline_run_once(tmp_path):
+    code = "import wandb; wandb.init(mode='offline', id='{0}', dir='{1}'); wandb.log({{'a': 1.0}}); wandb.finish()"
+    environment = clean_environment(tmp_path)
+    for name, folder in (("one", "outputs/a run"), ("two", "outputs/sweep_x/0_b")):
+        (tmp_path / folder).mkdir(parents=True)
+        subprocess.run(
+            [sys.executable, "-c", code.format(name, tmp_path / folder)], env=environment, check=True,
+            capture_output=True,
+        )  # fmt: skip
+    server = WandbServer()
+    environment |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": server.url}
+    sync = ["make", "-f", ROOT / "Makefile", "-o", ".venv/installed", "sync", f"BIN={Path(sys.executable).parent}"]
+    for _ in range(2):  # the second time there is nothing left to do
+        done = subprocess.run(sync, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [row["a"] for row in server.rows] == [1.0, 1.0]
+    server.stop()
+
+
+def test_make_leet_opens_all_runs_at_once(tmp_path):
+    for folder in ("a run/wandb/offline-run-1-one", "sweep_x/0_b/wandb/offline-run-2-two", "c/wandb/run-3-three"):
+        (tmp_path / "outputs" / folder).mkdir(parents=True)
+    tool = tmp_path / "bin/wandb"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "$@"\n')
+    tool.chmod(0o755)
+    leet = ["make", "-f", ROOT / "Makefile", "-o", ".venv/installed", "leet", f"BIN={tool.parent}"]
+    for _ in range(2):
+        done = subprocess.run(leet, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "leet outputs/.leet\n"
+        links = sorted((tmp_path / "outputs/.leet").iterdir())
+        assert [path.name for path in links] == ["offline-run-1-one", "offline-run-2-two", "run-3-three"]
+        assert all(path.is_dir() for path in links)

@@ -3,7 +3,7 @@
 Letters: N rows of a series, n windows, T bars, C columns of a window, F features of one asset, Z numbers of a code.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from refold.data import Windows
+from refold.data.checks import survey
+from refold.data.pipeline import whole
 from refold.report.page import WindowExample
-from refold.scoring.detector import BATCH, Detector
+from refold.scoring.detector import Detector
+from refold.scoring.scan import context
 
 MOST_ASSETS = 20
 """Assets of which windows are shown: those with the highest scores."""
@@ -21,33 +24,79 @@ MOST_ASSETS = 20
 MOST_WINDOWS = 3_000
 """Windows of a part whose codes and errors are measured, spread evenly over it."""
 
+SLICES, SLICE = 20, 5_000
+"""A table with more rows than their product is looked at in so many slices of so many rows."""
 
-class Sample(NamedTuple):
-    """Windows spread evenly over a part. latents: timestamp and asset of the last bar, z0, z1, ... (n rows).
-    feature_errors: feature -> mean squared error, in training variances."""
 
+class Evidence(NamedTuple):
+    """windows: to look at. latents: timestamp, asset, score, z0, z1, ... of windows, at their last bars.
+    feature_errors: part -> feature -> mean squared error, in training variances."""
+
+    windows: list[WindowExample]
     latents: pl.DataFrame
-    feature_errors: dict[str, float]
+    feature_errors: dict[str, dict[str, float]]
 
 
-def sample(detector: Detector, windows: Windows) -> Sample:
-    """Codes of windows, and how well each feature is reconstructed. Args: windows: of one part, at least one."""
-    F = len(detector.features)
-    numbers = np.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).round().astype(np.int64)
-    codes, squares, counts = [], 0.0, 0
-    for start in range(0, len(numbers), BATCH):
-        found = _reconstruct(detector, windows, numbers[start : start + BATCH])
-        codes.append(found.code)
-        errors = (found.made - found.truth)[found.present].double().square()  # (B, T, C) -> (present bars, C)
-        squares = squares + errors.view(len(errors), -1, F).sum((0, 1))  # over the assets of a panel too
-        counts += errors.numel() // F
-    last = windows.starts(numbers) + windows.window_size - 1
-    table = {"timestamp": _moments(windows, last), "asset": windows.series.assets(last)}
-    columns = torch.cat(codes).numpy().T
-    return Sample(
-        latents=pl.DataFrame({**table, **{f"z{n}": column for n, column in enumerate(columns)}}),
-        feature_errors=dict(zip(detector.features, (squares / counts).tolist(), strict=True)),
+def of_parts(detector: Detector, parts: Mapping[str, Windows], scores: pl.LazyFrame) -> Evidence:
+    """Evidence of parts of a series. Args: parts: name -> windows of stride 1. scores: as in scores.parquet."""
+    return _gather(detector, {name: [windows] for name, windows in parts.items()}, [*parts.values()], scores)
+
+
+def of_bars(detector: Detector, bars: pl.DataFrame, scores: pl.LazyFrame, name: str) -> Evidence:
+    """Evidence of a table of any length; of a long one from slices, so that memory does not grow with it.
+
+    Args: bars: canonical, `in_order`. scores: as in scores.parquet. name: of these bars, as a part.
+    """
+    market = survey(bars)
+
+    def cut(start: int, rows: int) -> Windows:
+        made = whole(bars.slice(max(0, start), rows), detector.recipe, detector.scaler, market)
+        return Windows(made.series, made.segments, window_size=detector.recipe.window_size, stride=1)
+
+    if bars.height <= SLICES * SLICE or detector.recipe.layout == "panel":
+        everything = cut(0, bars.height)
+        return _gather(detector, {name: [everything]}, [everything], scores)
+    spread = [cut(start, SLICE) for start in np.linspace(0, bars.height - SLICE, SLICES).astype(int).tolist()]
+    before, after = context(detector)
+    places = remarkable(scores).join(bars.select("asset", "timestamp").with_row_index("row"), on=["asset", "timestamp"])
+    near = (cut(row - before, before + 1 + after) for row in places["row"].to_list())
+    return _gather(detector, {name: spread}, near, scores)
+
+
+def _gather(
+    detector: Detector, parts: Mapping[str, list[Windows]], near: Iterable[Windows], scores: pl.LazyFrame
+) -> Evidence:
+    samples = {name: sample(detector, pieces) for name, pieces in parts.items() if sum(map(len, pieces))}
+    latents = pl.concat(latents for latents, _ in samples.values())
+    return Evidence(
+        windows=examples(detector, near, remarkable(scores)),
+        latents=with_scores(latents, scores, panel=detector.recipe.layout == "panel"),
+        feature_errors={name: errors for name, (_, errors) in samples.items()},
     )
+
+
+def sample(detector: Detector, pieces: Sequence[Windows]) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Codes of windows spread evenly over some pieces, and how well each feature is reconstructed.
+
+    Returns: timestamp and asset of the last bar, z0, z1, ...; feature -> mean squared error, in training variances.
+    """
+    F = len(detector.features)
+    borders = np.cumsum([0, *map(len, pieces)])
+    chosen = np.linspace(0, borders[-1] - 1, min(borders[-1], MOST_WINDOWS)).round().astype(np.int64)
+    tables, squares, counts = [], 0.0, 0
+    for windows, first, end in zip(pieces, borders[:-1], borders[1:], strict=True):
+        numbers = chosen[(chosen >= first) & (chosen < end)] - first
+        for start in range(0, len(numbers), detector.batch):
+            own = numbers[start : start + detector.batch]
+            found = _reconstruct(detector, windows, own)
+            errors = (found.made - found.truth)[found.present].double().square()  # (B, T, C) -> (present bars, C)
+            squares = squares + errors.view(len(errors), -1, F).sum((0, 1))  # over the assets of a panel too
+            counts += errors.numel() // F
+            last = windows.starts(own) + windows.window_size - 1
+            keys = {"timestamp": _moments(windows, last), "asset": windows.series.assets(last)}
+            codes = {f"z{n}": column for n, column in enumerate(found.code.numpy().T)}
+            tables.append(pl.DataFrame({**keys, **codes}))
+    return pl.concat(tables), dict(zip(detector.features, (squares / counts).tolist(), strict=True))
 
 
 def with_scores(latents: pl.DataFrame, scores: pl.LazyFrame, *, panel: bool) -> pl.DataFrame:

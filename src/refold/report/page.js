@@ -90,11 +90,11 @@ function fillEvents() {
 // ---- windows, parts, features, codes -----------------------------------------------------------------------------------
 
 function drawWindow(number) {
-  const window = data.windows[number], count = window.features.length, gap = 0.06, traces = [], more = {};
+  const window = data.windows[number], count = window.features.length, height = 115 * count, traces = [], titles = [], more = {};
   element("window").value = number;
   element("window-note").textContent = `In ${data.unit}.`
     + (count < window.of ? ` The ${count} of ${window.of} features with the largest errors.` : "");
-  element("windows-plot").style.height = `${90 + 115 * count}px`;
+  element("windows-plot").style.height = `${70 + height}px`; // 30 above and 40 below the panes
   window.features.forEach((feature, n) => {
     const axis = n ? String(n + 1) : "", top = 1 - n / count;
     const curve = (name, y, look) => traces.push({
@@ -103,14 +103,15 @@ function drawWindow(number) {
     });
     curve("truth", window.truth[n], { color: color("price") });
     curve("reconstruction", window.made[n], { color: color("made") });
-    const error = window.errors[n] === null ? "" : `<br>mse ${window.errors[n].toPrecision(3)}`;
-    more["yaxis" + axis] = {
-      domain: [Math.max(0, top - 1 / count + gap / 2), top - gap / 2],
-      title: { text: escaped(feature) + error, font: { size: 11 } }, nticks: 5,
-    };
+    const error = window.errors[n] === null ? "" : `, mean squared error ${window.errors[n].toPrecision(3)}`;
+    more["yaxis" + axis] = { domain: [Math.max(0, top - 1 / count), top - 24 / height], nticks: 5 };
+    titles.push({
+      text: escaped(feature) + error, xref: "paper", yref: "paper", x: 0, y: top - 24 / height, xanchor: "left",
+      yanchor: "bottom", showarrow: false, font: { size: 11 },
+    });
   });
   draw("windows-plot", traces, {
-    hovermode: "x", margin: { l: 90, r: 18, t: 30, b: 40 }, uirevision: number,
+    hovermode: "x", margin: { l: 64, r: 18, t: 30, b: 40 }, uirevision: number, annotations: titles,
     xaxis: { type: "date", anchor: "y" + (count > 1 ? count : "") }, ...more,
   });
 }
@@ -161,7 +162,7 @@ function drawLatents() {
   const map = (id, title, marker) => draw(id, [{
     type: "scatter", mode: "markers", x, y, text, hovertemplate: "%{text}<extra></extra>",
     marker: { size: 5, opacity: 0.75, colorscale: "Viridis", ...marker, colorbar: { thickness: 12, ...marker.colorbar } },
-  }], { title: { text: title, font: { size: 13 } }, hovermode: "closest", xaxis: axis(0, "first"), yaxis: axis(1, "second") });
+  }], { title: { text: title, font: { size: 13 }, x: 0, xanchor: "left" }, hovermode: "closest", xaxis: axis(0, "first"), yaxis: axis(1, "second") });
   const years = times.map((t) => 1970 + t / 31557600000);
   map("latents-time-plot", "coloured by the time of the window's last bar", { color: years, colorbar: { tickformat: "d", nticks: 6, title: { text: "year" } } });
   element("latents-score-plot").hidden = !score;
@@ -194,10 +195,11 @@ async function start() {
   await load();
   names = Object.keys(data.assets);
   const there = { bars: names.length, events: data.events, windows: data.windows.length, histogram: data.histogram,
-    features: data.features, latents: data.latents, baselines: data.baselines };
+    features: data.features, latents: data.latents, baselines: data.baselines.length };
   for (const [section, part] of Object.entries(there)) element(section).hidden = !part;
   offer("asset", names);
   offer("window", data.windows.map((w) => `${w.asset}, from ${day(w.start)}: ${w.label}`), data.windows.map((_, n) => n));
+  element("logarithmic").checked = data.logarithmic;
   const wanted = new URLSearchParams(location.hash.slice(1)).get("asset");
   if (names.includes(wanted)) element("asset").value = wanted;
   const own = data.windows.findIndex((window) => window.asset === element("asset").value);
@@ -207,7 +209,14 @@ async function start() {
   document.querySelector("main").hidden = false;
   drawAll();
   if (data.events) fillEvents();
-  if (data.baselines) fill("baselines", ["", ...data.baselines.columns], data.baselines.rows.map((name, n) => [name, ...data.baselines.cells[n]]));
+  data.baselines.forEach((table, n) => {
+    element("baselines").appendChild(document.createElement("p")).textContent = table.caption;
+    const holder = element("baselines").appendChild(document.createElement("div"));
+    holder.className = "scroll";
+    holder.id = `baselines-${n}`;
+    holder.innerHTML = "<table><thead></thead><tbody></tbody></table>";
+    fill(holder.id, ["", ...table.columns], table.rows.map((name, row) => [name, ...table.cells[row]]));
+  });
   listen();
   document.body.dataset.ready = "yes";
 }

@@ -73,7 +73,7 @@ def write_page(
     windows: Sequence[WindowExample] | None = None,
     features: Sequence[str] | None = None,
     latents: pl.DataFrame | None = None,
-    baselines: Mapping[str, Mapping[str, float | str | None]] | None = None,
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
     facts: Mapping[str, str] | None = None,
     unit: str = "feature units",
 ) -> None:
@@ -88,24 +88,26 @@ def write_page(
         feature_errors: part -> feature -> mean squared error, in training variances.
         windows: examples to look at; features: the names of their F columns.
         latents: timestamp, asset, score if there is one; every other column is a number of the code.
-        baselines: row -> column -> value: the model and what it has to beat; a blank where there is no value.
+        baselines: caption of a table -> row -> column -> value: the model and what it has to beat.
         facts: name -> text, shown at the top beside what is counted here.
         unit: of the windows' values.
     """
     scan = scores.lazy()
-    events = None if events is None or events.height == 0 else events
+    zone = _time_zone(scan)
+    events = None if events is None or events.height == 0 else _wall_clock(events, zone, "start", "end", "peak")
     series = _series(scan, events)
     payload = {
         "facts": {**_counts(scan, events), **(facts or {})},
-        "zone": _time_zone(scan),
+        "zone": zone,
+        "logarithmic": _is_skewed(scan),
         "assets": series,
         "events": None if events is None else _event_table(events),
         "histogram": _histogram(split_scores or {}, scan),
         "features": _feature_errors(feature_errors, scan),
         "windows": [_window(example, features) for example in windows or ()],
         "unit": unit,
-        "latents": None if latents is None or latents.height == 0 else _latent_map(latents),
-        "baselines": _table(baselines) if baselines else None,
+        "latents": None if latents is None or latents.height == 0 else _latent_map(latents, zone),
+        "baselines": [_table(caption, rows) for caption, rows in (baselines or {}).items()],
     }
     write_atomically(Path(path), assemble(title, payload))
 
@@ -149,9 +151,10 @@ def _milliseconds(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms").cast(pl.Float64).alias(column)
 
 
-def _wall_clock(frame: pl.DataFrame | pl.LazyFrame, *columns: str) -> pl.DataFrame | pl.LazyFrame:
+def _wall_clock(frame: pl.DataFrame | pl.LazyFrame, zone: str | None, *columns: str) -> pl.DataFrame | pl.LazyFrame:
+    """Times of any zone as the clock of one zone shows them."""
     zoned = [name for name in columns if getattr(frame.collect_schema()[name], "time_zone", None)]
-    return frame.with_columns(pl.col(name).dt.replace_time_zone(None) for name in zoned)
+    return frame.with_columns(pl.col(name).dt.convert_time_zone(zone).dt.replace_time_zone(None) for name in zoned)
 
 
 def _time_zone(scan: pl.LazyFrame) -> str | None:
@@ -237,6 +240,20 @@ def _edges(values: np.ndarray) -> np.ndarray:
     return edges
 
 
+def _is_skewed(scan: pl.LazyFrame) -> bool:
+    """Whether the highest score would press all others and the threshold flat on a linear axis."""
+    top, level, least = (
+        scan.select(
+            pl.col("score").fill_nan(None).max().alias("top"),
+            pl.col("threshold").fill_nan(None).median().alias("level"),
+            pl.col("score").fill_nan(None).min().alias("least"),
+        )
+        .collect()
+        .row(0)
+    )
+    return None not in (top, level, least) and least >= 0 and top > 20 * level
+
+
 def _feature_errors(given: Mapping[str, Mapping[str, float]] | None, scan: pl.LazyFrame) -> dict[str, Any] | None:
     """Mean squared error of each feature by part, and its mean contribution to scores of flagged and other bars."""
     names = [name for name in scan.collect_schema().names() if name.startswith(CONTRIBUTION)]
@@ -264,8 +281,7 @@ def _series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, Any]:
     contributions = [name for name in schema.names() if name.startswith(CONTRIBUTION)]
     assets = scan.select(pl.col("asset").unique()).collect()["asset"].drop_nulls().sort().to_list()
     least = _least_flagged(scan)
-    scan = _wall_clock(scan, "timestamp")
-    events = None if events is None else _wall_clock(events, "start", "end", "peak")
+    scan = _wall_clock(scan, _time_zone(scan), "timestamp")
     drawn = {}
     for asset in assets:
         bars = scan.filter(pl.col("asset") == asset).sort("timestamp").collect()
@@ -358,7 +374,7 @@ def _escaped(text: str) -> str:
 
 def _event_table(events: pl.DataFrame) -> dict[str, Any]:
     """The highest-scoring events, and how many there are in all."""
-    most = _wall_clock(events, "start", "end", "peak").sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)
+    most = events.sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)
     spans = most.select(_milliseconds(name) for name in ("start", "end", "peak"))
     return {
         "total": events.height,
@@ -392,7 +408,7 @@ def _window(example: WindowExample, names: Sequence[str] | None) -> dict[str, An
     }
 
 
-def _latent_map(latents: pl.DataFrame) -> dict[str, Any]:
+def _latent_map(latents: pl.DataFrame, zone: str | None) -> dict[str, Any]:
     """Codes on their first two principal axes: points at even distances, and those of the highest scores."""
     codes = latents.drop("timestamp", "asset", "score", strict=False).to_numpy()
     places, shares = first_two_axes(codes)
@@ -400,7 +416,7 @@ def _latent_map(latents: pl.DataFrame) -> dict[str, Any]:
     if "score" in latents.columns and latents.height > MOST_LATENTS:
         strangest = latents["score"].fill_nan(None).fill_null(-np.inf).arg_sort(descending=True)[: MOST_LATENTS // 10]
         chosen = np.union1d(chosen, strangest.to_numpy())
-    points = _wall_clock(latents[chosen], "timestamp")
+    points = _wall_clock(latents[chosen], zone, "timestamp")
     scores = points["score"].fill_nan(None) if "score" in points.columns else None
     return {
         "total": latents.height,
@@ -415,10 +431,7 @@ def _latent_map(latents: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _table(rows: Mapping[str, Mapping[str, float | str | None]]) -> dict[str, Any]:
+def _table(caption: str, rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    cells = [
-        [value if isinstance(value, str) else _number(value) for value in map(row.get, columns)]
-        for row in rows.values()
-    ]
-    return {"columns": columns, "rows": list(rows), "cells": cells}
+    cells = [[_number(row.get(column)) for column in columns] for row in rows.values()]
+    return {"caption": caption, "columns": columns, "rows": list(rows), "cells": cells}

@@ -119,9 +119,10 @@ def read_run(directory: Path) -> RunRecord:
         "stated": tuple(dict.fromkeys([*choices, *(key for key in overridden if key in settings)])),
     }
     if state.running or result is None:
-        status = "running" if state.running else state.ended or ("cut" if state.began else "not started")
         so_far = best_so_far(directory / METRICS, monitor)
         epoch = so_far.pop("epoch", None)
+        began = state.began or epoch is not None
+        status = "running" if state.running else state.ended or ("cut" if began else "not started")
         reached = "" if epoch is None else f"epoch {int(epoch) + 1} of {cfg['trainer']['max_epochs']}"
         return RunRecord(**common, status=status, note=state.note or reached, metrics=so_far)
     measured = {name: result[name] for name in ("windows_per_s", "parameters", "epochs") if result.get(name)}

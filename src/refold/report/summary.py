@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from refold.report.errors_table import SHOWN
+
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     """Print the errors of the model and of the baselines, the speed, and where to look."""
@@ -52,6 +54,18 @@ def beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None
         row: {name.replace("reconstruction_", ""): metrics.get(name) for name in columns}
         for row, metrics in rows.items()
     }
+
+
+def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """All tables of a result.json in which the model stands beside baselines: caption -> row -> column -> value."""
+    found = {"reconstruction running free, in training variances": beside_baselines(result)}
+    if measured := result.get("price_errors"):
+        for metric, title in SHOWN.items():
+            rows: dict[str, dict[str, float | None]] = {}
+            for row in measured["errors"]:
+                rows.setdefault(row["scorer"], {})[row["kind"]] = row[metric]
+            found[f"errors planted into the test part, {title}"] = rows
+    return found
 
 
 def _short(path: Path) -> str:

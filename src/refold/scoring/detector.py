@@ -20,9 +20,9 @@ from refold.scoring.scores import Score
 from refold.scoring.scores.base import blocks_of
 from refold.scoring.thresholds import Threshold, count_alarms
 
-BATCH = 1024
-"""Windows that go through the model at once: enough that a step of the LSTM is one product of matrices that fills the
-core (docs/benchmarks.md), and some 40 MB of gates at H 64."""
+BARS_AT_ONCE = 16_384
+"""B x T of the windows that go through the model together: enough that a step of the LSTM is a product of matrices that
+keeps a core busy, and little enough that glibc keeps the memory between calls (docs/benchmarks.md)."""
 
 MOST_CODES = 20_000
 """Codes of training windows that a score may learn from, spread evenly."""
@@ -36,8 +36,8 @@ class Scores:
     """Bars of some assets, asset after asset in order of time; NaN where there is no score.
 
     score: (N,) float64. contributions: (N, C) float64, whose sum is the score. reconstruction: (N, F) float32, in the
-    units of the features; of a relative feature (`Feature.relative`) NaN. asset: (N,) numbers. times: (N,) int64 as in
-    the series. origin: (N,) row of the table, -1 for none.
+    units of the features; of one that is relative to the window's first bar, the log price itself. asset: (N,) numbers.
+    times: (N,) int64 as in the series. origin: (N,) row of the table, -1 for none.
     """
 
     score: np.ndarray
@@ -76,6 +76,7 @@ class Detector:
         self.score_function = score
         self.threshold = threshold
         self.alignment: Alignment = alignment
+        self.batch = max(64, BARS_AT_ONCE // recipe.window_size)
         self.validation: dict[str, Any] = {}
 
     @property
@@ -123,10 +124,11 @@ class Detector:
         """Codes of at most MOST_CODES windows, spread evenly, (n, Z) float32."""
         windows = Windows(series, segments, window_size=self.recipe.window_size, stride=1)
         chosen = np.linspace(0, len(windows) - 1, min(len(windows), MOST_CODES)).round().astype(np.int64)
-        parts = [self._encode(windows, chosen[start : start + BATCH]) for start in range(0, len(chosen), BATCH)]
-        return torch.cat(parts)
+        starts = range(0, len(chosen), self.batch)
+        return torch.cat([self.encode(windows, chosen[start : start + self.batch]) for start in starts])
 
-    def _encode(self, windows: Windows, number: np.ndarray) -> Tensor:
+    def encode(self, windows: Windows, number: np.ndarray) -> Tensor:
+        """Codes of some windows, (B, Z), on the CPU. Args: number: (B,) of the windows."""
         return self._run(windows, number, windows.mask(number))[1].cpu()
 
     # ---- score -------------------------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ class Detector:
         reconstruction = torch.full((R, series.values.shape[1]), torch.nan)
         values = torch.full((R, series.values.shape[1] if self.score_function.names_features else 1), torch.nan)
         number = 0
-        for block in blocks(segments, T, BATCH):
+        for block in blocks(segments, T, self.batch):
             count = int(block.begins.sum())
             if count:
                 parts = self._measure(windows, np.arange(number, number + count))
@@ -208,8 +210,8 @@ class Detector:
         """Under `last`: the first T - 1 rows of each run, from windows that hold the run up to them alone."""
         T = self.recipe.window_size
         rows, bars = partial(segments, T)
-        for start in range(0, len(rows), BATCH):
-            first, held = rows[start : start + BATCH], bars[start : start + BATCH]
+        for start in range(0, len(rows), self.batch):
+            first, held = rows[start : start + self.batch], bars[start : start + self.batch]
             number = windows.offsets[np.searchsorted(windows.first_rows, first)]
             own = torch.arange(T) < torch.from_numpy(held)[:, None]  # (n, T)
             present = windows.mask(number)
@@ -229,12 +231,21 @@ class Detector:
         mask = windows.mask(number) if mask is None else mask
         truth, codes, reconstruction = self._run(windows, number, mask)
         values = self.score_function.measure(truth, reconstruction, codes)
-        relative = torch.tensor(windows.series.relative, dtype=torch.int64, device=reconstruction.device)
-        reconstruction = reconstruction.index_fill(2, relative, torch.nan)  # relative to another bar in each window
+        if windows.series.relative:  # to another bar in each window: back to levels, which can be aligned
+            reconstruction = reconstruction.clone()
+        for column in windows.series.relative:
+            reconstruction[:, :, column] += self._first_level(windows, number, column).to(values.device)
         if mask is not None:
             absent = ~mask.to(values.device).unsqueeze(2)
             values, reconstruction = (part.masked_fill(absent, torch.nan) for part in (values, reconstruction))
         return values, reconstruction
+
+    def _first_level(self, windows: Windows, number: np.ndarray, column: int) -> Tensor:
+        """(B, 1) log close of each window's first bar, on the scale of a relative column; NaN without closes."""
+        closes = windows.first_close(number)
+        if closes is None:
+            return torch.full((len(number), 1), torch.nan)
+        return (closes.double().log() / self.scaler.std[column]).float().unsqueeze(1)
 
     @torch.inference_mode()
     def _run(self, windows: Windows, number: np.ndarray, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

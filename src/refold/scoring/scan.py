@@ -105,7 +105,11 @@ def in_order(detector: Detector, bars: pl.DataFrame) -> pl.DataFrame:
 
 
 def scan(
-    detector: Detector, bars: pl.DataFrame, *, piece: int = PIECE, progress: Callable[[int], None] = lambda rows: None
+    detector: Detector,
+    bars: pl.DataFrame,
+    *,
+    piece: int = PIECE,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[pl.DataFrame]:
     """Score bars of any number.
 
@@ -148,7 +152,11 @@ def pieces(detector: Detector, bars: pl.DataFrame, piece: int) -> Iterator[Piece
         yield Piece(part, slice(start - first, end - first), start, whole(part, recipe, detector.scaler, market))
 
 
-def scan_parts(detector: Detector, bars: pl.DataFrame, segments: Mapping[str, np.ndarray]) -> Iterator[pl.DataFrame]:
+def scan_parts(
+    detector: Detector,
+    bars: pl.DataFrame,
+    segments: Mapping[str, np.ndarray],
+) -> Iterator[pl.DataFrame]:
     """Score parts of the bars that a run was trained on, with windows that cross no border between parts.
 
     Args: bars: canonical, `in_order`, all of the run. segments: part -> (S, 2) runs, as the run's data module has them.
@@ -224,11 +232,15 @@ def frame(
 
 
 def reconstructed_close(detector: Detector, bars: pl.DataFrame, made: np.ndarray) -> pl.Series:
-    """The close that the reconstructed features of a bar give after the true close before it; null if they tell none.
+    """The close that the reconstructed features of a bar give: by itself, or after the true close before it.
+
+    Null if they tell none.
 
     Args: made: (N, F) in the units of the features.
     """
     by_name = {name: made[:, n].astype(np.float64) for n, name in enumerate(detector.features)}
+    if "window_log_price" in by_name:
+        return pl.Series("reconstructed_close", np.exp(by_name["window_log_price"])).fill_nan(None)
     if "log_return" in by_name:
         returns = by_name["log_return"]
     elif {"overnight_return", "intraday_return"} <= by_name.keys():

@@ -149,13 +149,15 @@ class Checkpoints(Checkpoint):
 
 
 class StopOnSignal(L.Callback):
-    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, raise `Interrupted`. A second signal stops at once.
+    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, raise `Interrupted`.
 
-    Args: checkpoints: writes the checkpoint.
+    Args: checkpoints: writes the checkpoint. second_stops: a second signal stops at once. Not in a worker: where Slurm
+        signals all processes it gets that one and its parent's, which counts the time by itself.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
+    def __init__(self, checkpoints: Checkpoints, *, second_stops: bool):
         self.checkpoints = checkpoints
+        self.second_stops = second_stops
         self.received: int | None = None
         self.saved = False
         self.handlers: dict[int, Any] = {}
@@ -201,7 +203,8 @@ class StopOnSignal(L.Callback):
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
-        self._restore()
+        if self.second_stops:
+            self._restore()
 
     def _restore(self) -> None:
         while self.handlers:

@@ -1,10 +1,12 @@
 """Where the numbers of a run go: always into its metrics.csv, and into W&B or TensorBoard by choice."""
 
+import contextlib
 import csv
 import io
 import logging
 import os
 import shlex
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,8 +27,8 @@ log = logging.getLogger(__name__)
 ONLINE_TIMEOUT_S = 30
 """Seconds to wait for the W&B server before logging offline."""
 
-FINISH_TIMEOUT_S = 60
-"""Seconds that a finished run waits for its last rows to arrive; what has not is in its folder wandb/."""
+FINISH_TIMEOUT_S = 120
+"""Seconds that a finished run waits for its last rows and its model to arrive; what has not is in its folder wandb/."""
 
 
 class MetricsFile(Logger):
@@ -120,7 +122,7 @@ def wandb_logger(
     Returns: the logger, or None under WANDB_MODE=disabled.
     Raises: ConfigError: W&B refuses the settings.
     """
-    chosen = settings["run"]["choices"]
+    chosen = settings["run"].get("choices", {})  # empty sections are left out
     tags = [*tags, *(chosen[group] for group in ("decoder", "data") if group in chosen)]
     page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
     page |= {"name": run_id, "id": run_id, "dir": run_dir, "resume": "allow", "job_type": "train"}
@@ -153,6 +155,7 @@ class WandbRun(WandbLogger):
     def __init__(self, run: "wandb.Run | None", run_dir: Path, *, logged: tuple[int, set[str]], log_model: bool):
         super().__init__(save_dir=run_dir, experiment=run)
         self.last_step, self.last_names = logged
+        self.reached = -1
         self.log_model = log_model
         self.failed = False
 
@@ -163,11 +166,17 @@ class WandbRun(WandbLogger):
         if step == self.last_step:
             metrics = {name: value for name, value in metrics.items() if name not in self.last_names}
         if metrics.keys() - {"epoch"}:
-            self._try(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=step))
+            self.reached = max(self.reached, step)  # W&B's own step must not go back, and would drop the row
+            self._try(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=self.reached))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any]) -> None:
         self._try(lambda: self.experiment.config.update(params, allow_val_change=True))
+
+    @rank_zero_only
+    def log_summary(self, metrics: dict[str, float]) -> None:
+        """Put numbers that a run has once into its summary: a curve of one point would only be in the way."""
+        self._try(lambda: self.experiment.summary.update(metrics))
 
     @rank_zero_only
     def log_pictures(self, files: Mapping[str, Path], step: int) -> None:
@@ -193,15 +202,20 @@ class WandbRun(WandbLogger):
 
 
 def _give_up(error: Exception) -> None:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log lies in the same folder
+    reason = _reason(error)
     log.warning("W&B: not logged there from here on (%s); the run goes on, and metrics.csv has all numbers", reason)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @rank_zero_only
 def _start_run(mode: str, page: dict[str, Any]) -> wandb.Run:
     """The W&B run, started now, on the first process, so that its mistakes show before the training."""
     quiet = wandb.Settings(silent=True, init_timeout=ONLINE_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S)
+    wandb.setup(wandb.Settings(silent=True))  # what matters of its own lines is logged here
     run = wandb.init(**page, mode="offline", settings=quiet) if mode == "offline" else _start_online(page, quiet)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -229,13 +243,19 @@ def _start_online(page: dict[str, Any], quiet: wandb.Settings) -> wandb.Run:
 
 def finish_loggers(status: int) -> None:
     """End the W&B run of this process, if there is one; without it the next job of a sweep would log into this one."""
-    if wandb.run is None:
+    run = wandb.run
+    if run is None:
         return
+    began = time.monotonic()
     try:
         wandb.finish(exit_code=status)
-    except Exception as error:  # as above: what is left of its run must not end ours, nor take in the next one's rows
-        log.warning("W&B: its run was not closed (%s)", (str(error).splitlines() or [type(error).__name__])[0])
-        wandb.teardown()
+    except Exception as error:  # what is left of its run must not end ours, nor take in the rows of the next
+        log.warning("W&B: its run was not closed (%s)", _reason(error))
+        with contextlib.suppress(Exception):
+            wandb.teardown()
+    if not run.offline and time.monotonic() - began >= FINISH_TIMEOUT_S:
+        where = shlex.quote(str(Path(run.settings.sync_dir)))
+        log.warning("W&B: the server was gone; upload what it did not get with `wandb sync %s`", where)
 
 
 # ---- what every logger gets beside Lightning's numbers --------------------------------------------------------------
@@ -256,10 +276,13 @@ def log_end(
 ) -> None:
     """The last row of a run, its figures, and best.ckpt where that was asked for."""
     for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.log_summary(metrics)
+            if logger.log_model:
+                logger.log_best(best, metrics)
+            continue
         logger.log_metrics(metrics, step)
-        if isinstance(logger, WandbRun) and logger.log_model:
-            logger.log_best(best, metrics)
-        elif isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(logger.hparams, metrics)  # its HPARAMS tab needs both at once
         logger.save()
     log_pictures(loggers, pictures, step)

@@ -1,0 +1,44 @@
+"""docs/logging.md names what a run logs, docs/compare.md shows commands that run."""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, clean_environment
+from runs_on_disk import measured, settings_of, write_run
+
+LOGGING, COMPARE = ((ROOT / f"docs/{name}.md").read_text() for name in ("logging", "compare"))
+COMMANDS = re.findall(r"^    (python scripts/compare\.py .*?)(?:\s{2,}#.*)?$", COMPARE, flags=re.MULTILINE)
+
+
+def test_the_table_names_all_that_a_run_logs_and_nothing_else(tiny_run, tmp_path):
+    documented = set(re.findall(r"^\| `([\w/]+)` \|", LOGGING, flags=re.MULTILINE))
+    tiny_run()
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        columns = set(csv.DictReader(file).fieldnames) - {"epoch", "step"}
+    families = {name for name in columns if name.startswith(("pca/", "mean/"))}
+    assert {"pca/test/r2", "mean/val/reconstruction_mse"} <= families
+    assert columns - families == documented
+
+
+def test_the_commands_are_found():
+    assert len(COMMANDS) == 4
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_runs(line, tmp_path):
+    for seed in (0, 1):
+        write_run(
+            tmp_path / f"outputs/{seed}_r", settings_of(f"seed={seed}"), metrics=measured(0.5 + seed), curve=[1.0]
+        )
+    script, *arguments = shlex.split(line)[1:]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments], cwd=tmp_path, env=clean_environment(tmp_path),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in re.findall(r"--(?:html|csv) (\S+)", line):
+        assert (tmp_path / name).stat().st_size > 0
