@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from refold.data import Windows
-from refold.scoring.detector import BATCH, Detector
+from refold.scoring.detector import Detector
 from refold.scoring.scan import PIECE, Piece, pieces
 
 
@@ -36,7 +35,8 @@ def _encoded(detector: Detector, here: Piece) -> pl.DataFrame:
     places = here.made.origin[last]  # (N, K) rows of the piece, -1 for none: an absent bar ends no window
     asked = ((places >= here.kept.start) & (places < here.kept.stop)).any(axis=1)
     number, last = np.flatnonzero(asked), last[asked]
-    batches = [encode(detector, windows, number[start : start + BATCH]) for start in range(0, len(number), BATCH)]
+    starts = range(0, len(number), detector.batch)
+    batches = [detector.encode(windows, number[start : start + detector.batch]) for start in starts]
     codes = torch.cat(batches).numpy() if batches else np.empty((0, detector.autoencoder.code_size), np.float32)
     return pl.DataFrame(
         {
@@ -45,12 +45,3 @@ def _encoded(detector: Detector, here: Piece) -> pl.DataFrame:
             **{f"z_{n}": column for n, column in enumerate(codes.T)},
         }
     )
-
-
-@torch.inference_mode()
-def encode(detector: Detector, windows: Windows, number: np.ndarray) -> Tensor:
-    """Codes (B, Z) float32 of some windows, on the CPU. Args: number: (B,)."""
-    autoencoder = detector.autoencoder.eval()
-    device, mask = next(autoencoder.parameters()).device, windows.mask(number)
-    codes = autoencoder.encode(windows.gather(number).to(device), None if mask is None else mask.to(device))
-    return codes.float().cpu()
