@@ -151,9 +151,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         try:
             trainer = config.build_trainer(cfg, run_dir)  # starts the W&B run, which must end whatever comes
             log.info(
-                "%s: %s x %s, strategy %s, precision %s, %d windows per batch over all",
+                "%s: %s x %s, strategy %s, precision %s, %d windows per optimizer step over all",
                 *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
-                data.batch_size,
+                data.batch_size * cfg.trainer.accumulate_grad_batches,
             )
             log.info(data.description)
             if trainer.is_global_zero:

@@ -19,6 +19,7 @@ def mistakes(*overrides: str) -> str:
     ("overrides", "message"),
     [
         (["optimizer.lr=abc"], "optimizer.lr is 'abc'; it must be a valid number"),
+        (["~optimizer.lr"], "optimizer.lr is missing; a run needs it"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["layers.hidden_size=0"], "encoder.hidden_size is 0; it must be at least 1"),
         (["layers.hidden_size=1.5"], "encoder.hidden_size is 1.5; it must be a valid integer"),

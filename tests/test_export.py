@@ -20,8 +20,9 @@ from refold import command, export
 from refold.config import Run, build_autoencoder, build_data, build_detector
 from refold.data import Scaler
 from refold.errors import ConfigError, RefoldError
-from refold.export import largest_difference, portable, trace, write
+from refold.export import largest_difference, trace, write
 from refold.models import Autoencoder
+from refold.models.portable import portable
 
 SMALL = ["layers.hidden_size=6", "layers.latent_dim=3", "data.window_size=9"]
 STATES = ["bridge=states", "encoder=bilstm", "decoder.hidden_size=12"]
@@ -47,9 +48,9 @@ def make_run(*overrides: str, columns: int | None = None) -> Run:
 
 
 CHAINS = {
-    "repeat, two layers, states, both directions": ["decoder=repeat", "layers=two", *STATES],
+    "repeat, two layers, states, both directions": ["decoder=repeat", "layers=two", *STATES, "score=gauss_s"],
     "repeat, last bar first": ["decoder=repeat", "decoder.reverse=true"],
-    "autoregressive, learned start": ["decoder=autoregressive", "decoder.start_token=learned"],
+    "autoregressive, learned start": ["decoder=autoregressive", "decoder.start_token=learned", "score=latent_knn"],
     "autoregressive, first bar first": ["decoder=autoregressive", "decoder.reverse=false", "encoder=bilstm"],
     "autoregressive, two layers, states": ["decoder=autoregressive", "layers=two", *STATES],
     "conditional, states": ["decoder=conditional", *STATES],
@@ -101,11 +102,10 @@ IN_ONNX = [
     "repeat, two layers, states, both directions",
     "autoregressive, learned start",
     "autoregressive, two layers, states",
-    "conditional, states",
     "conditional, linear path",
     "conditional, three layers, learned start",
 ]
-IN_PROGRAMS = ["repeat, last bar first", "autoregressive, two layers, states", "conditional, linear path"]
+IN_PROGRAMS = ["repeat, last bar first", "conditional, linear path"]
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_program_gives_what_pytorch_gives(tmp_path, chain):
 
 @pytest.mark.slow
 def test_a_program_needs_no_refold(tmp_path):
-    run = make_run("decoder=conditional", "layers=two")
+    run = make_run(*CHAINS["autoregressive, two layers, states"])
     write(run, tmp_path / "model.pt2", "torch_export")
     features = features_of(run, 3, 5)
     torch.save(features, tmp_path / "features.pt")
@@ -171,15 +171,6 @@ def graph_of(*overrides: str, columns: int | None = None):
 def test_every_score_of_lone_windows_is_exported(score):
     run, program = graph_of(f"score={score}")
     agree(run, program.module())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("score", ["gauss_s", "latent_knn"])  # of more than sums and products
-def test_scores_in_onnx(tmp_path, score):
-    run = make_run(f"score={score}")
-    write(run, tmp_path / "model.onnx", "onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    agree(run, lambda features: session.run(None, {"features": features.numpy()}))
 
 
 def test_survival_is_exact_near_and_far():
@@ -216,6 +207,12 @@ def test_of_a_relative_feature_the_level_of_the_window_does_not_matter():
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
         scaled = (first - run.scaler.mean * torch.tensor([1.0, 0.0])) / run.scaler.std
         torch.testing.assert_close(call(features)[1], run.autoencoder.encode(scaled.float()), rtol=1e-4, atol=1e-5)
+
+
+def test_windows_of_one_bar_on_a_linear_path():
+    run, program = graph_of("bridge.linear_path=pca", "data.window_size=1")
+    call = program.module()
+    assert largest_difference(run, call) < 1e-5
 
 
 @pytest.mark.parametrize("score", ["gauss_d", "gauss_d_k"])
@@ -259,12 +256,22 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(export.FORMATS, "torch_export", export.FORMATS["torch_export"]._replace(save=full))
+    monkeypatch.setattr(export, "trace", lambda run: None)
+    with pytest.raises(ConfigError, match=r"out is model.pt2; it cannot be written: No space left on device"):
+        write(make_run(), Path("model.pt2"), "torch_export")
+
+
 def test_an_output_that_is_not_a_number_differs():
     run = make_run()
 
     def broken(features):
         made, code, score = export.reference(run, features)
-        return made, code, score * float("nan")
+        return made, code, score * float("nan") if features.shape[:2] == (3, 1) else score
 
     assert np.isnan(largest_difference(run, broken))
     assert largest_difference(run, lambda features: export.reference(run, features)) == 0

@@ -46,11 +46,17 @@ def test_two_processes_write_one_log_into_one_directory_of_any_name(name, comman
     quoted = name.replace("\\", "\\\\").replace("'", "\\'")
     (override,) = OverridesParser.create().parse_overrides([f"hydra.run.dir='{quoted}'"])
     assert override.value() == name
-    done = command(*TINY, "trainer.devices=2", f"hydra.run.dir='{quoted}'")
+    settings = [setting for setting in TINY if not setting.startswith("logger")]
+    done = command(*settings, "trainer.devices=2", "trainer.accumulate_grad_batches=2", f"hydra.run.dir='{quoted}'")
     assert done.returncode == 0, done.stderr
     assert run_directories(tmp_path) == [tmp_path / name]
-    assert len(list(tmp_path.rglob("*.log"))) == 1
-    assert json.loads((tmp_path / name / "result.json").read_text())["processes"] == 2
+    assert [path.name for path in tmp_path.rglob("*.log") if "wandb" not in path.parts] == ["train.log"]
+    assert len([path for path in tmp_path.rglob("wandb/offline-run-*") if path.is_dir()]) == 1
+    head = (tmp_path / name / "train.log").read_text()[:2000]
+    assert "2 x cpu, strategy ddp, precision 32-true, 128 windows per optimizer step over all" in head
+    found = json.loads((tmp_path / name / "result.json").read_text())
+    used = {"processes": 2, "devices": 2, "num_nodes": 1, "strategy": "ddp", "precision": "32-true"}
+    assert {**used, "global_batch_size": 128}.items() <= found.items()
 
 
 @pytest.mark.slow

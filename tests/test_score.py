@@ -143,6 +143,11 @@ def test_a_directory_that_is_no_run_or_of_another_version_is_named(run_dir, tmp_
     status, _, errors = score(run=str(other))
     assert status == 2
     assert "the run's detector is of format 0; this version of refold reads 1" in errors
+    settings = (other / "resolved.yaml").read_text()
+    (other / "resolved.yaml").write_text(settings.replace("  linear_path: none\n", ""))
+    status, _, errors = score(run=str(other))
+    assert status == 2
+    assert "resolved.yaml does not build a model; is it of another version of refold? bridge: missing" in errors
 
 
 def test_the_detector_of_a_run_comes_back(run_dir):
@@ -195,3 +200,16 @@ def test_arguments_are_keys_and_values():
     for arguments, message in ((["a"], "a: it cannot be read as key=value"), (["a=1", "a=2"], "a is given twice")):
         with pytest.raises(ConfigError, match=re.escape(message)):
             command.settings(arguments)
+
+
+@pytest.mark.slow
+def test_the_report_of_the_own_parts_shows_everything_and_opens_without_a_complaint(score, run_dir, open_page):
+    assert score(f"out={run_dir.parent / 'shown'}")[0] == 0
+    document, console = open_page(run_dir.parent / "shown" / "report.html", "#asset=MSFT")
+    assert console == []
+    assert 'data-ready="yes"' in document
+    for section in ("bars", "events", "windows", "histogram", "features", "latents", "baselines"):
+        assert f'<section id="{section}">' in document  # not hidden
+    assert document.count("highest score") >= 5
+    assert "PCA, 4 components" in document
+    assert re.search(r"validation, [\d,]+ bars.*test, [\d,]+ bars", document)

@@ -169,7 +169,12 @@ def test_a_failed_job_does_not_stop_the_others_unless_asked(command, tmp_path):
     done = command(*settings)
     assert done.returncode == 2
     assert len(run_directories(tmp_path)) == 2
-    assert "Invalid learning rate: -1" in done.stderr.splitlines()[-1]
+    (listed,) = (line for line in done.stderr.splitlines() if line.startswith("failed: "))
+    assert "1_autoregressive-one-s0: optimizer: Invalid learning rate: -1" in listed
+    values = sorted(result["metrics"]["val/reconstruction_mse"] for result in results(tmp_path))
+    table = done.stdout[done.stdout.index("what differed, best first") :]
+    places = [table.index(f"{value:.4f}") for value in values]
+    assert places == sorted(places)
     assert "Traceback" not in done.stderr
     asked = command(
         *settings, "sweep.stop_on_failure=true", "sweep.skip_finished=false", "hydra.sweep.dir=outputs/asked"

@@ -231,6 +231,8 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
             build(cfg)
         except RefoldError as error:
             yield str(error)
+    if "lr" not in plain["optimizer"]:  # torch has a default of its own for it
+        yield "optimizer.lr is missing; a run needs it"
     try:  # torch's optimizers declare no bounds: let one look at its settings
         build_optimizer(cfg)([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:

@@ -295,7 +295,10 @@ def load_run(path: str | os.PathLike) -> Run:
     cfg, checkpoint = read_settings(settings), read_checkpoint(weights)
     data = checkpoint["WindowDataModule"]
     scaler = Scaler.from_state_dict(data["scaler"])
-    autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
+    try:
+        autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
+    except ConfigError as error:
+        raise ConfigError(f"{settings} does not build a model; is it of another version of refold? {error}") from None
     prefix = "autoencoder."
     state = {
         key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)

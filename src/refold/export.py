@@ -6,15 +6,10 @@ Letters: B windows, T bars, F features, Z numbers of a code, H hidden size, L la
 
 B and T stay free. Features go in and come out in their own units: scaler and score stand in the graph.
 
-**LSTMs.** Traced as it is, an LSTM is unrolled into as many steps as the example has bars. Here it is one opaque
-operator with a rule for its shapes; an ONNX file then gets the standard LSTM operator in its place, a program of
-`torch.export` gets `aten.lstm`, which any PyTorch runs.
-
-**The closed loop.** With one layer the decoder that reads its own output is folded into one LSTM (closed_loop.py), its
-folded weights are stored. With more layers it is a loop over bars: `Scan` in ONNX, `scan` in a program.
+The LSTMs of the graph are one opaque operator (models/portable.py): an ONNX file gets the standard LSTM operator in its
+place, a program of `torch.export` gets `aten.lstm`, which any PyTorch runs.
 """
 
-import copy
 import json
 import logging
 import math
@@ -23,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +26,7 @@ from torch.export import Dim, ExportedProgram
 
 from refold.config import Run
 from refold.errors import ConfigError, RefoldError
-from refold.models import Autoencoder, AutoregressiveDecoder, ConditionalDecoder
-from refold.models.closed_loop import fold, weights_of
-from refold.models.fused import State
-from refold.models.linear import LinearPath
+from refold.models.portable import OPERATOR, portable
 from refold.scoring.scores import GaussStatic, LatentNeighbours, Mahalanobis, Score
 
 OUTPUTS = ("reconstruction", "code", "score")
@@ -42,147 +34,6 @@ OUTPUTS = ("reconstruction", "code", "score")
 TOLERANCE = 1e-4
 """Largest difference to PyTorch that a written file may have: of a reconstruction in training standard deviations, of a
 code or score c in units of 1 + |c|. Sums of float32 in another order differ by some 1e-6, a wrong graph by far more."""
-
-
-# ---- LSTMs that keep their shape when they are traced ----------------------------------------------------------------
-
-
-@torch.library.custom_op("refold::lstm", mutates_args=())
-def _lstm(
-    input: Tensor,
-    hx: Sequence[Tensor],
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`torch.lstm`, argument by argument, so that one can stand in the other's place."""
-    return torch.lstm(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
-
-
-@_lstm.register_fake
-def _(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
-    width = hx[0].shape[2] * (2 if bidirectional else 1)
-    hidden = input.new_empty(input.shape[0], input.shape[1], width)
-    return hidden, torch.empty_like(hx[0]), torch.empty_like(hx[1])
-
-
-class _LSTM(nn.Module):
-    """An nn.LSTM as the opaque operator; called like it."""
-
-    def __init__(self, lstm: nn.LSTM) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
-        self.num_layers, self.bidirectional = lstm.num_layers, lstm.bidirectional
-        self.weights = nn.ParameterList(weight.detach() for layer in lstm.all_weights for weight in layer)
-
-    def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if state is None:
-            rows = self.num_layers * (2 if self.bidirectional else 1)
-            zeros = inputs.new_zeros(rows, inputs.shape[0], self.hidden_size)
-            state = zeros, zeros.clone()
-        how = True, self.num_layers, 0.0, False, self.bidirectional, True
-        hidden, h, c = _lstm(inputs, list(state), list(self.weights), *how)
-        return hidden, (h, c)
-
-
-class _Folded(nn.Module):
-    """A one-layer decoder that reads its own output, as one LSTM; called like the decoder, runs free."""
-
-    def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
-        super().__init__()
-        self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
-        self.lstm = _LSTM(decoder.lstm)
-        self.lstm.weights = nn.ParameterList(
-            part.detach() for part in fold(weights_of(decoder.lstm, decoder.projection))
-        )
-        self.projection = decoder.projection
-        self.start_token = nn.Parameter(decoder.start_token.detach().clone())
-
-    def forward(self, conditioning: Tensor, state: State, *, window_size: int, **_: Any) -> Tensor:
-        first = self.start_token - self.projection(state[0][-1])  # the fold adds what the first step would feed back
-        inputs = nn.functional.pad(first.unsqueeze(1), (0, 0, 0, window_size - 1))
-        if self.conditioned:
-            beside = conditioning.unsqueeze(1).expand(-1, window_size, -1)
-            inputs = torch.cat([inputs, beside], dim=2)
-        hidden, _state = self.lstm(inputs, state)
-        outputs = self.projection(hidden)
-        return outputs.flip(1) if self.reverse else outputs
-
-
-class _Stepped(nn.Module):
-    """A decoder of several layers that reads its own output, as a loop over bars; called like it, runs free."""
-
-    def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
-        super().__init__()
-        self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
-        self.layers = nn.ModuleList(
-            nn.ParameterList(part.detach() for part in layer) for layer in decoder.lstm.all_weights
-        )
-        self.projection = decoder.projection
-        self.start_token = nn.Parameter(decoder.start_token.detach().clone())
-
-    def forward(self, conditioning: Tensor, state: State, *, window_size: int, **_: Any) -> Tensor:
-        from torch._higher_order_ops.scan import scan  # torch has no public name for it yet
-
-        def step(carry: tuple[Tensor, ...], clock: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-            fed, *states = carry
-            hidden = torch.cat([fed, conditioning], dim=1) if self.conditioned else fed
-            after = []
-            for n, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.layers):
-                h, c = states[2 * n : 2 * n + 2]
-                gates = nn.functional.linear(hidden, w_ih, b_ih) + nn.functional.linear(h, w_hh, b_hh)
-                i, f, g, o = gates.chunk(4, dim=1)
-                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-                hidden = o.sigmoid() * c.tanh()
-                after += [hidden, c]
-            output = self.projection(hidden)
-            return (output, *after), output.clone()
-
-        start = self.start_token.expand(conditioning.shape[0], -1).clone()
-        states = [part[n].clone() for n in range(len(self.layers)) for part in state]
-        clock = conditioning.new_zeros(window_size, 1)  # a scan is as long as what it reads
-        _carry, outputs = scan(step, (start, *states), clock)
-        outputs = outputs.transpose(0, 1)  # (T, B, F) -> (B, T, F)
-        return outputs.flip(1) if self.reverse else outputs
-
-
-class _LinearPath(nn.Module):
-    """A linear path bar by bar, the last bar first: as many weights are taken as there are bars, and nothing is padded,
-    because whether there is something to pad would be a branch."""
-
-    def __init__(self, path: LinearPath) -> None:
-        super().__init__()
-        sizes = path.window_size, path.num_features
-        to_code, to_window = path.to_code.weight.detach().T, path.to_window.weight.detach()  # (T F, Z) both
-        self.into = nn.Parameter(to_code.unflatten(0, sizes).flip(0))  # (T, F, Z)
-        self.out = nn.Parameter(to_window.unflatten(0, sizes).transpose(1, 2).flip(0).contiguous())  # (T, Z, F)
-        self.into_bias = nn.Parameter(path.to_code.bias.detach())
-        self.out_bias = nn.Parameter(path.to_window.bias.detach().unflatten(0, sizes).unsqueeze(1).flip(0))  # (T, 1, F)
-
-    def encode(self, windows: Tensor, mask: None) -> Tensor:
-        bars = windows.flip(1).transpose(0, 1)  # (B, T, F) -> (T, B, F)
-        return torch.bmm(bars, self.into[: windows.shape[1]]).sum(0) + self.into_bias
-
-    def decode(self, code: Tensor, window_size: int) -> Tensor:
-        bars = torch.matmul(code, self.out[:window_size]) + self.out_bias[:window_size]  # (T, B, F)
-        return bars.transpose(0, 1).flip(1)
-
-
-def portable(autoencoder: Autoencoder) -> Autoencoder:
-    """A copy that can be traced with any number of bars, and that always runs free."""
-    clone = copy.deepcopy(autoencoder).eval()
-    clone.encoder.lstm = _LSTM(clone.encoder.lstm)
-    if clone.linear is not None:
-        clone.linear = _LinearPath(clone.linear)
-    if isinstance(clone.decoder, AutoregressiveDecoder | ConditionalDecoder):
-        clone.decoder = (_Folded if clone.decoder.num_layers == 1 else _Stepped)(clone.decoder)
-    else:
-        clone.decoder.lstm = _LSTM(clone.decoder.lstm)
-    return clone
 
 
 # ---- scores of windows alone -----------------------------------------------------------------------------------------
@@ -317,21 +168,19 @@ def reference(run: Run, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def trace(run: Run) -> ExportedProgram:
     """The graph of a run, B and T free; T up to `longest_window`."""
-    T = run.config.data.window_size
-    example = torch.zeros(4, max(T, 2), len(run.scaler.mean))
-    shapes = {"features": {0: Dim("B", min=1), 1: Dim("T", min=1, max=longest_window(run))}}
+    longest = longest_window(run)
+    T = max(run.config.data.window_size, 1 if longest == 1 else 2)  # a size of 1 in the example would stay fixed
+    example = torch.zeros(4, T, len(run.scaler.mean))
+    shapes = {"features": {0: Dim("B", min=1), **({} if longest == 1 else {1: Dim("T", min=1, max=longest)})}}
     with torch.no_grad(), _quiet():
         try:
             return torch.export.export(Portable(run).eval(), (example,), dynamic_shapes=shapes, strict=False)
         except RefoldError:
             raise
         except Exception as error:  # a part of one's own that torch.export cannot follow; it fails in many ways
-            parts = ", ".join(
-                type(part).__name__ for part in (*run.autoencoder.children(), run.detector.score_function)
-            )
-            raise ConfigError(
-                f"torch.export cannot follow one of {parts}: {str(error).strip().splitlines()[0]}"
-            ) from error
+            parts = [type(part).__name__ for part in (*run.autoencoder.children(), run.detector.score_function)]
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"torch.export cannot follow one of {', '.join(parts)}: {reason}") from error
 
 
 def longest_window(run: Run) -> int | None:
@@ -358,8 +207,11 @@ def write(run: Run, path: Path, format: str) -> float:
                 f"the {format} file differs from PyTorch by {difference:.1e}; it may by {TOLERANCE:g}; it is not kept"
             )
         os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(f"out is {path}; it cannot be written: {error.strerror}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
     return difference
 
 
@@ -383,7 +235,7 @@ def largest_difference(run: Run, call: Callable[[Tensor], Sequence[Tensor]]) -> 
     generator = torch.Generator().manual_seed(0)
     T = run.config.data.window_size
     lengths = sorted({1, max(1, T - 1), T, 2 * T + 3 if longest_window(run) is None else T})
-    worst = 0.0
+    differences = []
     for bars in lengths:
         for batch in (1, 3, 64):
             noise = torch.randn(batch, bars, len(run.scaler.mean), generator=generator, dtype=torch.float64)
@@ -392,10 +244,8 @@ def largest_difference(run: Run, call: Callable[[Tensor], Sequence[Tensor]]) -> 
                 if made.shape != wanted.shape:
                     raise RefoldError(f"the file's {name} is {tuple(made.shape)}; PyTorch's is {tuple(wanted.shape)}")
                 unit = run.scaler.std if name == "reconstruction" else 1 + wanted.abs()
-                difference = ((made - wanted).abs() / unit).max().item()
-                if not difference <= worst:  # so that NaN stays
-                    worst = difference
-    return worst
+                differences.append(((made - wanted).abs() / unit).max())
+    return torch.stack(differences).max().item()  # NaN, if one is
 
 
 def _save_onnx(program: ExportedProgram, path: Path, notes: dict[str, str]) -> None:
@@ -409,7 +259,7 @@ def _save_onnx(program: ExportedProgram, path: Path, notes: dict[str, str]) -> N
         verbose=False,
         input_names=["features"],
         output_names=list(OUTPUTS),
-        custom_translation_table={torch.ops.refold.lstm.default: aten_lstm},
+        custom_translation_table={OPERATOR: aten_lstm},
     )
     exported.model.metadata_props.update(notes)
     exported.save(path, external_data=False)
@@ -426,7 +276,7 @@ def _load_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
 
 def _save_program(program: ExportedProgram, path: Path, notes: dict[str, str]) -> None:
     for node in program.graph.nodes:
-        if node.target is torch.ops.refold.lstm.default:
+        if node.target is OPERATOR:
             node.target = torch.ops.aten.lstm.input  # the same arguments, and no refold to load it
     program.graph_module.recompile()
     with path.open("wb") as file:

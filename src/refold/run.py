@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from refold.errors import ConfigError
+from refold.errors import ConfigError, RefoldError
 from refold.state import STATE, find_state
 
 RESOLVED = "resolved.yaml"
@@ -32,10 +32,17 @@ DETECTOR = "checkpoints/detector.pt"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or none: to a neighbour first, then by renaming it."""
+    """Write a whole file or none: to a neighbour first, then by renaming it.
+
+    Raises: RefoldError: it cannot be written; what was there still is.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, newline="")  # line ends as given, on every system
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, newline="")  # line ends as given, on every system
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RefoldError(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

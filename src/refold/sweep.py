@@ -108,11 +108,12 @@ def _digest_of(directory: Path) -> str | None:
 
 
 def result_of(directory: Path) -> dict[str, Any] | None:
-    """What result.json says; None if it is not there or broken."""
+    """What result.json says; None if it is not there or is not that of a run."""
     try:
-        return json.loads((directory / run.RESULT).read_text())
+        result = json.loads((directory / run.RESULT).read_text())
     except (OSError, ValueError):
         return None
+    return result if isinstance(result, dict) and "metrics" in result else None
 
 
 def report() -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -184,3 +185,16 @@ def test_a_run_with_lengths_and_weights(tiny_run):
     """The model trains on batches of any length, and is measured on windows of one."""
     _, result = tiny_run("data.shortest_window=5", "data.asset_weights=balanced", "trainer.limit_train_batches=8")
     assert np.isfinite(result["metrics"]["test/reconstruction_mse"])
+
+
+@pytest.mark.slow
+def test_lengths_and_weights_of_two_processes_are_those_of_one(command, tmp_path):
+    settings = [*TINY, "teacher_forcing=constant", "data.shortest_window=6", "data.asset_weights={AAPL: 2, FB: 0.5}"]
+    curves = []
+    for processes in (1, 2):
+        done = command(*settings, f"trainer.devices={processes}", f"hydra.run.dir={processes}")
+        assert done.returncode == 0, done.stderr
+        table = pl.read_csv(tmp_path / str(processes) / "metrics.csv", infer_schema_length=None)
+        curves.append(table["train/loss"].drop_nulls().to_numpy())
+    assert len(curves[0]) == len(curves[1]) >= 5
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)

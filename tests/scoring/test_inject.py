@@ -41,7 +41,7 @@ def test_as_many_as_asked_for_and_nothing_in_the_warm_up(kind):
     assert labels.schema == {"timestamp": pl.Date, "asset": pl.String, "kind": pl.String}
 
 
-@pytest.mark.parametrize("kind", ["bad tick", "stale", "unit", "broken bar"])
+@pytest.mark.parametrize("kind", ["bad tick", "wick", "stale", "unit", "broken bar"])
 def test_other_bars_are_left_alone(kind):
     clean = planted(kind)[0].filter(pl.col("kind").is_null())
     for name in [*PRICES, "volume"]:
@@ -61,6 +61,17 @@ def test_a_bad_tick_moves_the_close_and_what_must_hold_it():
     assert (ratio(bars, "open") == 1).all()
     assert (bars["high_x"] == bars.select(pl.max_horizontal("high", "close_x")).to_series()).all()
     assert (bars["low_x"] == bars.select(pl.min_horizontal("low", "close_x")).to_series()).all()
+
+
+def test_a_wick_reaches_too_far_and_leaves_open_and_close_alone():
+    bars = planted("wick", per_thousand=30)[0].filter(pl.col("kind").is_not_null())
+    up, down = ratio(bars, "high") - 1, 1 - ratio(bars, "low")
+    assert ((up > 0) ^ (down > 0)).all()
+    assert ((np.maximum(up, down) >= 0.03) & (np.maximum(up, down) <= 0.2)).all()
+    assert (up > 0).any()
+    assert (down > 0).any()
+    for name in ("open", "close", "volume"):
+        assert (bars[name] == bars[f"{name}_x"]).all()
 
 
 def test_a_stale_quote_holds_the_last_close_for_5_to_20_bars():

@@ -1,5 +1,8 @@
 """The evaluation on planted errors: what counts, where thresholds come from, and the natural test."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,6 +11,7 @@ import torch
 from refold.data.pipeline import Recipe
 from refold.data.sources import Stocks
 from refold.scoring.baselines import PCA, Chance, Components, Everything
+from refold.scoring.inject import KINDS
 from refold.scoring.price_errors import ALL, NaturalTest, PriceErrors, all_scorers, part_bars, spoil
 from refold.scoring.rules import RobustReturn, SpikeReversal, SplitRatio, StaleRun, UnitRatio
 from refold.scoring.scores import Mahalanobis
@@ -115,7 +119,7 @@ def test_the_same_seed_repeats_itself():
 
 @pytest.mark.parametrize("kinds", [["gap"], ["spike"], []])
 def test_kinds_that_no_scorer_sees_are_refused(kinds):
-    with pytest.raises(ValueError, match=r"evaluation\.kinds .*; it must .*bad tick, stale, split, unit"):
+    with pytest.raises(ValueError, match=r"evaluation\.kinds .*; it must .*bad tick, wick, stale, split, unit"):
         evaluation(kinds=kinds)
 
 
@@ -156,6 +160,15 @@ def test_the_model_and_all_that_it_is_held_against_on_its_own_data():
     assert scores["LSTM autoencoder"] > 3 * scores["random"]  # even untrained: a hundredfold price is hard to miss
     assert scores["LSTM autoencoder"] != scores["PCA, 3 components"]
     assert scores["rules + LSTM autoencoder"] == pytest.approx(scores["four rules"], abs=0.2)
+
+
+def test_the_page_shows_all_scorers_and_kinds():
+    page = (Path(__file__).parents[2] / "docs/price_errors.md").read_text()
+    data = ready(BARS)
+    for name in all_scorers(detector(data, autoencoder=small_autoencoder()), data, seed=0):
+        shown = name.replace("PCA, 3", "PCA, 16")
+        assert len(re.findall(rf"^ +{re.escape(shown)}  +[\d-]", page, flags=re.MULTILINE)) == 3, shown
+    assert re.findall(r"^\| ([a-z ]+) \| .* \| .* \|$", page, flags=re.MULTILINE)[1:] == list(KINDS)
 
 
 def test_the_detector_of_the_run_is_left_as_it_was():

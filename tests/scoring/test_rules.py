@@ -147,7 +147,7 @@ def test_scorers_together_are_their_highest_rank_among_validation():
     rule = Fixed([0, 0, 0, np.nan], [0, 4, np.nan], fires_at=1.0)
     scores = together(3, rules={"a": rule}, other=Fixed([1, 2, 3, 4], [2.5, 3, np.nan]), reach=0)
     assert scores[0] == 0.5  # two of four are below 2.5; none of three is below 0
-    assert scores[1] == pytest.approx(1 + math.log(4))  # three more than the score of 1 at which the rule fires
+    assert scores[1] == pytest.approx(2 + math.log(4))  # three times more than the score of 1 at which the rule fires
     assert math.isnan(scores[2])
 
 
@@ -158,6 +158,12 @@ def test_a_rule_that_does_not_fire_is_not_beyond_validation():
 def test_ranks_keep_the_order_of_scores_beyond_all_that_validation_has():
     scores = together(3, rules={"a": Fixed([1, 2, 3, 4], [4, 5, 500], fires_at=1.0)}, other=None)
     assert scores[0] < 1 < scores[1] < scores[2]
+
+
+def test_a_rule_that_fires_comes_before_whatever_is_strange():
+    rule = Fixed([0, 0, 0, 0], [1.01, 0, 0], fires_at=1.0)
+    scores = together(3, rules={"a": rule}, other=Fixed([1, 2, 3, 4], [0, 1e9, 5]), reach=0)
+    assert scores[0] > scores[1] > scores[2] > 1
 
 
 def test_near_an_error_that_a_rule_finds_the_other_scorer_is_not_asked():

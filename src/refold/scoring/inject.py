@@ -59,6 +59,15 @@ def _bad_tick(market: Market, before: slice, rows: slice) -> None:
             columns[name][rows] = reach(columns[name][rows], columns["close"][rows])
 
 
+def _wick(market: Market, before: slice, rows: slice) -> None:
+    """A trade inside the bar at a wrong price: the high or the low reaches too far, open and close are right."""
+    reach = market.generator.uniform(0.03, 0.2)
+    if market.generator.random() < 0.5:
+        market.columns["high"][rows] *= 1 + reach
+    else:
+        market.columns["low"][rows] *= 1 - reach
+
+
 def _stale(market: Market, before: slice, rows: slice) -> None:
     """The last close again and again, as open, high and low too; volumes go on."""
     held = market.columns["close"][rows.start - 1]
@@ -103,6 +112,7 @@ def _real_jump(market: Market, before: slice, rows: slice) -> None:
 
 KINDS = {
     "bad tick": Kind(_bad_tick, 1, 1, ("close",), True),
+    "wick": Kind(_wick, 1, 1, ("high", "low"), True),
     "stale": Kind(_stale, 5, 20, ("close",), True),
     "split": Kind(_split, 1, 1, ("close",), True),
     "unit": Kind(_unit, 1, 5, ("close",), True),

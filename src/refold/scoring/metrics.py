@@ -115,7 +115,7 @@ class VolumeUnderSurface(SeriesMetric):
     only where p = 1) / 2; precision = TP / sum p; false positive rate = (sum p - TP) / (N - P_l). Both areas are means
     over l = 0..max_buffer. NaN without an anomalous bar.
 
-    100,000 bars with 1,000 events and buffers up to 100 take about a second: bars far from events only count.
+    Only bars near events are looked at for each buffer; the others are counted once, whatever their number.
 
     Args: max_buffer: bars. num_thresholds: K.
     Source: Paparrizos et al. 2022, "Volume under the surface"; the areas are those of their published code, whose

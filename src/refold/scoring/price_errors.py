@@ -10,6 +10,7 @@ not. A scorer that cannot tell of a bar counts as finding nothing there.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -217,7 +218,7 @@ class PriceErrors:
                 natural.append({"scorer": name, **self.natural.judge(scorer, threshold)})
         return {"errors": rows, "checks": found, "natural": natural}
 
-    def _measure(self, scored: Sequence[tuple[Copy, np.ndarray]], threshold: float) -> dict[str, float]:
+    def _measure(self, scored: Sequence[tuple[Copy, np.ndarray]], threshold: float) -> dict[str, float | None]:
         metrics = [
             AveragePrecision(),
             AUROC(),
@@ -234,7 +235,8 @@ class PriceErrors:
             values |= several
         jumps = np.concatenate([scores[one.jump & one.kept] for one, scores in scored])
         measured = {name: float(value) for name, value in values.items()}
-        return measured | {"jumps_flagged": float((jumps > threshold).mean()), "threshold": threshold}
+        measured |= {"jumps_flagged": float((jumps > threshold).mean()), "threshold": threshold}
+        return {name: value if math.isfinite(value) else None for name, value in measured.items()}  # JSON has no NaN
 
 
 def _feed(one: Copy, scores: np.ndarray, *metrics: Any) -> None:

@@ -153,10 +153,10 @@ RULES: dict[str, type[Rule]] = {
 class Together:
     """Rules, and a scorer beside them, as one: the largest of their scores, each as its rank among those of validation.
 
-    Beyond the largest of validation, and for a rule beyond where it fires, a rank goes on as 1 + log(1 + excess /
-    largest), so that scores that are never seen there keep their order. Near a bar where a rule fires the other scorer
-    is not asked: its windows and features hold an error that is known, and would blame the neighbours for it. A member
-    that cannot tell is left out.
+    A rank is the share of validation's scores below it. What is larger than all of them keeps its order: the other
+    scorer's go on from 1 to below 2, and those of a rule that fires from 2 on, since it says what the error is. Near
+    such a bar the other scorer is not asked: its windows and features hold an error that is known, and would blame the
+    neighbours for it. A member that cannot tell is left out.
 
     Args: rules: name -> rule. other: the scorer beside them; None: rules alone. reach: bars before and after a bar that
         the other scorer's score depends on.
@@ -179,11 +179,15 @@ class Together:
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """See `Scorer`."""
         scores = {name: rule.score(bars) for name, rule in self.rules.items()}
-        ranks = [_rank(scores[name], self.usual[name], rule.fires_at) for name, rule in self.rules.items()]
+        ranks = []
+        for name, rule in self.rules.items():
+            share, excess = _rank(scores[name], self.usual[name], rule.fires_at)
+            ranks.append(np.where(excess > 0, 2 + np.log1p(excess), share))
         if self.other is not None:
             fires = np.any([scores[name] >= rule.fires_at for name, rule in self.rules.items()], axis=0)
             near = _within(fires, bars["asset"].rle_id().to_numpy(), self.reach)
-            ranks.append(np.where(near, np.nan, _rank(self.other.score(bars), self.usual_other, 0.0)))
+            share, excess = _rank(self.other.score(bars), self.usual_other, 0.0)
+            ranks.append(np.where(near, np.nan, np.where(excess > 0, 1 + excess / (1 + excess), share)))
         return np.fmax.reduce(ranks, axis=0)
 
 
@@ -191,12 +195,15 @@ def _sorted(scores: np.ndarray) -> np.ndarray:
     return np.sort(scores[~np.isnan(scores)])
 
 
-def _rank(scores: np.ndarray, usual: np.ndarray, fires_at: float) -> np.ndarray:
-    """The share of usual scores below each score, and beyond them all 1 and more. Args: usual: sorted."""
-    largest = max(usual[-1] if len(usual) else 0.0, fires_at)
+def _rank(scores: np.ndarray, usual: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """The share of usual scores below each score, and by how many times it exceeds the largest of them; NaN of NaN.
+
+    Args: usual: sorted. least: what the largest is at least taken for.
+    """
+    largest = max(usual[-1] if len(usual) else 0.0, least)
     share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
-    excess = np.log1p(np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0))
-    return np.where(np.isnan(scores), np.nan, np.where(scores > largest, 1 + excess, share))
+    excess = np.maximum(scores - largest, 0) / (largest if largest > 0 else 1.0)
+    return np.where(np.isnan(scores), np.nan, share), excess
 
 
 def _within(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from refold.bounds import checked
-from refold.errors import ConfigError
+from refold.errors import ConfigError, RefoldError
 from refold.run import LAST_CHECKPOINT, METRICS, write_atomically
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,11 @@ class MetricsFile(Logger):
             self.columns += new_columns
             self._rewrite()
         else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
+            try:
+                with self.path.open("a", newline="") as file:
+                    csv.DictWriter(file, self.columns).writerow(row)
+            except OSError as error:
+                raise RefoldError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _open(self, before_step: int) -> None:
         self.rows = []

@@ -1,0 +1,165 @@
+"""An autoencoder in a form that can be traced with any number of windows and bars, for export.
+
+Letters: B windows, T bars, F features, Z numbers of a code, H hidden size, L layers.
+
+**LSTMs.** Traced as it is, an LSTM is unrolled into as many steps as the example has bars. Here it is one opaque
+operator with a rule for its shapes; whoever writes the graph down puts an LSTM of the format in its place.
+
+**The closed loop.** With one layer the decoder that reads its own output is folded into one LSTM (closed_loop.py), its
+folded weights are stored. With more layers it is a loop over bars, `scan`.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refold.models.autoencoder import Autoencoder
+from refold.models.closed_loop import fold, weights_of
+from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder
+from refold.models.fused import State
+from refold.models.linear import LinearPath
+
+
+@torch.library.custom_op("refold::lstm", mutates_args=())
+def _lstm(
+    input: Tensor,
+    hx: Sequence[Tensor],
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch.lstm`, argument by argument, so that one can stand in the other's place."""
+    return torch.lstm(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
+@_lstm.register_fake
+def _(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
+    width = hx[0].shape[2] * (2 if bidirectional else 1)
+    hidden = input.new_empty(input.shape[0], input.shape[1], width)
+    return hidden, torch.empty_like(hx[0]), torch.empty_like(hx[1])
+
+
+OPERATOR = torch.ops.refold.lstm.default
+"""In a traced graph: takes what `aten.lstm.input` takes, and gives what it gives."""
+
+
+class _LSTM(nn.Module):
+    """An nn.LSTM as the opaque operator; called like it."""
+
+    def __init__(self, lstm: nn.LSTM) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
+        self.num_layers, self.bidirectional = lstm.num_layers, lstm.bidirectional
+        self.weights = nn.ParameterList(weight.detach() for layer in lstm.all_weights for weight in layer)
+
+    def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        if state is None:
+            rows = self.num_layers * (2 if self.bidirectional else 1)
+            zeros = inputs.new_zeros(rows, inputs.shape[0], self.hidden_size)
+            state = zeros, zeros.clone()
+        how = True, self.num_layers, 0.0, False, self.bidirectional, True
+        hidden, h, c = _lstm(inputs, list(state), list(self.weights), *how)
+        return hidden, (h, c)
+
+
+class _Folded(nn.Module):
+    """A one-layer decoder that reads its own output, as one LSTM; called like the decoder, runs free."""
+
+    def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
+        super().__init__()
+        self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
+        self.lstm = _LSTM(decoder.lstm)
+        self.lstm.weights = nn.ParameterList(
+            part.detach() for part in fold(weights_of(decoder.lstm, decoder.projection))
+        )
+        self.projection = decoder.projection
+        self.start_token = nn.Parameter(decoder.start_token.detach().clone())
+
+    def forward(self, conditioning: Tensor, state: State, *, window_size: int, **_: Any) -> Tensor:
+        first = self.start_token - self.projection(state[0][-1])  # the fold adds what the first step would feed back
+        inputs = nn.functional.pad(first.unsqueeze(1), (0, 0, 0, window_size - 1))
+        if self.conditioned:
+            beside = conditioning.unsqueeze(1).expand(-1, window_size, -1)
+            inputs = torch.cat([inputs, beside], dim=2)
+        hidden, _state = self.lstm(inputs, state)
+        outputs = self.projection(hidden)
+        return outputs.flip(1) if self.reverse else outputs
+
+
+class _Stepped(nn.Module):
+    """A decoder of several layers that reads its own output, as a loop over bars; called like it, runs free."""
+
+    def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
+        super().__init__()
+        self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
+        self.layers = nn.ModuleList(
+            nn.ParameterList(part.detach() for part in layer) for layer in decoder.lstm.all_weights
+        )
+        self.projection = decoder.projection
+        self.start_token = nn.Parameter(decoder.start_token.detach().clone())
+
+    def forward(self, conditioning: Tensor, state: State, *, window_size: int, **_: Any) -> Tensor:
+        from torch._higher_order_ops.scan import scan  # torch has no public name for it yet
+
+        def step(carry: tuple[Tensor, ...], clock: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+            fed, *states = carry
+            hidden = torch.cat([fed, conditioning], dim=1) if self.conditioned else fed
+            after = []
+            for n, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.layers):
+                h, c = states[2 * n : 2 * n + 2]
+                gates = nn.functional.linear(hidden, w_ih, b_ih) + nn.functional.linear(h, w_hh, b_hh)
+                i, f, g, o = gates.chunk(4, dim=1)
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                hidden = o.sigmoid() * c.tanh()
+                after += [hidden, c]
+            output = self.projection(hidden)
+            return (output, *after), output.clone()
+
+        start = self.start_token.expand(conditioning.shape[0], -1).clone()
+        states = [part[n].clone() for n in range(len(self.layers)) for part in state]
+        clock = conditioning.new_zeros(window_size, 1)  # a scan is as long as what it reads
+        _carry, outputs = scan(step, (start, *states), clock)
+        outputs = outputs.transpose(0, 1)  # (T, B, F) -> (B, T, F)
+        return outputs.flip(1) if self.reverse else outputs
+
+
+class _LinearPath(nn.Module):
+    """A linear path bar by bar, the last bar first: as many weights are taken as there are bars, and nothing is padded,
+    because whether there is something to pad would be a branch."""
+
+    def __init__(self, path: LinearPath) -> None:
+        super().__init__()
+        sizes = path.window_size, path.num_features
+        to_code, to_window = path.to_code.weight.detach().T, path.to_window.weight.detach()  # (T F, Z) both
+        self.into = nn.Parameter(to_code.unflatten(0, sizes).flip(0))  # (T, F, Z)
+        self.out = nn.Parameter(to_window.unflatten(0, sizes).transpose(1, 2).flip(0).contiguous())  # (T, Z, F)
+        self.into_bias = nn.Parameter(path.to_code.bias.detach())
+        self.out_bias = nn.Parameter(path.to_window.bias.detach().unflatten(0, sizes).unsqueeze(1).flip(0))  # (T, 1, F)
+
+    def encode(self, windows: Tensor, mask: None) -> Tensor:
+        bars = windows.flip(1).transpose(0, 1)  # (B, T, F) -> (T, B, F)
+        return torch.bmm(bars, self.into[: windows.shape[1]]).sum(0) + self.into_bias
+
+    def decode(self, code: Tensor, window_size: int) -> Tensor:
+        bars = torch.matmul(code, self.out[:window_size]) + self.out_bias[:window_size]  # (T, B, F)
+        return bars.transpose(0, 1).flip(1)
+
+
+def portable(autoencoder: Autoencoder) -> Autoencoder:
+    """A copy that can be traced with any number of bars, and that always runs free."""
+    clone = copy.deepcopy(autoencoder).eval()
+    clone.encoder.lstm = _LSTM(clone.encoder.lstm)
+    if clone.linear is not None:
+        clone.linear = _LinearPath(clone.linear)
+    if isinstance(clone.decoder, AutoregressiveDecoder | ConditionalDecoder):
+        clone.decoder = (_Folded if clone.decoder.num_layers == 1 else _Stepped)(clone.decoder)
+    else:
+        clone.decoder.lstm = _LSTM(clone.decoder.lstm)
+    return clone
