@@ -252,11 +252,16 @@ def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
         yield str(error)
 
 
+def is_fed_bars(decoder: dict[str, Any]) -> bool:
+    """Whether teacher forcing makes a difference to a decoder. Args: decoder: its section."""
+    return getattr(locate(decoder["_target_"], "decoder._target_"), "fed_bars", True)
+
+
 def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
     """Settings that the chosen parts do not use."""
     schedule = plain["teacher_forcing"]["schedule"]["_target_"].rpartition(".")[2]
-    if plain["decoder"]["_target_"].endswith("RepeatDecoder") and schedule != "FreeRunning":
-        yield "teacher_forcing has no effect: decoder=repeat is never fed a bar, neither the true one nor its own"
+    if not is_fed_bars(plain["decoder"]) and schedule != "FreeRunning":
+        yield "teacher_forcing has no effect: this decoder is never fed a bar, neither the true one nor its own"
     elif schedule == "FreeRunning" and plain["teacher_forcing"]["coin"] != "step":
         yield f"teacher_forcing.coin={plain['teacher_forcing']['coin']} has no effect: no coin is ever tossed"
 

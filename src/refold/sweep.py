@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 import refold
 from refold import run
+from refold.check import is_fed_bars
 from refold.config import build_data, to_plain
 from refold.errors import RefoldError
 from refold.state import STATE, find_state
@@ -74,8 +75,8 @@ def settings_digest(cfg: DictConfig) -> str | None:
     if data is None:
         return None
     settings = {name: section for name, section in to_plain(cfg).items() if name not in _NOT_OF_THE_RESULT}
-    if settings["decoder"]["_target_"].endswith("RepeatDecoder"):
-        del settings["teacher_forcing"]  # it is never fed a bar
+    if not is_fed_bars(settings["decoder"]):
+        del settings["teacher_forcing"]
     text = json.dumps([refold.__version__, settings, data], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
