@@ -130,7 +130,7 @@ def test_the_command_prints_writes_and_refuses(sweep, tmp_path):
     refusals = {
         ("nowhere",): "nowhere: there is no directory nowhere",
         ("outputs", "--metric", "test/vus_pr"): "test/vus_pr: ",
-        ("outputs", "--csv", "nowhere/table.csv"): "it cannot be written",
+        ("outputs", "--csv", "nowhere/table.csv"): "nowhere/table.csv cannot be written",
     }
     for arguments, message in refusals.items():
         refused = run(*arguments)
