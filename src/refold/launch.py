@@ -82,7 +82,7 @@ def sigterm_is_ctrl_c() -> contextlib.AbstractContextManager[None]:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    return _handled_by(interrupt, signal.SIGTERM)
+    return _handled_by(interrupt, signal.SIGINT, signal.SIGTERM)  # a shell may have had the former ignored
 
 
 @contextlib.contextmanager
