@@ -13,15 +13,13 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 
 from refold import command, config
 from refold.data import Windows
@@ -51,7 +49,7 @@ def main() -> None:
     run = config.load_run(settings["run"])
     others = {key: value for key, value in settings.items() if key not in OWN}
     cfg = choose_anew(run.config, others, CONF)
-    run.autoencoder.to(device(settings.get("device", "auto")))
+    run.autoencoder.to(command.device(settings.get("device", "auto")))
     anew = any(key.partition(".")[0] in ("score", "threshold", "alignment") for key in others)
     detector = refit(run, cfg) if anew or run.detector is None else run.detector
     detector.recipe = config.build_data(cfg).recipe  # its checks may have been chosen anew
@@ -65,17 +63,6 @@ def main() -> None:
             facts, shown = score_own(run, detector, folder)
         write_rest(run, detector, folder, facts, shown)
     print_result(detector, facts, out)
-
-
-def device(name: str) -> str:
-    """Raises: ConfigError: there is no such device."""
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device is {name!r}; it must be one of auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda'; this machine has no GPU: device=cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def own_data(run: config.Run) -> Any:
@@ -103,7 +90,7 @@ def score_bars(detector: Detector, source: Any, folder: Path) -> tuple[dict[str,
     bars = source.load()
     refuse_unlike(detector, bars, str(source))
     bars = in_order(detector, bars)
-    with progress_bar(bars.height) as progress:
+    with command.progress_bar(bars.height, "bars scored") as progress:
         found = write_scores(scan(detector, bars, progress=progress), folder)
     return found, evidence.of_bars(detector, bars, pl.scan_parquet(folder / "scores.parquet"), "these bars")
 
@@ -121,14 +108,6 @@ def score_own(run: config.Run, detector: Detector, folder: Path) -> tuple[dict[s
         for part, runs in parts.items()
     }
     return found, evidence.of_parts(detector, windows, pl.scan_parquet(folder / "scores.parquet"))
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """On a terminal, a bar; else nothing."""
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("bars scored", total=total)
-        yield lambda rows: bar.advance(task, rows)
 
 
 def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]:

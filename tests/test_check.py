@@ -42,6 +42,7 @@ def mistakes(*overrides: str) -> str:
         (["teacher_forcing.parallel_passes=2"], "it needs teacher_forcing.coin=sequence_step"),
         (["bridge=states", "decoder.num_layers=2"], "set decoder.num_layers=1"),
         (["bridge=states", "encoder=bilstm"], "equal to the size of an encoder state = 128"),
+        (["bridge.dropout=1"], "bridge.dropout is 1; it must be in [0, 1)"),
         (["bridge.linear_path=pcs"], "bridge.linear_path is 'pcs'; it must be one of none, pca; did you mean pca?"),
         (["trainer.devices=0"], "trainer.devices is 0; it must be at least 1"),
         (["trainer.devices=four"], "trainer.devices is 'four'; it must be"),

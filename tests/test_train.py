@@ -91,7 +91,8 @@ print(error.compute()["reconstruction_mse"].float().item())
 
 
 def test_four_devices_without_a_gpu_are_four_processes_and_one_run(command, tmp_path):
-    forced = [*TINY, "teacher_forcing=constant"]  # coins too are the same on every process
+    # coins are the same on every process; what dropout drops is not
+    forced = [*TINY, "teacher_forcing=constant", "bridge.dropout=0"]
     one = command(*forced)
     four = command(*forced, "decoder=autoregressive", "trainer.devices=4")
     assert (one.returncode, four.returncode) == (0, 0), four.stderr

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from refold.models import AutoregressiveDecoder, ConditionalDecoder, Feeding, LSTMEncoder
+from refold.models import AutoregressiveDecoder, ConditionalDecoder, Feeding, LatentBridge, LSTMEncoder
 from tests.models import parity
 
 B, T, F, H, L = 4, 6, 3, 5, 3
@@ -136,3 +136,17 @@ def test_masked_encoder_draws_between_layers_alone(bidirectional, num_layers, fa
     encoder = make_encoder(bidirectional, num_layers=num_layers).train()
     encoder(torch.randn(B, T, F).double(), parity.make_mask(B, T))
     assert [factor.shape for factor in factors] == [(B, T, encoder.state_size)] * (num_layers - 1)
+
+
+def test_bridge():
+    """It drops numbers of the encoder's state before they become a code, while training alone."""
+    torch.manual_seed(0)
+    sizes = {"encoder_num_layers": 1, "encoder_state_size": H, "decoder_num_layers": 1, "decoder_hidden_size": H}
+    bridge = LatentBridge(latent_dim=2, dropout=0.5, linear_path="none", **sizes).double()
+    state = torch.randn(1, 1, H).double(), torch.randn(1, 1, H).double()
+    exact = bridge.eval().encode(state)
+    assert torch.equal(exact, bridge.encode(state))
+    drawn = torch.stack([bridge.train().encode(state) for _ in range(4000)])
+    assert not torch.equal(drawn[0], drawn[1])
+    # its mean is the exact code: what is kept counts 1 / (1 - dropout) times; 4,000 draws of deviation below 2
+    assert (drawn.mean(dim=0) - exact).abs().max() < 0.1

@@ -14,6 +14,7 @@ def make_model(kind=parity.DECODERS[0], *, bidirectional=False, reverse=False, L
     encoder = LSTMEncoder(input_size=F, hidden_size=H, num_layers=L, dropout=0.0, bidirectional=bidirectional)
     bridge = LatentBridge(
         latent_dim=Z,
+        dropout=0.0,
         linear_path="pca",
         encoder_num_layers=L,
         encoder_state_size=encoder.state_size,

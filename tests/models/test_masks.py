@@ -17,6 +17,7 @@ def make_model(kind=parity.DECODERS[0], *, F=3, H=4, L=1, bidirectional=False, r
     encoder = LSTMEncoder(input_size=F, hidden_size=H, num_layers=L, dropout=0.0, bidirectional=bidirectional)
     bridge = LatentBridge(
         latent_dim=Z,
+        dropout=0.0,
         linear_path="none",
         encoder_num_layers=L,
         encoder_state_size=encoder.state_size,

@@ -150,6 +150,7 @@ def test_previous_output_and_latent_vector_concatenated(L, ratio):
     model = states_model(L)
     model.bridge = LatentBridge(
         latent_dim=Z,
+        dropout=0.0,
         linear_path="none",
         encoder_num_layers=L,
         encoder_state_size=H,

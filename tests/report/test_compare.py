@@ -115,10 +115,10 @@ def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
     assert len(comparison.rows[0].runs) == 1
     text = printed(comparison)
     for shown in (
-        "running: epoch 2 of 60",
+        "running: epoch 2 of 10",
         "failed: optimizer.lr is too high",
         "stopped: SIGTERM",
-        "cut: epoch 2 of 60",
+        "cut: epoch 2 of 10",
     ):
         assert shown in text
     assert "5 of 6 runs did not finish" in text

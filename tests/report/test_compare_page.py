@@ -68,7 +68,7 @@ def test_the_page_holds_every_run_its_curves_and_the_same_windows(sweep, tmp_pat
     assert len(data["curves"]["runs"]) == 17
     assert data["curves"]["runs"][0]["curves"]["val/reconstruction_mse"]["y"] == [*CURVE, 0.201]
     names = [run["name"] for run in data["curves"]["runs"]]
-    assert [name for name in names if "(" in name] == ["autoregressive · 0.008 · seed 3 (cut)"]
+    assert [name for name in names if "(" in name] == ["autoregressive · 0.002 · seed 3 (cut)"]
     assert data["importance"]["names"][0] == "decoder"
     assert len(data["table"]["rows"]) == 9
     assert data["table"]["finished"] == [True] * 8 + [False]
@@ -130,7 +130,7 @@ def test_the_command_prints_writes_and_refuses(sweep, tmp_path):
     refusals = {
         ("nowhere",): "nowhere: there is no directory nowhere",
         ("outputs", "--metric", "test/vus_pr"): "test/vus_pr: ",
-        ("outputs", "--csv", "nowhere/table.csv"): "cannot be written",
+        ("outputs", "--csv", "nowhere/table.csv"): "nowhere/table.csv cannot be written",
     }
     for arguments, message in refusals.items():
         refused = run(*arguments)

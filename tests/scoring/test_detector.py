@@ -37,6 +37,7 @@ def small_autoencoder(F: int = 2) -> Autoencoder:
     sizes = {"hidden_size": 6, "num_layers": 1, "dropout": 0.0}
     bridge = LatentBridge(
         latent_dim=3,
+        dropout=0.0,
         linear_path="none",
         encoder_num_layers=1,
         encoder_state_size=6,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from refold.bounds import at_least, checked
+from refold.bounds import at_least, checked, within
 from refold.models.fused import State
 
 
@@ -35,8 +35,9 @@ class LatentBridge(nn.Module):
 
     The layers and sizes of encoder and decoder may differ. Decoders are conditioned on z.
 
-    Args: latent_dim: Z. linear_path: what the autoencoder is to have beside this: none, or pca, a `LinearPath` that
-        starts from principal components. The other sizes are those of the encoder and the decoder that it joins.
+    Args: latent_dim: Z. dropout: probability of dropping a number of the encoder's state while training. linear_path:
+        what the autoencoder is to have beside this: none, or pca, a `LinearPath` that starts from principal components.
+        The other sizes are those of the encoder and the decoder that it joins.
     """
 
     @checked("bridge")
@@ -44,6 +45,7 @@ class LatentBridge(nn.Module):
         self,
         *,
         latent_dim: Annotated[int, at_least(1)],
+        dropout: Annotated[float, within(0, 1, open_end=True)],
         linear_path: Literal["none", "pca"],
         encoder_num_layers: Annotated[int, at_least(1)],
         encoder_state_size: Annotated[int, at_least(1)],
@@ -54,12 +56,13 @@ class LatentBridge(nn.Module):
         self.code_size = self.conditioning_size = latent_dim
         self.with_linear_path = linear_path == "pca"
         self.decoder_num_layers = decoder_num_layers
+        self.dropout = nn.Dropout(dropout)
         self.to_code = nn.Linear(2 * encoder_num_layers * encoder_state_size, latent_dim)
         self.to_state = nn.Linear(latent_dim, 2 * decoder_num_layers * decoder_hidden_size)
 
     def encode(self, state: State) -> Tensor:
         """(h, c), each (L, B, state size) -> code (B, Z)."""
-        return self.to_code(_to_vector(state))
+        return self.to_code(self.dropout(_to_vector(state)))
 
     def decode(self, code: Tensor) -> tuple[Tensor, State]:
         """Code (B, Z) -> conditioning (B, Z) and the decoder's first (h, c), each (L, B, H).

@@ -127,9 +127,13 @@ class Detector:
         starts = range(0, len(chosen), self.batch)
         return torch.cat([self.encode(windows, chosen[start : start + self.batch]) for start in starts])
 
+    @torch.inference_mode()
     def encode(self, windows: Windows, number: np.ndarray) -> Tensor:
-        """Codes of some windows, (B, Z), on the CPU. Args: number: (B,) of the windows."""
-        return self._run(windows, number, windows.mask(number))[1].cpu()
+        """Codes of some windows, (B, Z), on the CPU; nothing is decoded. Args: number: (B,) of the windows."""
+        device, mask = next(self.autoencoder.parameters()).device, windows.mask(number)
+        self.autoencoder.eval()
+        codes = self.autoencoder.encode(windows.gather(number).to(device), None if mask is None else mask.to(device))
+        return codes.cpu()
 
     # ---- score -------------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ A piece takes along as many bars before and after it as its scores depend on, so
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from refold.data.checks import survey
 from refold.data.features import find, longest_lookback
-from refold.data.pipeline import whole
+from refold.data.pipeline import Whole, whole
 from refold.errors import DataError
 from refold.scoring.detector import Detector, Scores, seconds
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
@@ -116,6 +117,28 @@ def scan(
     Yields: rows in the order of the bars, as `frame` makes them.
     Raises: DataError: a check refuses bars.
     """
+    tails: dict[str, object] = {}
+    for here in pieces(detector, bars, piece):
+        scored = detector.score_series(here.made.series, here.made.segments, here.made.origin)
+        rows = frame(detector, here.part, scored, tails, here.kept, likely_kinds(here.part))
+        yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
+        progress(rows.height)
+
+
+class Piece(NamedTuple):
+    """Rows of a table with those around them that what is said about them depends on.
+
+    part: bars. kept: those of them that the piece is about; the first is row `start` of the table. made: of part.
+    """
+
+    part: pl.DataFrame
+    kept: slice
+    start: int
+    made: Whole
+
+
+def pieces(detector: Detector, bars: pl.DataFrame, piece: int) -> Iterator[Piece]:
+    """Cut a table into pieces whose `kept` rows are all rows, once. Args: bars: canonical, `in_order`. piece: rows."""
     recipe = detector.recipe
     before, after = context(detector)
     market = survey(bars)
@@ -123,15 +146,10 @@ def scan(
         # a moment of a panel is in as many places of the table as there are assets; and where runs go on over bars that
         # were dropped, no number of rows is sure to hold the bars that a score depends on
         piece = bars.height
-    tails: dict[str, object] = {}
     for start in range(0, bars.height, piece):
         end, first = min(start + piece, bars.height), max(0, start - before)
         part = bars.slice(first, min(end + after, bars.height) - first)
-        made = whole(part, recipe, detector.scaler, market)
-        scored = detector.score_series(made.series, made.segments, made.origin)
-        rows = frame(detector, part, scored, tails, slice(start - first, end - first), likely_kinds(part))
-        yield rows.with_columns((pl.int_range(pl.len()) + start).alias("place"))
-        progress(end - start)
+        yield Piece(part, slice(start - first, end - first), start, whole(part, recipe, detector.scaler, market))
 
 
 def scan_parts(

@@ -1,0 +1,83 @@
+"""Encode bars with a finished run: the latent vector of each window.
+
+    python scripts/encode.py run=outputs/latest data.path=NEW.csv    a file of bars such as the run was trained on
+    python scripts/encode.py run=outputs/latest                      the bars that the run was trained on
+
+Writes latents.parquet into out=FOLDER, by default in the run directory: latents/<name of the file>, or latents/own. A
+row is a window: timestamp of its last bar, asset, z_0, z_1, ... The folder appears whole or not at all.
+device=auto|cpu|cuda.
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+
+from refold import command, config
+from refold.check import nearest
+from refold.errors import ConfigError, DataError
+from refold.rescore import choose_anew
+from refold.run import whole_folder
+from refold.scoring.detector import Detector
+from refold.scoring.latents import scan_latents
+from refold.scoring.scan import in_order, refuse_unlike
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+LATENTS = "latents.parquet"
+OWN = ("run", "out", "device")
+
+
+def main() -> None:
+    """Load the run, read the bars, encode, write."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = command.settings(sys.argv[1:])
+    if "run" not in settings:
+        raise ConfigError("run has no value; give one: run=outputs/latest")
+    for key in settings:
+        if key not in OWN and not key.startswith("data."):
+            raise ConfigError(f"{key}: there is no such setting of encode.py{nearest(key, {*OWN, 'data.path'})}")
+    run = config.load_run(settings["run"])
+    cfg = choose_anew(run.config, {key: value for key, value in settings.items() if key not in OWN}, CONF)
+    run.autoencoder.to(command.device(settings.get("device", "auto")))
+    if run.detector is None:
+        raise ConfigError(
+            f"{run.directory} has no detector, which holds what bars must be like: train to the end first"
+        )
+    run.detector.recipe = config.build_data(cfg).recipe  # its checks may have been chosen anew
+    name = Path(cfg.data.path).name.split(".")[0] if "data.path" in settings else "own"
+    out = Path(settings.get("out", run.directory / "latents" / name))
+    with whole_folder(out, "out", [LATENTS]) as folder:
+        count = encode_bars(run.detector, config.build_data(cfg).source, folder)
+    size = run.autoencoder.code_size
+    Console(soft_wrap=True, highlight=False).print(f"{count:,} windows, {size} numbers each: {out / LATENTS}")
+
+
+def encode_bars(detector: Detector, source: object, folder: Path) -> int:
+    """Encode all bars of a source into a folder. Returns: windows."""
+    bars = source.load()
+    refuse_unlike(detector, bars, str(source))
+    bars = in_order(detector, bars)
+    with command.progress_bar(bars.height, "bars encoded") as progress:
+        return write_latents(scan_latents(detector, bars, progress=progress), folder)
+
+
+def write_latents(frames: Iterable[pl.DataFrame], folder: Path) -> int:
+    """Write latents.parquet. Returns: its rows."""
+    parts, count = folder / "parts", 0
+    parts.mkdir()
+    for number, table in enumerate(frames):
+        table.write_parquet(parts / f"{number:06}.parquet")
+        count += table.height
+    if not count:
+        raise DataError("no window could be encoded: no unbroken run of bars is as long as a window")
+    pl.scan_parquet(sorted(parts.iterdir())).sink_parquet(folder / LATENTS)
+    shutil.rmtree(parts)
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(command.run_command(main, CONF))
