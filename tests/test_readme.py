@@ -80,7 +80,6 @@ def test_the_result_shown_is_a_whole_table():
     block = re.search(r"<!-- result: begin -->\n(.*?)<!-- result: end -->", README, flags=re.DOTALL).group(1)
     rows = re.findall(r"│ (LSTM autoencoder|PCA, 16 components|training mean) +│((?: +-?\d\.\d{4} │){4,5})", block)
     assert len(rows) == 3
-    assert "windows per second" in block
 
 
 def test_the_python_shown_runs(tiny_run, tmp_path, monkeypatch):
