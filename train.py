@@ -131,7 +131,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     """What every process of a job runs. Returns: the result, on the first process."""
-    with launch.interruptible(run_dir):
+    with launch.interruptible(run_dir), run.full_disk_named(run_dir):
         import lightning
 
         from refold.report.result import summarise

@@ -78,6 +78,7 @@ def autoencoder(H: int) -> Autoencoder:
     sizes = {"hidden_size": H, "num_layers": 1, "dropout": 0.0}
     bridge = LatentBridge(
         latent_dim=16,
+        dropout=0.0,
         encoder_num_layers=1,
         encoder_state_size=H,
         decoder_num_layers=1,

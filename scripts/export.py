@@ -37,10 +37,10 @@ def main() -> None:
     out = Path(settings.get("out", run.directory / f"model{export.FORMATS[name].suffix}"))
     difference = export.write(run, out, name)
     longest = export.longest_window(run)
-    bars = "any number" if longest is None else f"1 to {longest} (bridge.linear_path has weights for each)"
+    bars = "any number of bars" if longest is None else f"1 to {longest} bars, for which the linear path has weights"
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{out}, {out.stat().st_size / 1024:,.0f} KiB")
-    console.print(f"takes features (B, T, {len(run.scaler.mean)}): B any number of windows, T {bars} of bars")
+    console.print(f"takes features (B, T, {len(run.scaler.mean)}): B any number of windows, T {bars}")
     console.print(f"gives {', '.join(export.OUTPUTS)}; differs from PyTorch by at most {difference:.0e}")
 
 

@@ -110,7 +110,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(command, tmp_path):
 def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, check=False)
     if made.returncode:
         pytest.skip("a small disk can be mounted by root alone")
     yield disk

@@ -4,6 +4,7 @@ resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{b
 checkpoints/detector.pt
 """
 
+import errno
 import json
 import os
 import re
@@ -43,6 +44,17 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise RefoldError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def full_disk_named(directory: Path) -> Iterator[None]:
+    """Within, a disk without room is a `RefoldError` that names the file, or this directory, and not an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RefoldError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -197,7 +197,16 @@ def test_make_leet_opens_all_runs_at_once(tmp_path):
     tool.parent.mkdir()
     tool.write_text('#!/bin/sh\necho "$@"\n')
     tool.chmod(0o755)
-    leet = ["make", "-f", ROOT / "Makefile", "-o", ".venv/installed", "leet", f"BIN={tool.parent}"]
+    leet = [
+        "make",
+        "--no-print-directory",
+        "-f",
+        ROOT / "Makefile",
+        "-o",
+        ".venv/installed",
+        "leet",
+        f"BIN={tool.parent}",
+    ]
     for _ in range(2):
         done = subprocess.run(leet, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout == "leet outputs/.leet\n"

@@ -1,6 +1,7 @@
 """Pictures of one run, as PNG files in its folder figures/, and the numbers behind the reconstructions."""
 
 import csv
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from refold.data import WindowDataModule, Windows
+from refold.errors import RefoldError
 from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.report.projection import first_two_axes
 from refold.run import METRICS
@@ -24,6 +26,8 @@ from refold.scoring.baselines import PCA, TrainingMean
 from refold.scoring.detector import Scores
 from refold.training.loggers import log_pictures
 from refold.training.module import AutoencoderModule, evaluating
+
+log = logging.getLogger(__name__)
 
 NUM_WINDOWS = 4
 """Windows of a part that are drawn."""
@@ -73,9 +77,14 @@ def draw_figures(
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and forget it."""
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    """Write a figure as PNG and forget it. Raises: RefoldError: it cannot be written; there is no such file then."""
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise RefoldError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        plt.close(figure)
     return path
 
 
@@ -95,7 +104,11 @@ class Progress(L.Callback):
             return
         fixed = fixed_windows(data.val_windows, data.feature_names, free_running(pl_module))
         (self.run_dir / "figures").mkdir(exist_ok=True)
-        path = save(progress(fixed, epoch), self.run_dir / "figures" / f"val_reconstructions_{epoch:04}.png")
+        try:
+            path = save(progress(fixed, epoch), self.run_dir / "figures" / f"val_reconstructions_{epoch:04}.png")
+        except RefoldError as error:  # no reason to stop a training
+            log.warning("%s; the run goes on without this picture", error)
+            return
         log_pictures(trainer.loggers, {"val/reconstructions": path}, trainer.global_step - 1)
 
 
