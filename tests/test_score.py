@@ -21,7 +21,7 @@ from refold.rescore import choose_anew
 from refold.run import whole_folder
 
 CONF = ROOT / "conf"
-FILES = {"scores.parquet", "events.csv", "scoring.json", "report.html"}
+FILES = {"scores.parquet", "events.csv", "findings.csv", "scoring.json", "report.html"}
 
 
 @pytest.fixture(scope="module")

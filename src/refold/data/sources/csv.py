@@ -11,7 +11,7 @@ import polars as pl
 from refold.bounds import checked
 from refold.data.layout import ROW, Table
 from refold.data.sources.files import stamp
-from refold.data.sources.pieces import pieces
+from refold.data.sources.pieces import batches, pieces
 from refold.errors import DataError
 
 
@@ -62,6 +62,11 @@ class Csv:
         with explained(self.path, self.separator):
             found = pieces(self._scan, self.table, self.load, **self._names())
         return [partial(self._explained, load) for load in found]
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The canonical table some rows at a time, in its order. Raises: DataError."""
+        with explained(self.path, self.separator):
+            yield from batches(self._scan, self.table, self.load, **self._names())
 
     def _explained(self, load: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         with explained(self.path, self.separator):
