@@ -10,6 +10,7 @@ from polars.testing import assert_frame_equal
 from refold.data.checks import merge
 from refold.data.ordered import OrderedBars, batches_of, in_order
 from refold.data.pipeline import whole
+from refold.data.sources import csv as csv_files
 from refold.data.sources import pieces as reading
 from refold.errors import DataError
 from refold.scoring.detector import Detector
@@ -119,7 +120,7 @@ SPOILT = {"stale_run": "warn", "missing_value": "warn", "duplicate": "warn", "fe
     "policies", [SPOILT, SPOILT | {"gap": "mask", "missing_value": "mask"}, {**SPOILT, "duplicate": "drop"}]
 )
 def test_the_findings_of_pieces_are_those_of_the_whole_table(policies, piece):
-    judge = fitted(random_bars([300]), checks=checks(**policies), max_masked=3)
+    judge = fitted(random_bars([300]), checks=checks(**SPOILT | policies), max_masked=3)
     bars = random_bars([260, 180, 230, 7], seed=5)
     bars = with_value(bars, [*range(60, 90), 255, 300, 301, 302, 500], "close", 50.0)  # stale over borders of pieces
     bars = with_value(with_value(bars, [20, 111], "close", None), [400], "high", 0.0)  # no range: not finite
@@ -145,6 +146,7 @@ def test_the_findings_of_pieces_are_those_of_the_whole_table(policies, piece):
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_file_on_disk_in_any_order_has_the_scores_of_its_table(tmp_path, monkeypatch, kind, order, rows):
     monkeypatch.setattr(reading, "ROWS", rows)
+    monkeypatch.setattr(csv_files, "BLOCK", 80 * rows)
     judge = fitted(random_bars([300]))
     bars = random_bars([260, 180, 230], seed=5)
     source = written(bars.sort(order), kind, tmp_path)

@@ -42,11 +42,15 @@ def pieces(
 
 
 def batches(
-    scan: Callable[[], pl.LazyFrame], table: Table, whole: Callable[[], pl.DataFrame], **names: str
+    parts: Callable[[], Iterator[pl.LazyFrame]],
+    scan: Callable[[], pl.LazyFrame],
+    table: Table,
+    whole: Callable[[], pl.DataFrame],
+    **names: str,
 ) -> Iterator[pl.DataFrame]:
     """Canonical bars, some rows at a time, in the order of the table; of a wide one, some whole assets at a time.
 
-    Args: as of `pieces`.
+    Args: parts: the table, some rows at a time. The others are as of `pieces`.
     """
     columns = [name for name in scan().collect_schema().names() if name != ROW]
     if table.is_wide(table.find(columns, names["where"])):
@@ -54,13 +58,20 @@ def batches(
             yield load()
         return
     empty = True
-    for rows in table.push_down(scan(), names["where"]).collect_batches(chunk_size=ROWS):
-        bars = table.canonical(rows, **names, piece=True)
+    for rows in parts():
+        bars = table.canonical(table.push_down(rows, names["where"]).collect(), **names, piece=True)
         empty = empty and bars.height == 0
         if bars.height:
             yield bars
     if empty:
         yield whole()  # says why
+
+
+def slices(scan: Callable[[], pl.LazyFrame]) -> Iterator[pl.LazyFrame]:
+    """All rows of Parquet, ROWS at a time. `collect_batches` would read many row groups ahead."""
+    rows = scan().select(pl.len()).collect(engine="streaming").item()
+    for start in range(0, rows, ROWS):
+        yield scan().slice(start, ROWS)
 
 
 def together(counts: Sequence[tuple[str | None, int]], most: int) -> list[list[str | None]]:
