@@ -114,7 +114,7 @@ def test_twenty_assets_over_thirty_years_stay_under_ten_megabytes_and_open_witho
     assert "<b>A&amp;B" not in document  # an odd name is text wherever it stands, never a tag
     assert "&lt;b&gt;A&amp;B&lt;/b&gt;" in document
     assert "average precision" in document
-    assert '<td>pot</td><td class="number">35</td><td class="number">2.5</td>' in document.replace("35.00", "35")
+    assert re.search(r'<td>pot</td><td class="number">35[.0]*</td><td class="number">2\.50*</td>', document)
 
 
 @pytest.mark.slow
