@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from refold.data import WindowLoader, windows
 from refold.data.cache import write
 from refold.data.pipeline import prepare
 from refold.errors import DataError
@@ -28,6 +31,39 @@ def test_mapped_and_held_in_memory_are_equal(tmp_path):
             assert one.assets(index) == two.assets(index)
             assert torch.equal(one.last_close(index), two.last_close(index)) or part == "train"  # NaN at the start
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def resident_of(file: Path) -> int:
+    """Bytes of a file that this process has mapped and resident."""
+    blocks = Path("/proc/self/smaps").read_text().split(str(file))[1:]
+    return sum(1024 * int(block.split("Rss:")[1].split()[0]) for block in blocks)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are counted on Linux alone")
+def test_pages_of_a_large_file_do_not_stay_resident(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "LARGE_FILE", 0)
+    train = ready(BARS, cache=str(tmp_path), **SETTINGS).train_windows
+    file = next(tmp_path.glob("*/values.npy"))
+    index = np.arange(len(train))
+    before = train.gather(index).clone()
+    assert resident_of(file) > 0
+    train.series.let_pages_go()
+    assert resident_of(file) == 0
+    assert torch.equal(train.gather(index), before)
+    asked = []
+    monkeypatch.setattr(windows.Series, "let_pages_go", lambda series: asked.append(series))
+    batches = list(WindowLoader(train, batch_size=4, shuffle=True, seed=0))
+    assert len(asked) == len(batches) > 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are counted on Linux alone")
+def test_a_small_file_stays_resident(tmp_path):
+    train = ready(BARS, cache=str(tmp_path), **SETTINGS).train_windows
+    index = np.arange(len(train))
+    file = next(tmp_path.glob("*/values.npy"))
+    train.gather(index)
+    train.series.let_pages_go()
+    assert resident_of(file) > 0
 
 
 @pytest.mark.parametrize(

@@ -49,14 +49,14 @@ def last_weights(directory):
     [(3, signal.SIGTERM, "pca"), (10, signal.SIGINT, "pca"), (14, signal.SIGINT, "none")],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, linear_path, tiny_run, tmp_path, monkeypatch):
-    settings = [*SETTINGS, f"bridge.linear_path={linear_path}"]
+    settings, before = [*SETTINGS, f"bridge.linear_path={linear_path}"], signal.getsignal(signal.SIGINT)
     _, whole = tiny_run(*settings, directory="whole")
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
         with pytest.raises(Interrupted, match=f"{signal.Signals(number).name}: stopped after optimizer step"):
             tiny_run(*settings, directory="halved")
     monkeypatch.setattr(config, "start_linear_path", None)  # a resumed run goes on from what it had learned
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert not (tmp_path / "halved/result.json").exists()
     resume = Resume(str(tmp_path / "halved"))
     cfg = resume.config([])
@@ -79,10 +79,11 @@ def test_a_signal_after_the_training_keeps_the_run(tiny_run, tmp_path, monkeypat
     def measure(*_):
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)  # a shell has it ignored in the background
     monkeypatch.setattr(result, "fit_baselines", measure)
     with pytest.raises(Interrupted, match=r"SIGINT: stopped, .*last\.ckpt is kept"):
         tiny_run()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_worker_that_is_told_twice_still_writes_its_checkpoint(tiny_run, tmp_path, monkeypatch):

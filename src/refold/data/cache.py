@@ -84,16 +84,18 @@ def read(folder: Path) -> Prepared:
     """What `write` wrote, with its arrays mapped into memory: pages are read when windows touch them."""
     meta = json.loads((folder / "meta.json").read_text())
     kind, *details = meta["time"]
+    pages: list[mmap.mmap] = []
     return Prepared(
         series=Series(
-            values=_mapped(folder / "values.npy"),
-            present=_mapped(folder / "present.npy"),
+            values=_mapped(folder / "values.npy", pages),
+            present=_mapped(folder / "present.npy", pages),
             times=np.load(folder / "times.npy", mmap_mode="r"),
             time_dtype=pl.Date() if kind == "date" else pl.Datetime(*details),
-            close=_mapped(folder / "close.npy"),
+            close=_mapped(folder / "close.npy", pages),
             asset_names=tuple(meta["asset_names"]),
             asset_starts=np.array(meta["asset_starts"]),
             relative=tuple(meta["relative"]),
+            pages=tuple(pages),
         ),
         column_names=tuple(meta["column_names"]),
         scaler=Scaler(torch.tensor(meta["mean"], dtype=torch.float64), torch.tensor(meta["std"], dtype=torch.float64)),
@@ -105,7 +107,8 @@ def read(folder: Path) -> Prepared:
     )
 
 
-def _mapped(path: Path) -> torch.Tensor | None:
+def _mapped(path: Path, every: list[mmap.mmap]) -> torch.Tensor | None:
+    """An array as it lies in a file, whose pages are added to `every`; None if there is no such file."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -116,4 +119,5 @@ def _mapped(path: Path) -> torch.Tensor | None:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     # shuffled windows are far apart: reading ahead of each would read the series many times over
     pages.madvise(mmap.MADV_RANDOM)
+    every.append(pages)
     return torch.from_numpy(np.frombuffer(pages, dtype=dtype, offset=offset).reshape(shape))

@@ -99,6 +99,7 @@ class WindowLoader:
         self._handed_out = first
         for number in range(first, len(self)):
             self._handed_out = number + 1  # before the yield: whoever holds the batch counts it as done
+            self.windows.series.let_pages_go()
             yield self.batch(number)
 
     def batch(self, number: int) -> Batch:

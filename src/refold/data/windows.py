@@ -3,6 +3,7 @@
 Letters: N bars of all assets one after another, B windows in a batch, T bars in a window, F features, S segments.
 """
 
+import mmap
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -11,6 +12,9 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+
+LARGE_FILE = 1 << 30
+"""Bytes from which on a mapped file is not left to be resident as a whole."""
 
 
 class Batch(NamedTuple):
@@ -35,7 +39,8 @@ class Series:
     values: (N, F) float32, scaled, contiguous; 0 where a bar is absent. present: (N,) bool, or None if all bars are.
     times: (N,) int64, in the units of time_dtype (days of pl.Date, or those of a pl.Datetime). close: (N,) float32
     closing prices, None if there are none. asset_names, asset_starts: the assets and their first rows.
-    relative: columns whose value at a window's first present bar is taken off all of the window.
+    relative: columns whose value at a window's first present bar is taken off all of the window. pages: what the
+    arrays are mapped from, if they are files.
     """
 
     values: Tensor
@@ -46,6 +51,17 @@ class Series:
     asset_names: tuple[str, ...]
     asset_starts: np.ndarray
     relative: tuple[int, ...] = ()
+    pages: tuple[mmap.mmap, ...] = ()
+
+    def let_pages_go(self) -> None:
+        """Hand pages of large mapped files back; what is touched again is mapped again, for a millisecond a batch.
+
+        The system maps up to 2 MiB around each place that is touched and takes them back only when memory is short: a
+        few random batches would have all of the file resident.
+        """
+        for pages in self.pages:
+            if len(pages) > LARGE_FILE:
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def assets(self, rows: np.ndarray) -> list[str]:
         """The asset of each row."""
