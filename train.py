@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from refold import cluster, config, launch, run, state, sweep
 from refold.check import check
-from refold.command import report, report_status, run_command
+from refold.command import help_of_options, report, report_status, run_command
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.hardware import adopt, find_machine, plan
 
@@ -189,7 +189,8 @@ def start(arguments: list[str]) -> None:
             sys.argv[1:] = run.resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
             if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
                 raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
-            main()
+            with help_of_options(sys.argv):
+                main()
         finally:
             if world:
                 cluster.dismiss(world)

@@ -23,7 +23,7 @@ from refold.run import write_atomically
 
 METRIC, SHOWN = "test/r2", ("test/r2", "val/r2", "val/exposure_gap")
 GROUPS = ("decoder", "teacher_forcing", "layers")
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
+BEGIN, END = "<!-- decoder study: begin -->", "<!-- decoder study: end -->"
 
 
 def main(arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CONF, ROOT, TINY, clean_environment
+from hydra import compose, initialize_config_dir
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (python (?:train|scripts/\w+)\.py.*?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
@@ -20,38 +22,68 @@ def test_the_commands_are_found():
     assert "python train.py decoder=autoregressive trainer.devices=4" in COMMANDS
 
 
+@pytest.fixture(scope="module")
+def folder_with_a_run(tmp_path_factory):
+    """Where a reader stands who has prices of his own and has trained on them."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "docs").mkdir()
+    rows = [f"{date(2020, 1, 1) + timedelta(day)},{100 + day % 7},{50 + day % 5}" for day in range(1000)]
+    (folder / "prices.csv").write_text("\n".join(["date,AAPL,MSFT", *rows]) + "\n")
+    trained = [*TINY, "data=csv", "data.path=prices.csv", "data.stride=1"]
+    run(folder, "train.py", trained, check=True)
+    return folder
+
+
+def run(folder, script, arguments, *, check=False):
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments], cwd=folder, env=clean_environment(folder),
+        capture_output=True, text=True, timeout=600, check=check,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "resume=" not in line])
-def test_every_command_runs(line, tmp_path):
-    (tmp_path / "docs").mkdir()
-    rows = [f"{date(2020, 1, 1) + timedelta(day)},{100 + day % 7},{50 + day % 5}" for day in range(1000)]
-    (tmp_path / "prices.csv").write_text("\n".join(["date,AAPL,MSFT", *rows]) + "\n")
+def test_every_command_runs(line, folder_with_a_run, tmp_path):
+    folder = shutil.copytree(folder_with_a_run, tmp_path / "reader", symlinks=True)
     script, *arguments = shlex.split(line)[1:]
-    if any(argument.startswith("run=") for argument in arguments):  # of a run such as whoever types it has
-        trained = [*TINY, "data=csv", "data.path=prices.csv", "data.stride=1"]
-        command = [sys.executable, str(ROOT / "train.py"), *trained]
-        subprocess.run(command, cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, check=True)
     if script == "train.py" and not any(argument.startswith("--") for argument in arguments):
         keys = {argument.partition("=")[0] for argument in arguments}
         arguments += [setting for setting in TINY if setting.partition("=")[0] not in keys]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments], cwd=tmp_path, env=clean_environment(tmp_path),
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    done = run(folder, script, arguments)
     assert done.returncode == 0, done.stderr
 
 
+def groups() -> dict[str, list[str]]:
+    """The rows of the table of options: group -> its second column."""
+    rows = re.findall(r"^\| `([\w/]+)` \| (.*?) \| .+ \|$", README, flags=re.MULTILINE)
+    return {group: options.split() for group, options in rows}
+
+
 def test_the_table_of_groups_is_what_is_on_disk():
-    table = {
-        group: set(re.findall(r"`([\w]+)`", options))
-        for group, options in re.findall(r"^\| `([\w/]+)` \| (.*) \|$", README, flags=re.MULTILINE)
-    }
+    table = {group: {option.strip("*`") for option in options} for group, options in groups().items()}
     on_disk = {
         str(folder.relative_to(CONF)): {path.stem for path in folder.glob("*.yaml")}
         for folder in CONF.rglob("*")
         if folder.is_dir() and folder.name not in ("base", "sweep")
     }
     assert table == on_disk
+
+
+def test_the_table_of_groups_marks_the_defaults():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        choices = compose("train", return_hydra_config=True).hydra.runtime.choices
+    for group, options in groups().items():
+        bold = [option.strip("*`") for option in options if option.startswith("**")]
+        chosen = next(option for name, option in choices.items() if name.partition("@")[0] == group)
+        assert bold == ([chosen] if chosen else []), group
+
+
+def test_help_lists_the_table_of_groups(tmp_path):
+    done = run(tmp_path, "train.py", ["--help"], check=True)
+    listed = re.findall(r"^([\w/]+): (.*)$", done.stdout, flags=re.MULTILINE)
+    assert {group: set(options.split(", ")) for group, options in listed} == {
+        group: {option.strip("*`") for option in options} for group, options in groups().items()
+    }
 
 
 def test_the_tree_is_what_is_on_disk():
@@ -93,9 +125,20 @@ def test_the_python_shown_runs(tiny_run, tmp_path, monkeypatch):
     assert names["reconstruction"].shape == names["windows"].shape
 
 
-def test_the_files_it_links_to_are_there():
+def test_the_schedule_shown_is_the_one_that_is_tested():
+    blocks = re.findall(r"```(?:python\n@|yaml\n).*?```", README, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert block in (ROOT / "docs/extending.md").read_text()  # which tests/test_extending.py runs
+
+
+def test_the_places_it_links_to_are_there():
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (ROOT / target).is_file(), target
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], target
 
 
 def test_the_picture_of_the_schedules_shows_all_of_them():

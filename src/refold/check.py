@@ -45,6 +45,7 @@ GIVEN_AT_BUILD = {
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
 SECTIONS += ("score", "threshold", "alignment", "evaluation")
 SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
+SWEEP = ("skip_finished", "stop_on_failure")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
@@ -60,14 +61,14 @@ def check(cfg: DictConfig) -> list[str]:
     Returns: warnings: settings that are valid and will have no effect.
     Raises: ConfigError: lists all mistakes at once, each with its YAML path, the bound, and the nearest valid name.
     """
-    mistakes = list(_unreadable(cfg))
+    mistakes = list(_foreign_sweep(cfg)) or list(_unreadable(cfg))
     if not mistakes:
         plain = to_plain(cfg)
         unknown = [key for key in plain if key not in SECTIONS]
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
         mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
         mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
-        for name in ("skip_finished", "stop_on_failure"):
+        for name in SWEEP:
             mistakes += _value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
         if "alignment" in plain:
             mistakes += _alignment_mistakes(plain["alignment"])
@@ -95,6 +96,19 @@ def _alignment_mistakes(value: Any) -> Iterator[str]:
     from refold.scoring.alignment import Alignment
 
     yield from _value_mistakes("alignment", Alignment, value)
+
+
+def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
+    """Other settings than a sweep's own; conf/sweep/wandb.yaml brings some, if it is taken for an option."""
+    given = OmegaConf.to_container(cfg, resolve=False).get("sweep")
+    unknown = [key for key in given if key not in SWEEP] if isinstance(given, dict) else []
+    if "program" in unknown:
+        yield (
+            "sweep=wandb is no option of train.py: conf/sweep/wandb.yaml is a file for W&B, which takes it with wandb "
+            "sweep --project refold conf/sweep/wandb.yaml; a sweep of train.py's own is python train.py -m KEY=A,B"
+        )
+        return
+    yield from (f"sweep.{key}: there is no such key{nearest(key, set(SWEEP))}" for key in unknown)
 
 
 def _unreadable(cfg: DictConfig) -> Iterator[str]:
@@ -271,7 +285,7 @@ def explain(error: Exception, conf: Path) -> str | None:
 
     Args: conf: the configuration folder, whose default composition knows the valid keys.
     """
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
 
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, OSError) and not isinstance(error, HydraException):
@@ -293,9 +307,14 @@ def explain(error: Exception, conf: Path) -> str | None:
         if key in known:
             return f"{key}: it has no options to choose from; set its keys: python train.py --cfg job shows them"
         return f"{key}: there is no such key{nearest(key, known)}"
-    if found := re.search(r"LexerNoViableAlt\w*: (.*)|(?:no viable|mismatched|extraneous).*", text):
-        what = found.group(1) or text.splitlines()[0]
-        return f"{what}: it cannot be read as key=value; quote odd values: 'key=\"a, b\"'"
+    if found := re.search(r"Ambiguous value for argument '(\S+?)=(.*)'", text):
+        key, value = found.groups()
+        return (
+            f"{key}={value}: these are several values; with -m they are a sweep, in brackets a list, "
+            f"'{key}=[{value}]', in quotes a text, '{key}=\"{value}\"'"
+        )
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: it cannot be read as key=value; quote odd values: 'key=\"a, b\"'"
     if composing:
         return f"{text.splitlines()[0]}: a group takes the name of an option, such as optimizer=adamw"
     return text.splitlines()[0] if text else type(error).__name__

@@ -1,10 +1,12 @@
 """What all command lines share: a user's mistake ends in its message alone, never in a traceback."""
 
+import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,21 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
             return 2
         raise
     return 0
+
+
+@contextmanager
+def help_of_options(arguments: list[str]) -> Iterator[None]:
+    """Within, Hydra's help leaves out folders of conf/ that it takes for groups and that hold no options: what options
+    share (`base`), and sweeps for W&B."""
+    if not {"-h", "--help"} & set(arguments):
+        yield
+        return
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            yield
+    finally:
+        print(re.sub(r"^(?:\S+/base|sweep): .*\n", "", text.getvalue(), flags=re.MULTILINE), end="")
 
 
 def report(error: RefoldError) -> int:
@@ -80,8 +97,11 @@ def device(name: str) -> str:
 
 
 @contextmanager
-def progress_bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """On a terminal, a bar; else nothing. Gives what is to be told of how many more are done."""
+def progress_bar(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+    """On a terminal, a bar; else nothing. Gives what is to be told of how many more are done.
+
+    Args: total: None if it is not known.
+    """
     from rich.progress import MofNCompleteColumn, Progress
 
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not sys.stdout.isatty()) as bar:

@@ -25,7 +25,7 @@ def test_the_table_names_all_that_a_run_logs_and_nothing_else(tiny_run, tmp_path
 
 
 def test_the_commands_are_found():
-    assert len(COMMANDS) == 4
+    assert len(COMMANDS) == 5
 
 
 @pytest.mark.parametrize("line", COMMANDS)

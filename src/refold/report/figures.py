@@ -202,11 +202,16 @@ def progress(fixed: FixedWindows, epoch: int) -> Figure:
     return figure
 
 
+def scored_assets(data: WindowDataModule) -> list[str]:
+    """The names behind the numbers of assets in `Scores`."""
+    if data.recipe.layout == "panel":  # one series of all assets: its columns say which
+        return [column.rpartition("/")[0] for column in data.feature_names[:: len(data.recipe.features)]]
+    return list(data.test_windows.series.asset_names)
+
+
 def score_over_time(test: ScoredPart, data: WindowDataModule) -> Figure:
     """Scores of the test part, their threshold, and the bars above it, for at most six assets."""
-    scores, series, names = test.scores, data.test_windows.series, data.test_windows.series.asset_names
-    if data.recipe.layout == "panel":  # one series of all assets: its columns say which
-        names = [column.rpartition("/")[0] for column in data.feature_names[:: len(data.recipe.features)]]
+    scores, series, names = test.scores, data.test_windows.series, scored_assets(data)
     known = ~np.isnan(scores.score)
     assets = np.unique(scores.asset[known])[:6]
     figure, axes = plt.subplots(

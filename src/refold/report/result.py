@@ -7,15 +7,18 @@ from statistics import median
 from typing import Any, TypeVar
 
 import lightning as L
+import numpy as np
+import polars as pl
 import torch
 from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
 from refold.errors import RefoldError
-from refold.report.figures import ScoredPart, draw_figures
+from refold.report.figures import ScoredPart, draw_figures, scored_assets
 from refold.run import DETECTOR, write_result
 from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
+from refold.scoring.labelled import against_labels
 from refold.scoring.neighbours import neighbour_preservation
 from refold.scoring.price_errors import ALL, MODEL, PriceErrors
 from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
@@ -75,6 +78,9 @@ def summarise(
     if evaluation:
         result["price_errors"] = evaluation.run(detector, data, seed=cfg.seed)
         metrics |= anomaly_metrics(result["price_errors"])
+    elif test_scores and hasattr(data.source, "labels"):
+        found = against_labels(scored_bars(test_scores, data), data.source.labels(), verdict["level"])
+        metrics |= {f"errors/{name}": value for name, value in found.items()}
     figures = draw_figures(run_dir, module, data, fitted, test_scores)
     log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     last = last_row(result, cfg.checkpoint.monitor)
@@ -99,6 +105,13 @@ def anomaly_metrics(price_errors: dict[str, Any]) -> dict[str, float]:
     """What the model finds of the planted errors, all kinds together."""
     row = next(row for row in price_errors["errors"] if (row["scorer"], row["kind"]) == (MODEL, ALL))
     return {f"errors/{name}": row[name] for name in ("average_precision", "vus_pr", "event_f1")}
+
+
+def scored_bars(test: ScoredPart, data: WindowDataModule) -> pl.DataFrame:
+    """The scores of the test part as a table: timestamp, asset, score."""
+    times = pl.Series("timestamp", test.scores.times).cast(data.train_windows.series.time_dtype)
+    names = np.array(scored_assets(data))
+    return pl.DataFrame([times, pl.Series("asset", names[test.scores.asset]), pl.Series("score", test.scores.score)])
 
 
 def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:

@@ -19,6 +19,8 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     for name, values in rows.items():
         table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values.values()))
     console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:  # nothing is folded in a file
+        console.width = max(console.width, 120)
     console.print(table)
     ahead = result["metrics"]["test/r2"] - result["baselines"]["pca"]["test/r2"]
     console.print(
