@@ -19,12 +19,14 @@ from rich.console import Console
 
 from refold import command, config
 from refold.check import nearest
+from refold.data.ordered import batches_of, in_order
+from refold.data.spool import TableSpool
 from refold.errors import ConfigError, DataError
 from refold.rescore import choose_anew
 from refold.run import whole_folder
 from refold.scoring.detector import Detector
 from refold.scoring.latents import scan_latents
-from refold.scoring.scan import in_order, refuse_unlike
+from refold.scoring.scan import refuse_unlike
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LATENTS = "latents.parquet"
@@ -58,25 +60,26 @@ def main() -> None:
 
 def encode_bars(detector: Detector, source: object, folder: Path) -> int:
     """Encode all bars of a source into a folder. Returns: windows."""
-    bars = source.load()
+    work = folder / "bars"
+    work.mkdir()
+    with command.progress_bar(None, "bars read") as progress:
+        bars = in_order(batches_of(source), detector.recipe.checks, work, progress)
     refuse_unlike(detector, bars, str(source))
-    bars = in_order(detector, bars)
-    with command.progress_bar(bars.height, "bars encoded") as progress:
-        return write_latents(scan_latents(detector, bars, progress=progress), folder)
+    with command.progress_bar(bars.rows, "bars encoded") as progress:
+        count = write_latents(scan_latents(detector, bars, progress=progress), folder)
+    shutil.rmtree(work)
+    return count
 
 
 def write_latents(frames: Iterable[pl.DataFrame], folder: Path) -> int:
     """Write latents.parquet. Returns: its rows."""
-    parts, count = folder / "parts", 0
-    parts.mkdir()
-    for number, table in enumerate(frames):
-        table.write_parquet(parts / f"{number:06}.parquet")
-        count += table.height
-    if not count:
+    spool = TableSpool(folder / LATENTS)
+    for table in frames:
+        spool.add(table)
+    if not spool.rows:
         raise DataError("no window could be encoded: no unbroken run of bars is as long as a window")
-    pl.scan_parquet(sorted(parts.iterdir())).sink_parquet(folder / LATENTS)
-    shutil.rmtree(parts)
-    return count
+    spool.table()
+    return spool.rows
 
 
 if __name__ == "__main__":

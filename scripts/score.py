@@ -4,40 +4,51 @@
     python scripts/score.py run=outputs/latest                      the run's own validation and test parts
     python scripts/score.py run=outputs/latest score=gauss_d threshold=pot threshold.risk=1e-4 alignment=last
 
-Writes scores.parquet, events.csv, scoring.json and report.html into out=FOLDER, by default in the run directory:
-scores/<name of the file>, or scores/own. The folder appears whole or not at all. What is chosen anew (score, threshold,
-alignment) is fitted to the run's own training and validation data, never to what is scored. device=auto|cpu|cuda.
+Writes scores.parquet, events.csv, findings.csv, scoring.json and report.html into out=FOLDER, by default in the run
+directory: scores/<name of the file>, or scores/own. The folder appears whole or not at all. What is
+chosen anew (score, threshold, alignment) is fitted to the run's own training and validation data, never to what is
+scored. device=auto|cpu|cuda.
 """
 
 import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.table import Table
 
 from refold import command, config
 from refold.data import Windows
+from refold.data.checks import merge, summary
+from refold.data.ordered import batches_of, in_order
+from refold.data.spool import TableSpool
 from refold.errors import ConfigError, DataError
 from refold.report import evidence
 from refold.report.evidence import Evidence
 from refold.report.page import write_page
 from refold.report.summary import tables
-from refold.rescore import choose_anew
-from refold.run import RESULT, whole_folder
+from refold.rescore import all_thresholds, choose_anew
+from refold.run import FINDINGS, RESULT, whole_folder
+from refold.scoring.alarms import Comparison, covered
 from refold.scoring.detector import Detector, per_asset_year
-from refold.scoring.events import group
-from refold.scoring.scan import in_order, refuse_unlike, scan, scan_parts
+from refold.scoring.events import Events
+from refold.scoring.scan import refuse_unlike, scan, scan_parts
 
 log = logging.getLogger("refold.score")
 CONF = Path(__file__).resolve().parents[1] / "conf"
-FILES = ("scores.parquet", "events.csv", "scoring.json", "report.html")
+SCORES = "scores.parquet"
+FILES = (SCORES, "events.csv", FINDINGS, "scoring.json", "report.html")
 OWN = ("run", "out", "device")
+HERE = "these bars"
+
+Comparing = Callable[[int], Comparison | None]
+"""How many bars there will be -> what counts the alarms of all thresholds on them."""
 
 
 def main() -> None:
@@ -58,9 +69,9 @@ def main() -> None:
     out = Path(settings.get("out", run.directory / "scores" / name))
     with whole_folder(out, "out", FILES) as folder:
         if other_data:
-            facts, shown = score_bars(detector, config.build_data(cfg).source, folder)
+            facts, shown = score_bars(detector, config.build_data(cfg).source, comparing(detector, cfg), folder)
         else:
-            facts, shown = score_own(run, detector, folder)
+            facts, shown = score_own(run, detector, comparing(detector, cfg), folder)
         write_rest(run, detector, folder, facts, shown)
     print_result(detector, facts, out)
 
@@ -85,57 +96,89 @@ def refit(run: config.Run, cfg: DictConfig) -> Detector:
     return detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
 
 
-def score_bars(detector: Detector, source: Any, folder: Path) -> tuple[dict[str, Any], Evidence]:
+def comparing(detector: Detector, cfg: DictConfig) -> Comparing:
+    """All thresholds, fitted to the detector's validation scores."""
+    if "asset" not in detector.validation:
+        log.warning("the run's detector is of a version that kept no validation scores in order: no other thresholds")
+        return lambda rows: None
+    thresholds = {name: config.build_threshold(choice) for name, choice in all_thresholds(cfg, CONF).items()}
+    return lambda rows: Comparison(thresholds, detector.validation, rows)
+
+
+def score_bars(detector: Detector, source: Any, comparison: Comparing, folder: Path) -> tuple[dict[str, Any], Evidence]:
     """Score all bars of a source into a folder. Returns: what was found, and what the report shows of it."""
-    bars = source.load()
+    work = folder / "bars"
+    work.mkdir()
+    with command.progress_bar(None, "bars read") as progress:
+        bars = in_order(batches_of(source), detector.recipe.checks, work, progress)
     refuse_unlike(detector, bars, str(source))
-    bars = in_order(detector, bars)
-    with command.progress_bar(bars.height, "bars scored") as progress:
-        found = write_scores(scan(detector, bars, progress=progress), folder)
-    return found, evidence.of_bars(detector, bars, pl.scan_parquet(folder / "scores.parquet"), "these bars")
+    findings, compared = [bars.findings], comparison(bars.rows)
+    with command.progress_bar(bars.rows, "bars scored") as progress:
+        frames = scan(detector, bars, progress=progress, findings=findings.append)
+        found = write_scores(frames, compared, HERE, folder)
+    write_findings(merge(findings), folder)
+    shown = evidence.of_bars(detector, bars, pl.scan_parquet(folder / SCORES), HERE)
+    shutil.rmtree(work)
+    return found, shown
 
 
-def score_own(run: config.Run, detector: Detector, folder: Path) -> tuple[dict[str, Any], Evidence]:
+def score_own(
+    run: config.Run, detector: Detector, comparison: Comparing, folder: Path
+) -> tuple[dict[str, Any], Evidence]:
     """Score the run's own validation and test parts into a folder. Returns: as `score_bars`."""
     data = own_data(run)
-    bars = in_order(detector, data.source.load())
+    bars = in_order([data.source.load()], detector.recipe.checks)
     parts = {part: data.segments(part) for part in ("val", "test")}
-    found = write_scores(scan_parts(detector, bars, parts), folder)
+    total = sum(int(runs[:, 1].sum()) for runs in parts.values())
+    with command.progress_bar(total, "bars scored") as progress:
+        frames = scan_parts(detector, bars.slice(0, bars.rows), parts, progress)
+        found = write_scores(frames, comparison(int(parts["test"][:, 1].sum())), "test", folder)
+    write_findings(data.findings, folder)
     windows = {
         {"val": "validation"}.get(part, part): Windows(
             data.train_windows.series, runs, window_size=detector.recipe.window_size, stride=1
         )
         for part, runs in parts.items()
     }
-    return found, evidence.of_parts(detector, windows, pl.scan_parquet(folder / "scores.parquet"))
+    return found, evidence.of_parts(detector, windows, pl.scan_parquet(folder / SCORES))
 
 
-def write_scores(frames: Iterable[pl.DataFrame], folder: Path) -> dict[str, Any]:
-    """Write scores.parquet and events.csv. Returns: counts, and alarms per asset and year."""
-    pieces, flagged, times = folder / "pieces", [], []
-    pieces.mkdir()
-    rows = scored = 0
-    for number, table in enumerate(frames):
-        table.drop("place", "kind").write_parquet(pieces / f"{number:06}.parquet")
-        flagged.append(table.filter("verdict"))
-        times.append(table.filter(pl.col("score").is_not_null())["timestamp"].unique())
-        rows, scored = rows + table.height, scored + len(table["score"].drop_nulls())
+def write_scores(
+    frames: Iterable[pl.DataFrame], compared: Comparison | None, name: str, folder: Path
+) -> dict[str, Any]:
+    """Write scores.parquet and events.csv.
+
+    Args: compared: is given the rows that are not of validation; `name` is theirs.
+    Returns: counts, and alarms per asset and year, of other thresholds too.
+    """
+    spool, events = TableSpool(folder / SCORES), Events()
+    for table in frames:
+        spool.add(table.drop("place", "kind"))
+        events.add(table)
+        if compared and (name == HERE or table["part"][0] == name):
+            compared.add(table)
+    scores = spool.table()
+    scored, moments, span = covered(scores)
     if not scored:
         raise DataError("no bar could be scored: no unbroken run of bars is as long as a window")
-    pl.scan_parquet(sorted(pieces.iterdir())).sink_parquet(folder / "scores.parquet")
-    shutil.rmtree(pieces)
-    events = group(pl.concat(flagged))
-    events.write_csv(folder / "events.csv")
-    moments = pl.concat(times).unique().sort()
-    span = (moments[-1] - moments[0]).total_seconds()
+    found = events.table()
+    found.write_csv(folder / "events.csv")
+    others = covered(scores.filter(part=name)) if name != HERE else (scored, moments, span)
     return {
-        "bars": rows,
+        "bars": spool.rows,
         "scored_bars": scored,
-        "flagged_bars": sum(table.height for table in flagged),
-        "alarms": events.height,
-        "alarms_per_asset_year": per_asset_year(events.height, scored, len(moments), span),
-        "kinds": dict(sorted(events["kind"].value_counts().iter_rows())),
+        "flagged_bars": events.flagged,
+        "alarms": found.height,
+        "alarms_per_asset_year": per_asset_year(found.height, scored, moments, span),
+        "kinds": dict(sorted(found["kind"].value_counts().iter_rows())),
+        "thresholds": compared.rates(*others[1:], name) if compared else {},
     }
+
+
+def write_findings(findings: pl.DataFrame, folder: Path) -> None:
+    """Print and keep what the checks of the data found."""
+    Console(soft_wrap=True, highlight=False).print(f"checks: {summary(findings)}")
+    findings.write_csv(folder / FINDINGS)
 
 
 def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[str, Any], shown: Evidence) -> None:
@@ -150,12 +193,11 @@ def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[st
         **found,
     }
     (folder / "scoring.json").write_text(json.dumps(facts, indent=2) + "\n")
-    scores = pl.scan_parquet(folder / "scores.parquet")
-    values = {"validation": detector.validation["scores"].numpy()}
-    if "part" in scores.collect_schema():
-        values["test"] = scores.filter(part="test").select("score").collect().to_series().to_numpy()
-    else:
-        values["these bars"] = scores.select("score").collect().to_series().to_numpy()
+    scores = pl.scan_parquet(folder / SCORES)
+    values = {"validation": detector.validation["scores"].numpy(), HERE: scores}
+    if "part" in scores.collect_schema():  # of the run's own, which fit into memory
+        scores = scores.collect()
+        values = {"validation": values["validation"], "test": scores.filter(part="test").lazy()}
     result = run.directory / RESULT
     write_page(
         folder / "report.html",
@@ -167,6 +209,7 @@ def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[st
         windows=shown.windows,
         features=detector.features,
         latents=shown.latents,
+        alarm_rates=found["thresholds"],
         baselines=tables(json.loads(result.read_text())) if result.exists() else None,
         facts={
             "score": f"{facts['score']}, {facts['alignment']} of windows",
@@ -176,9 +219,16 @@ def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[st
 
 
 def print_result(detector: Detector, found: dict[str, Any], out: Path) -> None:
-    """Say what was found, and where it is."""
+    """Say what was found, what other thresholds would give, and where it is."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items()) or "none"
     console = Console(soft_wrap=True, highlight=False)
+    if rates := found["thresholds"]:
+        table = Table("threshold", title="alarms per asset and year, by threshold")
+        for column in next(iter(rates.values())):
+            table.add_column(column, justify="right")
+        for name, row in rates.items():
+            table.add_row(name, *(f"{value:.4g}" for value in row.values()))
+        console.print(table)
     console.print(
         f"{found['bars']:,} bars, {found['scored_bars']:,} scored, {found['flagged_bars']:,} flagged in "
         f"{found['alarms']:,} events: {kinds}"

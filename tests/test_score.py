@@ -21,7 +21,7 @@ from refold.rescore import choose_anew
 from refold.run import whole_folder
 
 CONF = ROOT / "conf"
-FILES = {"scores.parquet", "events.csv", "scoring.json", "report.html"}
+FILES = {"scores.parquet", "events.csv", "findings.csv", "scoring.json", "report.html"}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,17 @@ def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_p
     for text in (f"{facts['flagged_bars']:,} flagged", "alarms per asset and year on validation", str(folder)):
         assert text in done.stdout
     assert "\r" not in done.stdout  # no progress bar off a terminal
+    findings = pl.read_csv(folder / "findings.csv")
+    assert {("split_like", "AAPL"), ("split_like", "MSFT")} <= set(findings.select("check", "asset").iter_rows())
+    assert re.search(r"split_like \(warn\): AAPL \d", done.stdout)
+    rates = facts["thresholds"]
+    assert list(rates) == ["mean_std", "pot", "quantile (chosen)", "spot"]
+    assert rates["quantile (chosen)"]["level"] == facts["level"]
+    assert rates["quantile (chosen)"]["validation"] == facts["val/alarms_per_asset_year"]
+    assert rates["quantile (chosen)"]["these bars"] == facts["alarms_per_asset_year"]
+    assert rates["pot"]["level"] == rates["spot"]["level"]
+    for name in rates:
+        assert name in done.stdout
     status, _, errors = score(
         f"data.path={tmp_path / 'quoted.csv'}", "threshold=pot", "score=gauss_d", "alignment=last"
     )
@@ -94,6 +105,10 @@ def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
     assert set(table["part"]) == {"val", "test"}
     result, facts = (json.loads(path.read_text()) for path in (run_dir / "result.json", tmp_path / "mine/scoring.json"))
     assert facts["level"] == result["detector"]["level"]
+    own = facts["thresholds"]["quantile (chosen)"]
+    assert own["validation"] == result["detector"]["val/alarms_per_asset_year"]
+    assert own["test"] == pytest.approx(result["detector"]["test/alarms_per_asset_year"])
+    assert pl.read_csv(tmp_path / "mine/findings.csv").equals(pl.read_csv(run_dir / "findings.csv"))
     assert table.filter(part="val")["verdict"].mean() == pytest.approx(0.005, abs=0.002)  # the default quantile
 
 
@@ -144,7 +159,7 @@ def test_a_directory_that_is_no_run_or_of_another_version_is_named(run_dir, tmp_
     assert status == 2
     assert "the run's detector is of format 0; this version of refold reads 1" in errors
     settings = (other / "resolved.yaml").read_text()
-    (other / "resolved.yaml").write_text(settings.replace("  linear_path: pca\n", ""))
+    (other / "resolved.yaml").write_text(re.sub(r"  linear_path: \w+\n", "", settings))
     status, _, errors = score(run=str(other))
     assert status == 2
     assert "resolved.yaml does not build a model; is it of another version of refold? bridge: missing" in errors
@@ -208,7 +223,7 @@ def test_the_report_of_the_own_parts_shows_everything_and_opens_without_a_compla
     document, console = open_page(run_dir.parent / "shown" / "report.html", "#asset=MSFT")
     assert console == []
     assert 'data-ready="yes"' in document
-    for section in ("bars", "events", "windows", "histogram", "features", "latents", "baselines"):
+    for section in ("bars", "events", "windows", "histogram", "features", "latents", "alarms", "baselines"):
         assert f'<section id="{section}">' in document  # not hidden
     assert document.count("highest score") >= 5
     assert "PCA, 4 components" in document

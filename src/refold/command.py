@@ -100,8 +100,11 @@ def device(name: str) -> str:
 
 
 @contextmanager
-def progress_bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """On a terminal, a bar; else nothing. Gives what is to be told of how many more are done."""
+def progress_bar(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+    """On a terminal, a bar; else nothing. Gives what is to be told of how many more are done.
+
+    Args: total: None if it is not known.
+    """
     from rich.progress import MofNCompleteColumn, Progress
 
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not sys.stdout.isatty()) as bar:

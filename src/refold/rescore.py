@@ -47,6 +47,18 @@ def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictCo
     return cfg
 
 
+def all_thresholds(cfg: DictConfig, conf: Path) -> dict[str, DictConfig]:
+    """Configurations of every threshold: name -> with its defaults alone, the chosen one as it was chosen."""
+    found = {}
+    for path in sorted((conf / "threshold").glob("*.yaml")):
+        option = OmegaConf.load(path)
+        chosen = option["_target_"] == cfg.threshold["_target_"]
+        found[f"{path.stem} (chosen)" if chosen else path.stem] = OmegaConf.create(
+            {"threshold": cfg.threshold if chosen else option}
+        )
+    return found
+
+
 def _read_file(cfg: DictConfig, path: str, conf: Path) -> None:
     """Let the data be a CSV or Parquet file, by the name's end."""
     parquet = Path(path).is_dir() or path.endswith((".parquet", ".pq"))

@@ -184,9 +184,9 @@ def test_no_more_than_a_piece_is_loaded_at_once(tmp_path, monkeypatch):
     heights = []
     run = Checks.run
 
-    def recorded(self, bars, market):
+    def recorded(self, bars, *others):
         heights.append(bars.height)
-        return run(self, bars, market)
+        return run(self, bars, *others)
 
     monkeypatch.setattr(Checks, "run", recorded)
     module(BARS, source=source, cache=str(tmp_path / "cache")).setup()

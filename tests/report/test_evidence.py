@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from refold.data import Windows
+from refold.data.ordered import in_order
 from refold.report import evidence
 from refold.report.evidence import around, examples, of_bars, of_parts, remarkable, sample, with_scores
-from refold.scoring.scan import in_order, scan
+from refold.scoring import scan as scanning
+from refold.scoring.scan import scan
 from tests.data.makers import checks, random_bars, ready
 from tests.scoring.test_detector import detector, small_autoencoder
 
@@ -110,8 +112,8 @@ def judged(bars: pl.DataFrame, **others) -> tuple:
     judge = detector(data, autoencoder=small_autoencoder(data.num_features))
     days = bars["timestamp"].unique().sort()
     judge.fit(bars.filter(pl.col("timestamp") < days[200]), bars.filter(pl.col("timestamp") >= days[200]))
-    bars = in_order(judge, bars)
-    return judge, bars, pl.concat(scan(judge, bars)).lazy()
+    table = in_order([bars], judge.recipe.checks)
+    return judge, table, pl.concat(scan(judge, table)).lazy()
 
 
 def test_a_long_table_is_looked_at_in_slices_and_shows_the_same_windows(monkeypatch):
@@ -120,8 +122,9 @@ def test_a_long_table_is_looked_at_in_slices_and_shows_the_same_windows(monkeypa
     assert {name: len(errors) for name, errors in at_once.feature_errors.items()} == {"these bars": 2}
     assert at_once.latents.height == 400 + 380 - 2 - 2 * (T - 1)  # a look-back of 2 bars takes one of each asset
     assert at_once.latents["score"].is_not_null().all()
-    monkeypatch.setattr(evidence, "SLICES", 4)
-    monkeypatch.setattr(evidence, "SLICE", 100)
+    for where in (evidence, scanning):
+        monkeypatch.setattr(where, "SLICES", 4)
+        monkeypatch.setattr(where, "SLICE", 100)
     sliced = of_bars(judge, bars, scores, "these bars")
     assert 200 < sliced.latents.height < 400
     assert sliced.latents.join(at_once.latents, on=["asset", "timestamp"], how="anti").height == 0

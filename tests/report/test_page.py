@@ -71,6 +71,7 @@ def everything(scores: pl.DataFrame) -> dict:
         "windows": [WindowExample(name, "worst", days, *generator.normal(size=(2, len(days), 2))) for name in assets],
         "features": FEATURES,
         "latents": scores.select("timestamp", "asset", "score").with_columns(**codes),
+        "alarm_rates": {"pot": {"level": 35.0, "validation": 2.5, "test": 3.0}},
         "baselines": {ODD: {"LSTM autoencoder": {"average precision": 0.7}, "random": {"average precision": None}}},
         "facts": {"threshold": "POT, q 0.001"},
     }  # fmt: skip
@@ -113,6 +114,7 @@ def test_twenty_assets_over_thirty_years_stay_under_ten_megabytes_and_open_witho
     assert "<b>A&amp;B" not in document  # an odd name is text wherever it stands, never a tag
     assert "&lt;b&gt;A&amp;B&lt;/b&gt;" in document
     assert "average precision" in document
+    assert re.search(r'<td>pot</td><td class="number">35[.0]*</td><td class="number">2\.50*</td>', document)
 
 
 @pytest.mark.slow
@@ -124,7 +126,7 @@ def test_what_is_not_given_is_left_out(tmp_path, open_page):
     document, console = open_page(tmp_path / "report.html")
     assert console == []
     assert plots(document) == {"bars"}
-    for section in ("events", "windows", "histogram", "features", "latents", "baselines"):
+    for section in ("events", "windows", "histogram", "features", "latents", "alarms", "baselines"):
         assert f'<section id="{section}" hidden' in document
 
 
@@ -168,6 +170,27 @@ def test_a_lazy_frame_gives_the_same_page(tmp_path):
     write_page(tmp_path / "eager.html", title="t", scores=scores)
     write_page(tmp_path / "lazy.html", title="t", scores=pl.scan_parquet(tmp_path / "scores.parquet"))
     assert (tmp_path / "eager.html").read_bytes() == (tmp_path / "lazy.html").read_bytes()
+
+
+def test_a_long_table_read_in_parts_gives_the_bars_of_the_whole(tmp_path, monkeypatch):
+    scores = make_scores(("A", "B"), 900)
+    scores.write_parquet(tmp_path / "scores.parquet")
+    given = {"title": "t", "scores": pl.scan_parquet(tmp_path / "scores.parquet"), "events": make_events(scores)}
+    given["split_scores"] = {"test": given["scores"], "validation": np.array([1.0, 3.0])}
+    write_page(tmp_path / "once.html", **given)
+    monkeypatch.setattr(page, "AT_ONCE", 250)
+    write_page(tmp_path / "parts.html", **given)
+    once, parts = (payload(tmp_path / f"{name}.html") for name in ("once", "parts"))
+    assert once["assets"] == parts["assets"]
+    assert once["facts"] == parts["facts"]
+    assert once["histogram"]["parts"]["test"]["count"] == parts["histogram"]["parts"]["test"]["count"] == 2 * 897
+    assert numbers(parts["histogram"]["parts"]["test"]["share"]).sum() == pytest.approx(1)
+    monkeypatch.setattr(page, "MOST_POINTS_OF_ONE", 400)
+    write_page(tmp_path / "thin.html", **given)
+    thin_ = payload(tmp_path / "thin.html")["assets"]["B"]
+    assert 200 < thin_["shown"] < 420
+    assert thin_["bars"] == 900
+    assert thin_["flagged"] == once["assets"]["B"]["flagged"]
 
 
 def test_a_flagged_bar_tells_its_kind_prices_score_and_the_features_to_blame(tmp_path):

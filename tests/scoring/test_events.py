@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from refold.scoring.events import blame, group, likely_kinds
+from refold.scoring.events import Events, blame, group, likely_kinds
 from tests.data.makers import random_bars
 
 
@@ -79,3 +79,26 @@ def test_what_a_bar_looks_like(kind, spoil):
     assert found[100] == kind
     assert found[50] is None
     assert likely_kinds(bars.drop("close"))[100] is None
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+def test_events_of_pieces_are_those_of_the_whole(rows):
+    generator = np.random.default_rng(0)
+    bars = random_bars([60, 60])
+    marks = generator.random(120) < 0.6
+    marks[[59, 60]] = True  # the end of one asset and the beginning of the next
+    table = (
+        bars.select("timestamp", "asset")
+        .with_row_index("place")
+        .with_columns(
+            pl.Series("score", generator.gamma(1, 1, 120)),
+            pl.Series("verdict", marks),
+            pl.Series("kind", generator.choice(["unit", "stale", None], 120).tolist(), dtype=pl.String),
+            pl.Series("contribution/a", generator.random(120)),
+        )
+    )
+    events = Events()
+    for start in range(0, 120, rows):
+        events.add(table[start : start + rows])
+    assert events.table().equals(group(table.filter("verdict")))
+    assert events.flagged == marks.sum()

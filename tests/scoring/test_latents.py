@@ -8,15 +8,14 @@ from polars.testing import assert_frame_equal
 
 from refold.data.pipeline import whole
 from refold.scoring.latents import scan_latents
-from refold.scoring.scan import in_order
 from tests.data.makers import random_bars, with_value
-from tests.scoring.test_scan import MASKED, fitted
+from tests.scoring.test_scan import MASKED, fitted, ordered
 
 T = 8
 
 
 def encoded(judge, bars: pl.DataFrame, piece: int = 10**9) -> pl.DataFrame:
-    return pl.concat(list(scan_latents(judge, in_order(judge, bars), piece=piece)))
+    return pl.concat(list(scan_latents(judge, ordered(judge, bars), piece=piece)))
 
 
 @pytest.mark.parametrize("settings", [{}, MASKED, {"features": ["log_return", "relative_volume_20"]}])
@@ -27,7 +26,7 @@ def test_pieces_give_what_the_whole_table_gives(settings):
         bars = with_value(bars, [40, 41, 255, 300, 301, 302, 500], "close", None)
     once = encoded(judge, bars)
     told: list[int] = []
-    cut = pl.concat(list(scan_latents(judge, in_order(judge, bars), piece=37, progress=told.append)))
+    cut = pl.concat(list(scan_latents(judge, ordered(judge, bars), piece=37, progress=told.append)))
     assert_frame_equal(once, cut, rel_tol=1e-4, abs_tol=1e-5)
     assert once.height > 500
     assert sum(told) == bars.height

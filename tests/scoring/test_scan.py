@@ -7,12 +7,18 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from refold.data.checks import merge
+from refold.data.ordered import OrderedBars, batches_of, in_order
+from refold.data.pipeline import whole
+from refold.data.sources import csv as csv_files
+from refold.data.sources import pieces as reading
 from refold.errors import DataError
 from refold.scoring.detector import Detector
-from refold.scoring.scan import in_order, refuse_unlike, scan, scan_parts
+from refold.scoring.scan import refuse_unlike, scan, scan_parts
 from refold.scoring.scores import GaussDynamic, GaussDynamicKernel, Mahalanobis
 from refold.scoring.thresholds import Quantile, StreamingPeaks
 from tests.data.makers import checks, random_bars, ready, with_value
+from tests.data.test_pieces import written
 from tests.scoring.test_detector import detector, parts, small_autoencoder
 
 KERNEL = GaussDynamicKernel(memory=10, floor=1e-6, width=1.0, centred=True)
@@ -27,8 +33,12 @@ def fitted(bars: pl.DataFrame, *, score=None, threshold=None, alignment="mean", 
     return judge.fit(*parts(bars))
 
 
+def ordered(judge: Detector, bars: pl.DataFrame) -> OrderedBars:
+    return in_order([bars], judge.recipe.checks)
+
+
 def whole_table(judge: Detector, bars: pl.DataFrame, piece: int = 10**9) -> pl.DataFrame:
-    return pl.concat(list(scan(judge, in_order(judge, bars), piece=piece)))
+    return pl.concat(list(scan(judge, ordered(judge, bars), piece=piece)))
 
 
 MASKED = {"checks": checks(missing_value="mask", gap="mask"), "max_masked": 3}
@@ -102,13 +112,78 @@ def test_parts_are_scored_with_windows_of_their_own():
     assert val["verdict"].mean() == pytest.approx(0.01, abs=0.01)
 
 
+SPOILT = {"stale_run": "warn", "missing_value": "warn", "duplicate": "warn", "feature_not_finite": "mask"}
+
+
+@pytest.mark.parametrize("piece", [37, 150])
+@pytest.mark.parametrize(
+    "policies", [SPOILT, SPOILT | {"gap": "mask", "missing_value": "mask"}, {**SPOILT, "duplicate": "drop"}]
+)
+def test_the_findings_of_pieces_are_those_of_the_whole_table(policies, piece):
+    judge = fitted(random_bars([300]), checks=checks(**SPOILT | policies), max_masked=3)
+    bars = random_bars([260, 180, 230, 7], seed=5)
+    bars = with_value(bars, [*range(60, 90), 255, 300, 301, 302, 500], "close", 50.0)  # stale over borders of pieces
+    bars = with_value(with_value(bars, [20, 111], "close", None), [400], "high", 0.0)  # no range: not finite
+    bars = with_value(bars, [75], "low", None)
+    bars = bars.with_columns(split=pl.int_range(pl.len()).is_between(450, 460)).with_columns(
+        pl.when("split").then(pl.col(name) / 2).otherwise(name).alias(name) for name in ("open", "high", "low", "close")
+    )
+    bars = pl.concat([bars.drop("split"), bars.drop("split")[[5, 36, 37, 290]]])  # duplicates, out of order
+    bars = bars.filter(~pl.int_range(pl.len()).is_in([36, 37, 38, 73, 74, 75, 148, 149, 150, 151]))
+    judge.recipe.checks.policies |= {"non_positive": "warn", "broken_bar": "warn"}
+    table = ordered(judge, bars)
+    found: list[pl.DataFrame] = [table.findings]
+    scored = pl.concat(scan(judge, table, piece=piece, findings=found.append))
+    expected = whole(bars, judge.recipe, judge.scaler).findings
+    assert len(found) > 2
+    assert {"out_of_order", "duplicate", "stale_run", "split_like", "gap"} <= set(expected["check"])
+    assert_frame_equal(merge(found), expected)
+    assert_frame_equal(scored.drop("place"), whole_table(judge, bars).drop("place"), rel_tol=1e-4, abs_tol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [50, 700])
+@pytest.mark.parametrize("order", [["asset", "timestamp"], ["timestamp", "asset"]])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_on_disk_in_any_order_has_the_scores_of_its_table(tmp_path, monkeypatch, kind, order, rows):
+    monkeypatch.setattr(reading, "ROWS", rows)
+    monkeypatch.setattr(csv_files, "BLOCK", 80 * rows)
+    judge = fitted(random_bars([300]))
+    bars = random_bars([260, 180, 230], seed=5)
+    source = written(bars.sort(order), kind, tmp_path)
+    (tmp_path / "work").mkdir()
+    table = in_order(batches_of(source), judge.recipe.checks, tmp_path / "work")
+    assert table.slice(0, table.rows).equals(source.load().sort("asset", "timestamp"))
+    cut = pl.concat(scan(judge, table, piece=100))
+    assert_frame_equal(cut, whole_table(judge, bars), rel_tol=1e-4, abs_tol=1e-5)
+
+
+def test_what_all_assets_did_is_known_to_each_piece():
+    """All assets halve on one day: no asset alone can tell that from a split."""
+    bars = random_bars([200, 200, 200]).with_columns(volume=pl.lit(1e6))
+    bars = bars.with_columns(open=pl.col("close").shift(1).over("asset").fill_null(pl.col("open")))
+    bars = bars.with_columns(high=pl.max_horizontal("high", "open"), low=pl.min_horizontal("low", "open"))
+    halved = [pl.when(pl.col("timestamp") >= bars["timestamp"][150]).then(pl.col(n) / 2).otherwise(n).alias(n)
+              for n in ("open", "high", "low", "close")]  # fmt: skip
+    judge = fitted(random_bars([300]))
+    assert "split" not in set(whole_table(judge, bars.with_columns(halved), piece=50)["kind"])
+    alone = bars.with_columns(halved).filter(asset="A")
+    assert "split" in set(whole_table(judge, alone, piece=50)["kind"])
+
+
+def test_an_asset_of_one_bar_has_no_score_and_stops_nothing():
+    judge = fitted(random_bars([300]))
+    table = whole_table(judge, random_bars([200, 1, 180]), piece=150)
+    assert table.filter(asset="B").select("score", "verdict").row(0) == (None, False)
+    assert table.filter(asset="C")["score"].count() > 150
+
+
 def test_rows_out_of_order_are_sorted_or_refused_as_the_checks_say():
     bars = random_bars([300])
     judge = fitted(bars)
-    assert in_order(judge, bars.reverse()).equals(bars)
+    assert ordered(judge, bars.reverse()).slice(0, 300).equals(bars)
     judge = fitted(bars, checks=checks(out_of_order="error"))
     with pytest.raises(DataError, match="its bars must rise in time"):
-        in_order(judge, bars.reverse())
+        ordered(judge, bars.reverse())
 
 
 PANEL = {"layout": "panel"}
@@ -132,9 +207,9 @@ PANEL = {"layout": "panel"}
 def test_what_cannot_be_judged_is_refused_with_the_difference(settings, change, message):
     bars = random_bars([300, 300])
     judge = fitted(bars, **settings)
-    refuse_unlike(judge, bars, "NEW")
+    refuse_unlike(judge, ordered(judge, bars), "NEW")
     with pytest.raises(DataError, match=re.escape(message)):
-        refuse_unlike(judge, change(bars), "NEW")
+        refuse_unlike(judge, ordered(judge, change(bars)), "NEW")
 
 
 def test_levels_relative_to_the_window_lead_back_to_prices():

@@ -33,6 +33,7 @@ Policy = Literal["error", "warn", "mask", "drop"]
 SPLIT_RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0)
 # price in cents, pence or thousands instead of units
 UNIT_RATIOS = (100.0, 1000.0)
+EVERY_ROW = pl.lit(True)
 # log ratio to the last close from which on an asset counts among those that moved: a quarter of the smallest split
 _MOVE = 0.1
 
@@ -109,21 +110,16 @@ class Checks:
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
 
-    def run(self, bars: pl.DataFrame, market: pl.DataFrame | None = None) -> Checked:
+    def run(self, bars: pl.DataFrame, market: pl.DataFrame | None = None, counted: pl.Expr = EVERY_ROW) -> Checked:
         """Check, then apply the policies.
 
         Args: bars: canonical; other columns travel along. market: `survey` of the whole table, where the bars are a
-            piece of it; None: of the bars.
+            piece of it; None: of the bars. counted: of other columns, which rows the findings are about; the others are
+            there to be looked back on.
         Raises: DataError: a check whose policy is error found something.
         """
-        findings: list[pl.DataFrame] = []
-        bars = self._apply(
-            bars, {"missing_timestamp": pl.any_horizontal(pl.col("timestamp", "asset").is_null())}, findings
-        )
-        bars = bars.with_columns(pl.col("asset").cast(pl.Enum(bars["asset"].unique().sort())))
-        earlier = pl.col("timestamp").shift(1).over("asset")  # of its own rows: assets may take turns in the table
-        bars = self._apply(bars, {"out_of_order": pl.col("timestamp") < earlier}, findings)
-        bars = _in_order(bars)
+        findings = _Findings(self.policies, counted)
+        bars = _in_order(self._arrived(bars, findings))
         market = survey(bars) if market is None else market
         exchange = None if self.calendar in (None, "union") else self.calendar
         calendar, open_days = moments(market["timestamp"], exchange)
@@ -131,7 +127,29 @@ class Checks:
         moment = _positions(calendar, bars["timestamp"])
         if self.calendar is not None and bars.height:
             bars, moment = self._gaps(bars, moment, calendar, findings)
-        return Checked(bars, calendar, moment, _table(findings))
+        return Checked(bars, calendar, moment, findings.table())
+
+    def arrive(self, bars: pl.DataFrame, last: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+        """The checks that ask in which order a table comes, of its next rows; `run` does them too.
+
+        Args: bars: canonical. last: timestamp and asset of the last bar of each asset before them.
+        Returns: bars without those that a policy drops, `last` brought up to date, and what was found.
+        Raises: DataError: a check whose policy is error found something.
+        """
+        findings = _Findings(self.policies, ~pl.col("known"))
+        rows = [last.with_columns(known=True), bars.with_columns(known=False)]
+        arrived = self._arrived(pl.concat(rows, how="diagonal"), findings)
+        arrived = arrived.with_columns(pl.col("asset").cast(pl.String))
+        last = arrived.select("timestamp", "asset").unique("asset", keep="last", maintain_order=True)
+        return arrived.filter(~pl.col("known")).select(bars.columns), last, findings.table()
+
+    def _arrived(self, bars: pl.DataFrame, findings: "_Findings") -> pl.DataFrame:
+        """Bars with a date and an asset, which is an Enum, in the order in which they came."""
+        missing = pl.any_horizontal(pl.col("timestamp", "asset").is_null())
+        bars = self._apply(bars, {"missing_timestamp": missing}, findings)
+        bars = bars.with_columns(pl.col("asset").cast(pl.Enum(bars["asset"].unique().sort())))
+        earlier = pl.col("timestamp").shift(1).over("asset")  # of its own rows: assets may take turns in the table
+        return self._apply(bars, {"out_of_order": pl.col("timestamp") < earlier}, findings)
 
     def _faults(self, columns: list[str], market: pl.DataFrame) -> dict[str, pl.Expr]:
         """Check -> whether a bar of a sorted table is at fault. Args: market: see `survey`."""
@@ -157,14 +175,13 @@ class Checks:
             "unit_like": _near(jump, UNIT_RATIOS, self.split_tolerance),
         }
 
-    def _apply(self, bars: pl.DataFrame, faults: dict[str, pl.Expr], findings: list[pl.DataFrame]) -> pl.DataFrame:
+    def _apply(self, bars: pl.DataFrame, faults: dict[str, pl.Expr], findings: "_Findings") -> pl.DataFrame:
         """Count faults, stop at those that are errors, then mask and drop."""
         flags = bars.select(fault.fill_null(False).alias(name) for name, fault in faults.items())
         flags = flags if flags.height == bars.height else pl.concat([flags] * bars.height)  # literals give one row
         for name in faults:
             if flags[name].any():
-                found = bars.filter(flags[name])
-                self._record(name, found, findings)
+                findings.add(name, bars.filter(flags[name]))
         masked = [name for name in faults if self.policies[name] == "mask" and flags[name].any()]
         if masked:
             absent = flags.select(pl.any_horizontal(masked)).to_series()
@@ -175,33 +192,8 @@ class Checks:
         dropped = [name for name in faults if self.policies[name] == "drop" and flags[name].any()]
         return bars.filter(~flags.select(pl.any_horizontal(dropped)).to_series()) if dropped else bars
 
-    def _record(self, name: str, found: pl.DataFrame, findings: list[pl.DataFrame]) -> None:
-        """Add to the findings; raise a DataError instead if the policy is error."""
-        if self.policies[name] == "error":
-            row = found.row(0, named=True)
-            values = ", ".join(f"{key} {_short(row[key])}" for key in OHLCV if key in row)
-            values = "" if name == "gap" else f"; it has {values}"
-            more = f" ({found.height} such bars)" if found.height > 1 else ""
-            others = ", ".join(policy for policy in CHECKS[name].policies if policy != "error")
-            raise DataError(
-                f"{_place(row)}: {CHECKS[name].complaint}{values}{more}. "
-                f"data.checks.policies.{name} is error; it can be {others}"
-            )
-        counts = found.group_by("asset", maintain_order=True).agg(
-            pl.len().cast(pl.Int64).alias("bars"), pl.col("timestamp").first().cast(pl.String).alias("first")
-        )
-        findings.append(
-            counts.select(
-                pl.lit(name).alias("check"),
-                pl.lit(self.policies[name]).alias("policy"),
-                pl.col("asset").cast(pl.String),
-                "bars",
-                "first",
-            )
-        )
-
     def _gaps(
-        self, bars: pl.DataFrame, moment: np.ndarray, calendar: pl.Series, findings: list[pl.DataFrame]
+        self, bars: pl.DataFrame, moment: np.ndarray, calendar: pl.Series, findings: "_Findings"
     ) -> tuple[pl.DataFrame, np.ndarray]:
         """Count moments without a bar between an asset's first and last; under mask, give them a bar without values."""
         codes = bars["asset"].to_physical().to_numpy()
@@ -213,16 +205,21 @@ class Checks:
         counts = skipped[after]
         # each hole, written out: the positions between the bar before it and the bar after it
         holes = np.repeat(moment[after] - counts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        absent = bars.select("asset")[np.repeat(after, counts)].with_columns(calendar.gather(holes).alias("timestamp"))
-        self._record("gap", pl.concat([absent, bars.head(0)], how="diagonal"), findings)
+        absent = bars.drop("timestamp", *OHLCV, strict=False)[np.repeat(after, counts)]  # as the bar after the hole
+        absent = absent.with_columns(calendar.gather(holes).alias("timestamp"))
+        findings.add("gap", absent)
         if self.policies["gap"] != "mask":
             return bars, moment
-        bars = pl.concat([bars, absent], how="diagonal").sort("asset", "timestamp", maintain_order=True)
+        bars = pl.concat([bars, absent.select("asset", "timestamp")], how="diagonal").sort(
+            "asset", "timestamp", maintain_order=True
+        )
         return bars, _positions(calendar, bars["timestamp"])
 
-    def features(self, rows: pl.DataFrame, wrong: pl.Series, names: list[str]) -> pl.DataFrame:
+    def features(
+        self, rows: pl.DataFrame, wrong: pl.Series, names: list[str], counted: pl.Expr = EVERY_ROW
+    ) -> pl.DataFrame:
         """Findings of features that are not finite where bars and look-back are there. Raises: DataError."""
-        findings: list[pl.DataFrame] = []
+        findings = _Findings(self.policies, counted)
         found = rows.filter(wrong)
         if found.height and self.policies["feature_not_finite"] == "error":
             row = found.row(0, named=True)
@@ -233,20 +230,27 @@ class Checks:
                 f"data.checks.policies.feature_not_finite is error; it can be mask, drop"
             )
         if found.height:
-            self._record("feature_not_finite", found, findings)
-        return _table(findings)
+            findings.add("feature_not_finite", found)
+        return findings.table()
 
 
-def survey(bars: pl.DataFrame) -> pl.DataFrame:
+def survey(bars: pl.DataFrame, skip: int = 0) -> pl.DataFrame:
     """What the market did at each moment: timestamp, assets (with a bar), up and down (assets that jumped by 10 %).
 
-    Of pieces of a table with whole assets in each, the surveys add up. Args: bars: canonical.
+    Of pieces of a table, the surveys add up, where each knows the bar before its own first one of an asset.
+
+    Args: bars: canonical. skip: rows at the beginning, of bars in order, that are only looked back on.
     """
     bars = _in_order(bars.filter(pl.all_horizontal(pl.col("timestamp", "asset").is_not_null())))
     jumps = bars.select("timestamp", overnight_jump(bars.columns).alias("jump"))
     moved = {"up": pl.col("jump") >= _MOVE, "down": pl.col("jump") <= -_MOVE}
-    counts = jumps.group_by("timestamp").agg(
-        pl.len().cast(pl.Int64).alias("assets"), *(flag.sum().cast(pl.Int64).alias(way) for way, flag in moved.items())
+    counts = (
+        jumps[skip:]
+        .group_by("timestamp")
+        .agg(
+            pl.len().cast(pl.Int64).alias("assets"),
+            *(flag.sum().cast(pl.Int64).alias(way) for way, flag in moved.items()),
+        )
     )
     return counts.sort("timestamp")
 
@@ -255,18 +259,27 @@ def add_surveys(surveys: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """The survey of a table from those of its pieces. Raises: DataError: their timestamps are of different kinds."""
     total: pl.DataFrame | None = None
     for survey in surveys:
-        if total is not None and survey["timestamp"].dtype != total["timestamp"].dtype:
-            kinds = f"{total['timestamp'].dtype} and {survey['timestamp'].dtype}"
-            raise DataError(f"the timestamps of the table are of two kinds, {kinds}; see data.source.table")
+        if total is not None:
+            refuse_two_kinds(total, survey)
         both = survey if total is None else pl.concat([total, survey])
         total = both.group_by("timestamp").sum()
     return total.sort("timestamp")
 
 
+def refuse_two_kinds(one: pl.DataFrame, other: pl.DataFrame) -> None:
+    """Raise a DataError if the timestamps of two pieces of a table are of different kinds."""
+    kinds = one.schema["timestamp"], other.schema["timestamp"]
+    if kinds[0] != kinds[1]:
+        raise DataError(
+            f"the timestamps of the table are of two kinds, {kinds[0]} and {kinds[1]}; see data.source.table"
+        )
+
+
 def merge(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """Findings of pieces as one table, in the order of the checks."""
     rank = pl.col("check").replace_strict({name: number for number, name in enumerate(CHECKS)})
-    return pl.concat(tables).sort(rank, maintain_order=True)
+    found = pl.concat(tables).group_by("check", "policy", "asset", maintain_order=True)
+    return found.agg(pl.col("bars").sum(), pl.col("first").first()).sort(rank, maintain_order=True)
 
 
 def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.ndarray:
@@ -291,12 +304,16 @@ def _same_asset() -> pl.Expr:
     return pl.col("asset") == pl.col("asset").shift(1)
 
 
-def _in_order(bars: pl.DataFrame) -> pl.DataFrame:
-    """Sorted by asset, then time, unless they are: looking is several times cheaper than sorting."""
+def is_sorted(bars: pl.DataFrame) -> bool:
+    """Whether bars are sorted by asset, then time."""
     asset, time = pl.col("asset"), pl.col("timestamp")
     later = (asset == asset.shift(1)) & (time >= time.shift(1))
-    sorted_ = bars.select(((asset > asset.shift(1)) | later).fill_null(True).all()).item()
-    return bars if sorted_ else bars.sort("asset", "timestamp", maintain_order=True)
+    return bars.select(((asset > asset.shift(1)) | later).fill_null(True).all()).item()
+
+
+def _in_order(bars: pl.DataFrame) -> pl.DataFrame:
+    """Sorted by asset, then time, unless they are: looking is several times cheaper than sorting."""
+    return bars if is_sorted(bars) else bars.sort("asset", "timestamp", maintain_order=True)
 
 
 def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:
@@ -341,8 +358,44 @@ def _equal_before(column: str) -> pl.Expr:
 FINDINGS = {"check": pl.String, "policy": pl.String, "asset": pl.String, "bars": pl.Int64, "first": pl.String}
 
 
-def _table(findings: list[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat([pl.DataFrame(schema=FINDINGS), *findings])
+class _Findings:
+    """Faults as they are found. Args: policies: check -> policy. counted: the rows that count; see `Checks.run`."""
+
+    def __init__(self, policies: Mapping[str, Policy], counted: pl.Expr) -> None:
+        self.policies = policies
+        self.counted = counted
+        self.tables = [pl.DataFrame(schema=FINDINGS)]
+
+    def add(self, name: str, found: pl.DataFrame) -> None:
+        """Count faulty bars; raise a DataError instead if the policy is error."""
+        if self.policies[name] == "error":
+            row = found.row(0, named=True)
+            values = ", ".join(f"{key} {_short(row[key])}" for key in OHLCV if key in row)
+            values = "" if name == "gap" else f"; it has {values}"
+            more = f" ({found.height} such bars)" if found.height > 1 else ""
+            others = ", ".join(policy for policy in CHECKS[name].policies if policy != "error")
+            raise DataError(
+                f"{_place(row)}: {CHECKS[name].complaint}{values}{more}. "
+                f"data.checks.policies.{name} is error; it can be {others}"
+            )
+        counts = (
+            found.filter(self.counted)
+            .group_by("asset", maintain_order=True)
+            .agg(pl.len().cast(pl.Int64).alias("bars"), pl.col("timestamp").first().cast(pl.String).alias("first"))
+        )
+        self.tables.append(
+            counts.select(
+                pl.lit(name).alias("check"),
+                pl.lit(self.policies[name]).alias("policy"),
+                pl.col("asset").cast(pl.String),
+                "bars",
+                "first",
+            )
+        )
+
+    def table(self) -> pl.DataFrame:
+        """One row per check and asset that found something."""
+        return pl.concat(self.tables)
 
 
 def summary(table: pl.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """From a source to loaders of windows, as Lightning asks for them and as plain Python does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -35,10 +35,14 @@ class Source(Protocol):
 
 @runtime_checkable
 class Divisible(Protocol):
-    """A source that can be read some assets at a time."""
+    """A source that can be read some assets, or some rows, at a time."""
 
     def pieces(self) -> Pieces:
         """Loaders of a few assets each; together they load what `load` does."""
+        ...
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The table of `load`, some rows at a time in its order."""
         ...
 
 

@@ -108,20 +108,30 @@ class Whole:
     findings: pl.DataFrame
 
 
-def whole(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, market: pl.DataFrame | None = None) -> Whole:
+def whole(
+    bars: pl.DataFrame,
+    recipe: Recipe,
+    scaler: Scaler,
+    market: pl.DataFrame | None = None,
+    kept: slice | None = None,
+) -> Whole:
     """All bars of a table as windows are cut from them, on a given scale: nothing is split, nothing is fitted.
 
     Args: bars: canonical. market: `checks.survey` of the whole table, where bars are a piece of it; None: of the bars.
-    Raises: DataError: a check refuses the bars, or they lack a column that the features or the scale ask for.
+        kept: rows that the findings are about; None: all.
+    Raises: DataError: a check refuses the bars, or they lack a column that the features or the scale ask for; or a
+        whole table has less than two bars.
     """
-    single = _read(bars.with_row_index(ROW), recipe, market)
-    _refuse_few(single.checked.bars.height)
+    counted = checking.EVERY_ROW if kept is None else pl.col(ROW).is_between(kept.start, kept.stop, closed="left")
+    single = _read(bars.with_row_index(ROW), recipe, market, counted)
+    if market is None:
+        _refuse_few(single.checked.bars.height)
     table = _side_by_side([single], recipe) if recipe.layout == "panel" else single
     rows, columns = table.rows, table.columns
     if len(columns) != len(scaler.mean):
         raise DataError(f"the data has {len(columns)} columns of features; the scale was fitted to {len(scaler.mean)}")
     usable = rows.present | _short_stretches(rows, recipe.max_masked)
-    everything = [Interval("test", 0, int(rows.moment.max()) + 1)]
+    everything = [Interval("test", 0, int(rows.moment.max(initial=0)) + 1)]
     segments = cut(asset=rows.asset, run=rows.run, moment=rows.moment, usable=usable, intervals=everything, gap=0)
     number = table.checked.bars[ROW].cast(pl.Int64).fill_null(-1).to_numpy()  # bars that fill a hole have none
     origin = number[:, None]
@@ -137,12 +147,12 @@ def whole(bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, market: pl.DataFra
     )
 
 
-def _read(bars: pl.DataFrame, recipe: Recipe, market: pl.DataFrame | None) -> _Table:
+def _read(bars: pl.DataFrame, recipe: Recipe, market: pl.DataFrame | None, counted: pl.Expr) -> _Table:
     """Checks, features, layout. Raises: DataError."""
-    checked = recipe.checks.run(bars, market)
+    checked = recipe.checks.run(bars, market, counted)
     available = [name for name in checked.bars.columns if name not in ("timestamp", "asset", ROW)]
     features = find_all(recipe.features, available)
-    rows, findings = _feature_rows(checked, features, recipe)
+    rows, findings = _feature_rows(checked, features, recipe, counted)
     # not the categories of the column: of some of them a policy may have dropped every bar
     names = tuple(checked.bars["asset"].unique(maintain_order=True).to_list())
     relative = tuple(number for number, feature in enumerate(features) if feature.relative)
@@ -193,7 +203,7 @@ def prepare(pieces: Pieces, recipe: Recipe, scaler: Scaler | None = None, folder
     """
     market = None if len(pieces) == 1 else checking.add_surveys(checking.survey(load()) for load in pieces)
     assembly = _Assembly(recipe, folder, fits=scaler is None)
-    tables = (assembly.note(_read(load(), recipe, market)) for load in pieces)
+    tables = (assembly.note(_read(load(), recipe, market, checking.EVERY_ROW)) for load in pieces)
     for table in [_side_by_side(list(tables), recipe)] if recipe.layout == "panel" else tables:
         assembly.add(table)
     return assembly.finish(scaler)
@@ -324,7 +334,9 @@ def compute(bars: pl.DataFrame, features: Sequence[Feature], run: np.ndarray) ->
     return keyed.select(feature.expression.over("run").alias(feature.name) for feature in features)
 
 
-def _feature_rows(checked: Checked, features: Sequence[Feature], recipe: Recipe) -> tuple[_Rows, pl.DataFrame]:
+def _feature_rows(
+    checked: Checked, features: Sequence[Feature], recipe: Recipe, counted: pl.Expr
+) -> tuple[_Rows, pl.DataFrame]:
     """Features per asset, and all findings so far. A feature that is there and not finite is a fault of its own."""
     bars, policies = checked.bars, recipe.checks.policies
     asset = bars["asset"].rle_id().to_numpy().astype(np.int64)
@@ -335,7 +347,8 @@ def _feature_rows(checked: Checked, features: Sequence[Feature], recipe: Recipe)
     findings = checked.table
     if faulty.any():
         keyed = pl.concat([bars, table], how="horizontal")
-        findings = pl.concat([findings, recipe.checks.features(keyed, faulty, [feature.name for feature in features])])
+        names = [feature.name for feature in features]
+        findings = pl.concat([findings, recipe.checks.features(keyed, faulty, names, counted)])
     values = table.to_numpy(writable=True)  # nulls become NaN
     present = np.isfinite(values).all(axis=1)
     values[~present] = np.nan

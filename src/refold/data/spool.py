@@ -1,11 +1,13 @@
-"""Arrays that grow block by block: in memory, or in a file for what is larger than that."""
+"""Arrays and tables that grow block by block: in memory, or in a file for what is larger than that."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 _ROWS = 1 << 20  # read back at once
+_GROUP = 50_000  # rows of a Parquet file that are read together
 
 
 class Spool:
@@ -64,3 +66,35 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self.path.unlink()
+
+
+class TableSpool:
+    """A table that grows frame by frame.
+
+    Args: path: of the Parquet file to write it to; None holds it in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows = 0
+        self._frames: list[pl.DataFrame] = []
+        self._files: list[Path] = []
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Append rows. All frames have the same columns."""
+        self.rows += frame.height
+        if self.path is None:
+            self._frames.append(frame)
+            return
+        # a Parquet file cannot be appended to: its end says what is in it
+        self._files.append(self.path.with_name(f"{self.path.name}.{len(self._files):06}"))
+        frame.write_parquet(self._files[-1])
+
+    def table(self) -> pl.LazyFrame:
+        """The whole; at least one frame was added, and nothing can be any more."""
+        if self.path is None:
+            return pl.concat(self._frames).lazy()
+        pl.scan_parquet(self._files).sink_parquet(self.path, row_group_size=_GROUP)
+        for file in self._files:
+            file.unlink()
+        return pl.scan_parquet(self.path)

@@ -3,6 +3,7 @@
 Letters: N rows of a series, n windows, T bars, C columns of a window, F features of one asset, Z numbers of a code.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from refold.data import Windows
-from refold.data.checks import survey
+from refold.data.ordered import OrderedBars
 from refold.data.pipeline import whole
 from refold.report.page import WindowExample
 from refold.scoring.detector import Detector
-from refold.scoring.scan import context
+from refold.scoring.scan import SLICE, SLICES, context, sampled
 
 MOST_ASSETS = 20
 """Assets of which windows are shown: those with the highest scores."""
@@ -24,8 +25,8 @@ MOST_ASSETS = 20
 MOST_WINDOWS = 3_000
 """Windows of a part whose codes and errors are measured, spread evenly over it."""
 
-SLICES, SLICE = 20, 5_000
-"""A table with more rows than their product is looked at in so many slices of so many rows."""
+MOST_SCORES = 100_000
+"""Scores of an asset among which the median one is looked for, spread evenly over it."""
 
 
 class Evidence(NamedTuple):
@@ -42,24 +43,24 @@ def of_parts(detector: Detector, parts: Mapping[str, Windows], scores: pl.LazyFr
     return _gather(detector, {name: [windows] for name, windows in parts.items()}, [*parts.values()], scores)
 
 
-def of_bars(detector: Detector, bars: pl.DataFrame, scores: pl.LazyFrame, name: str) -> Evidence:
+def of_bars(detector: Detector, bars: OrderedBars, scores: pl.LazyFrame, name: str) -> Evidence:
     """Evidence of a table of any length; of a long one from slices, so that memory does not grow with it.
 
-    Args: bars: canonical, `in_order`. scores: as in scores.parquet. name: of these bars, as a part.
+    Args: scores: as in scores.parquet. name: of these bars, as a part.
     """
-    market = survey(bars)
 
-    def cut(start: int, rows: int) -> Windows:
-        made = whole(bars.slice(max(0, start), rows), detector.recipe, detector.scaler, market)
+    def cut(first: int, end: int) -> Windows:
+        part = bars.slice(first, end)
+        made = whole(part, detector.recipe, detector.scaler, bars.market(part))
         return Windows(made.series, made.segments, window_size=detector.recipe.window_size, stride=1)
 
-    if bars.height <= SLICES * SLICE or detector.recipe.layout == "panel":
-        everything = cut(0, bars.height)
+    if bars.rows <= SLICES * SLICE or detector.recipe.layout == "panel":
+        everything = cut(0, bars.rows)
         return _gather(detector, {name: [everything]}, [everything], scores)
-    spread = [cut(start, SLICE) for start in np.linspace(0, bars.height - SLICE, SLICES).astype(int).tolist()]
-    before, after = context(detector)
-    places = remarkable(scores).join(bars.select("asset", "timestamp").with_row_index("row"), on=["asset", "timestamp"])
-    near = (cut(row - before, before + 1 + after) for row in places["row"].to_list())
+    spread = [cut(slice_.first, slice_.end) for slice_ in sampled(bars)]
+    keys = ["asset", "timestamp"]
+    rows = bars.bars.select(keys).with_row_index("row").join(remarkable(scores).lazy(), on=keys, how="semi")
+    near = (cut(*bars.around(row, *context(detector))) for row in rows.collect(engine="streaming")["row"])
     return _gather(detector, {name: spread}, near, scores)
 
 
@@ -102,8 +103,9 @@ def sample(detector: Detector, pieces: Sequence[Windows]) -> tuple[pl.DataFrame,
 def with_scores(latents: pl.DataFrame, scores: pl.LazyFrame, *, panel: bool) -> pl.DataFrame:
     """Latents with the score of each window's last bar; of a panel, the highest of its assets then."""
     keys = ["timestamp"] if panel else ["timestamp", "asset"]
-    own = scores.group_by(keys).agg(pl.col("score").max())
-    return latents.lazy().join(own, on=keys, how="left", maintain_order="left").collect()
+    asked = scores.select(*keys, "score").join(latents.lazy(), on=keys, how="semi")  # first: there are few latents
+    own = asked.group_by(keys).agg(pl.col("score").max()).collect(engine="streaming")
+    return latents.join(own, on=keys, how="left", maintain_order="left")
 
 
 def remarkable(scores: pl.LazyFrame) -> pl.DataFrame:
@@ -111,24 +113,17 @@ def remarkable(scores: pl.LazyFrame) -> pl.DataFrame:
 
     Returns: asset, timestamp, label; assets with the highest scores first, at most MOST_ASSETS.
     """
-    known = scores.filter(pl.col("score").is_not_null())
-    median = (pl.col("score") - pl.col("score").median()).abs().arg_min()
-    found = (
-        known.group_by("asset")
-        .agg(
-            pl.col("score").max().alias("top"),
-            pl.col("timestamp").get(pl.col("score").arg_max()).alias("highest score"),
-            pl.col("timestamp").get(median).alias("median score"),
-        )
-        .sort("top", "asset", descending=[True, False])
-        .head(MOST_ASSETS)
-        .collect()
-    )
-    bars = found.unpivot(
-        ["highest score", "median score"], index="asset", variable_name="label", value_name="timestamp"
-    )
-    order = {asset: place for place, asset in enumerate(found["asset"])}
-    return bars.sort(pl.col("asset").replace_strict(order, return_dtype=pl.Int64), "label", maintain_order=True)
+    known = scores.filter(pl.col("score").is_not_null()).select("asset", "timestamp", "score")
+    tops = known.group_by("asset").agg(pl.col("score").max().alias("top"), pl.len().alias("bars"))
+    tops = tops.sort("top", "asset", descending=[True, False]).head(MOST_ASSETS).collect(engine="streaming")
+    rows = []
+    for asset, top, bars in tops.iter_rows():
+        own = known.filter(pl.col("asset") == asset)
+        highest = own.filter(pl.col("score") == top).head(1).collect(engine="streaming")
+        some = own.gather_every(math.ceil(bars / MOST_SCORES)).collect(engine="streaming")
+        median = some[(some["score"] - some["score"].median()).abs().arg_min()]
+        rows += [highest.with_columns(label=pl.lit("highest score")), median.with_columns(label=pl.lit("median score"))]
+    return pl.concat(rows).select("asset", "timestamp", "label")
 
 
 def examples(detector: Detector, parts: Iterable[Windows], bars: pl.DataFrame) -> list[WindowExample]:

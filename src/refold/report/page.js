@@ -87,6 +87,17 @@ function fillEvents() {
     `${rows.length.toLocaleString("en")} of ${events.total.toLocaleString("en")}, highest score first.`;
 }
 
+function addTables(section) {
+  data[section].forEach((table, n) => {
+    element(section).appendChild(document.createElement("p")).textContent = table.caption;
+    const holder = element(section).appendChild(document.createElement("div"));
+    holder.className = "scroll";
+    holder.id = `${section}-${n}`;
+    holder.innerHTML = "<table><thead></thead><tbody></tbody></table>";
+    fill(holder.id, ["", ...table.columns], table.rows.map((name, row) => [name, ...table.cells[row]]));
+  });
+}
+
 // ---- windows, parts, features, codes -----------------------------------------------------------------------------------
 
 function drawWindow(number) {
@@ -195,7 +206,7 @@ async function start() {
   await load();
   names = Object.keys(data.assets);
   const there = { bars: names.length, events: data.events, windows: data.windows.length, histogram: data.histogram,
-    features: data.features, latents: data.latents, baselines: data.baselines.length };
+    features: data.features, latents: data.latents, alarms: data.alarms.length, baselines: data.baselines.length };
   for (const [section, part] of Object.entries(there)) element(section).hidden = !part;
   offer("asset", names);
   offer("window", data.windows.map((w) => `${w.asset}, from ${day(w.start)}: ${w.label}`), data.windows.map((_, n) => n));
@@ -209,14 +220,8 @@ async function start() {
   document.querySelector("main").hidden = false;
   drawAll();
   if (data.events) fillEvents();
-  data.baselines.forEach((table, n) => {
-    element("baselines").appendChild(document.createElement("p")).textContent = table.caption;
-    const holder = element("baselines").appendChild(document.createElement("div"));
-    holder.className = "scroll";
-    holder.id = `baselines-${n}`;
-    holder.innerHTML = "<table><thead></thead><tbody></tbody></table>";
-    fill(holder.id, ["", ...table.columns], table.rows.map((name, row) => [name, ...table.cells[row]]));
-  });
+  addTables("alarms");
+  addTables("baselines");
   listen();
   document.body.dataset.ready = "yes";
 }

@@ -10,7 +10,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,9 @@ from refold.run import write_atomically
 
 MOST_POINTS = 160_000
 """Bars on the page, all assets together. More are thinned to the extremes of each bin and every flagged bar."""
+
+AT_ONCE = 200_000
+"""Bars, or scores, that are looked at together where they are read from a file."""
 
 MOST_POINTS_OF_ONE = 20_000
 """Bars of one asset: what a browser draws without a pause."""
@@ -68,11 +71,12 @@ def write_page(
     title: str,
     scores: pl.DataFrame | pl.LazyFrame,
     events: pl.DataFrame | None = None,
-    split_scores: Mapping[str, np.ndarray] | None = None,
+    split_scores: Mapping[str, np.ndarray | pl.LazyFrame] | None = None,
     feature_errors: Mapping[str, Mapping[str, float]] | None = None,
     windows: Sequence[WindowExample] | None = None,
     features: Sequence[str] | None = None,
     latents: pl.DataFrame | None = None,
+    alarm_rates: Mapping[str, Mapping[str, float | None]] | None = None,
     baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
     facts: Mapping[str, str] | None = None,
     unit: str = "feature units",
@@ -82,17 +86,20 @@ def write_page(
     Args: path: of the HTML file.
         title: of the page; any text.
         scores: rows of scores.parquet: timestamp, asset, score, threshold, verdict; close, reconstructed_close and
-            contribution/<feature> as far as there. In any order. A lazy frame is read asset by asset.
+            contribution/<feature> as far as there. A frame in any order; a lazy one, which is read some rows at a time,
+            sorted by asset, then time.
         events: asset, start, end, peak, score, features ("a;b", most to blame first), kind.
-        split_scores: part ("validation", "test", ...) -> its scores (N,), for the histogram; NaN is left out.
+        split_scores: part ("validation", "test", ...) -> its scores (N,), or a lazy frame with a column score, for the
+            histogram; NaN is left out.
         feature_errors: part -> feature -> mean squared error, in training variances.
         windows: examples to look at; features: the names of their F columns.
         latents: timestamp, asset, score if there is one; every other column is a number of the code.
+        alarm_rates: threshold -> column -> value: how many alarms each would give.
         baselines: caption of a table -> row -> column -> value: the model and what it has to beat.
         facts: name -> text, shown at the top beside what is counted here.
         unit: of the windows' values.
     """
-    scan = scores.lazy()
+    scan = scores.lazy() if isinstance(scores, pl.LazyFrame) else scores.sort("asset", "timestamp").lazy()
     zone = _time_zone(scan)
     events = None if events is None or events.height == 0 else _wall_clock(events, zone, "start", "end", "peak")
     series = _series(scan, events)
@@ -107,6 +114,7 @@ def write_page(
         "windows": [_window(example, features) for example in windows or ()],
         "unit": unit,
         "latents": None if latents is None or latents.height == 0 else _latent_map(latents, zone),
+        "alarms": [_table("", alarm_rates)] if alarm_rates else [],
         "baselines": [_table(caption, rows) for caption, rows in (baselines or {}).items()],
     }
     write_atomically(Path(path), assemble(title, payload))
@@ -180,7 +188,7 @@ def _counts(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, str]:
             pl.col("timestamp").min().alias("start"),
             pl.col("timestamp").max().alias("end"),
         )
-        .collect()
+        .collect(engine="streaming")
     )
     if seen.height == 0:
         return {"bars": "none"}
@@ -203,36 +211,55 @@ def _counts(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, str]:
     return counts
 
 
-def _histogram(split_scores: Mapping[str, np.ndarray], scan: pl.LazyFrame) -> dict[str, Any] | None:
+def _histogram(split_scores: Mapping[str, np.ndarray | pl.LazyFrame], scan: pl.LazyFrame) -> dict[str, Any] | None:
     """Shares of the bars of each part in common bins, on a logarithmic axis where the scores allow it."""
-    parts = {}
-    for name, values in split_scores.items():
-        values = np.asarray(values, dtype=np.float64)
-        if np.isfinite(values).any():
-            parts[name] = values[np.isfinite(values)]
-    if not parts:
+    spans = [_span(values) for part in split_scores.values() for values in _some(part)]
+    if not spans:
         return None
-    edges = _edges(np.concatenate(list(parts.values())))
-    threshold = scan.select(pl.col("threshold").fill_nan(None).median()).collect().item()
+    edges = _edges(*np.min(spans, axis=0)[:2], np.max(spans, axis=0)[2])
+    counts = {
+        name: sum(np.histogram(np.clip(values, edges[0], None), edges)[0] for values in _some(part))
+        for name, part in split_scores.items()
+    }
     return {
         "logarithmic": bool(edges[0] > 0),
         "edges": _array(edges, "f8"),
-        "threshold": _number(threshold),
+        "threshold": _number(_level(scan)),
         "parts": {
-            name: {
-                "share": _array(np.histogram(np.clip(values, edges[0], None), edges)[0] / len(values), "f8"),
-                "count": len(values),
-            }
-            for name, values in parts.items()
+            name: {"share": _array(count / count.sum(), "f8"), "count": int(count.sum())}
+            for name, count in counts.items()
+            if np.any(count)
         },
     }
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
-    """Edges of bins that hold all values; logarithmic, from the lowest 0.1 % on, where no value is below 0."""
-    low, high = values.min(), values.max()
+def _some(scores: np.ndarray | pl.LazyFrame) -> Iterator[np.ndarray]:
+    """The finite scores of a part, some at a time."""
+    if isinstance(scores, pl.LazyFrame):
+        parts = (rows["score"] for rows in scores.select("score").collect_batches(chunk_size=AT_ONCE))
+    else:
+        parts = [scores]
+    for part in parts:
+        values = np.asarray(part, dtype=np.float64)
+        if np.isfinite(values).any():
+            yield values[np.isfinite(values)]
+
+
+def _span(values: np.ndarray) -> tuple[float, float, float]:
+    """The lowest, the positive one that 0.1 % lie below, and the highest."""
+    positive = values[values > 0]
+    return values.min(), np.quantile(positive, 0.001) if len(positive) else np.inf, values.max()
+
+
+def _level(scan: pl.LazyFrame) -> float | None:
+    """The usual threshold."""
+    return scan.select(pl.col("threshold").fill_nan(None).mean()).collect(engine="streaming").item()
+
+
+def _edges(low: float, usual: float, high: float) -> np.ndarray:
+    """Edges of bins that hold all values; logarithmic, from the usual ones on, where no value is below 0."""
     if low >= 0 and high > 0:
-        low = np.quantile(values[values > 0], 0.001)
+        low = usual
         edges = np.geomspace(low, high, BINS + 1) if low < high else np.array([low / 2, high * 2])
     else:
         edges = np.linspace(low, high, BINS + 1) if low < high else np.array([low - 0.5, high + 0.5])
@@ -242,15 +269,9 @@ def _edges(values: np.ndarray) -> np.ndarray:
 
 def _is_skewed(scan: pl.LazyFrame) -> bool:
     """Whether the highest score would press all others and the threshold flat on a linear axis."""
-    top, level, least = (
-        scan.select(
-            pl.col("score").fill_nan(None).max().alias("top"),
-            pl.col("threshold").fill_nan(None).median().alias("level"),
-            pl.col("score").fill_nan(None).min().alias("least"),
-        )
-        .collect()
-        .row(0)
-    )
+    score, level = pl.col("score").fill_nan(None), _level(scan)
+    ends = scan.select(score.max().alias("top"), score.min().alias("least")).collect(engine="streaming")
+    top, least = ends.row(0)
     return None not in (top, level, least) and least >= 0 and top > 20 * level
 
 
@@ -259,7 +280,8 @@ def _feature_errors(given: Mapping[str, Mapping[str, float]] | None, scan: pl.La
     names = [name for name in scan.collect_schema().names() if name.startswith(CONTRIBUTION)]
     shares = None
     if names:
-        means = scan.group_by("verdict").agg(pl.col(name).fill_nan(None).mean() for name in names).collect()
+        means = scan.group_by("verdict").agg(pl.col(name).fill_nan(None).mean() for name in names)
+        means = means.collect(engine="streaming")
         shares = {
             "flagged bars" if row["verdict"] else "other bars": [_number(row[name]) for name in names]
             for row in means.sort("verdict", nulls_last=True).iter_rows(named=True)
@@ -275,26 +297,34 @@ def _feature_errors(given: Mapping[str, Mapping[str, float]] | None, scan: pl.La
 
 
 def _series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, Any]:
-    """Per asset, in order of name: its bars, thinned, and its flagged bars with their reasons."""
+    """Per asset, in order of name: its bars, thinned, and its flagged bars with their reasons.
+
+    Args: scan: sorted by asset, then time.
+    """
     schema = scan.collect_schema()
     lines = [name for name in ("close", "reconstructed_close", "score", "threshold") if name in schema]
     contributions = [name for name in schema.names() if name.startswith(CONTRIBUTION)]
-    assets = scan.select(pl.col("asset").unique()).collect()["asset"].drop_nulls().sort().to_list()
     least = _least_flagged(scan)
-    scan = _wall_clock(scan, _time_zone(scan), "timestamp")
-    drawn = {}
-    for asset in assets:
-        bars = scan.filter(pl.col("asset") == asset).sort("timestamp").collect()
-        bars = bars.with_columns(pl.col(lines).cast(pl.Float64).fill_nan(None), pl.col("verdict").fill_null(False))
-        flagged = bars.filter(pl.col("verdict") & (pl.col("score").fill_null(0) >= least))
+    counts = scan.group_by("asset").len().collect(engine="streaming").sort("asset")
+    scan = _wall_clock(scan, _time_zone(scan), "timestamp").with_columns(
+        pl.col(lines).cast(pl.Float64).fill_nan(None),
+        # what is not shown as flagged is drawn like any other bar
+        (pl.col("verdict").fill_null(False) & (pl.col("score").fill_nan(None).fill_null(0) >= least)).alias("verdict"),
+    )
+    drawn, start = {}, 0
+    for asset, count in counts.iter_rows():
+        points, bars = min(MOST_POINTS_OF_ONE, max(400, MOST_POINTS // counts.height)), scan.slice(start, count)
+        start += count
+        if asset is None:
+            continue
+        kept, flagged, spacing = _thinned(bars, count, points)
         flagged = _with_event(flagged, None if events is None else events.filter(pl.col("asset") == asset))
-        kept = thin(bars, min(MOST_POINTS_OF_ONE, max(400, MOST_POINTS // len(assets))))
         drawn[asset] = {
-            "bars": bars.height,
+            "bars": count,
             "time": _array(kept.select(_milliseconds("timestamp")), "f8"),
             "lines": {name: _array(kept[name], "f4") for name in lines if kept[name].is_not_null().any()},
             "shown": kept.height,
-            "spacing": _number(bars.select(_milliseconds("timestamp").diff().median()).item()),
+            "spacing": spacing,
             "flagged": {
                 "time": _array(flagged.select(_milliseconds("timestamp")), "f8"),
                 "close": _array(flagged["close"], "f4") if "close" in flagged.columns else None,
@@ -304,6 +334,17 @@ def _series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, Any]:
             },
         }
     return drawn
+
+
+def _thinned(bars: pl.LazyFrame, count: int, points: int) -> tuple[pl.DataFrame, pl.DataFrame, float | None]:
+    """The bars of one asset to draw, those of them that are flagged, and the usual milliseconds between two bars."""
+    kept, flagged, spacing = [], [], None
+    for first in range(0, count, AT_ONCE):
+        some = bars.slice(first, AT_ONCE).collect()
+        flagged.append(some.filter("verdict"))
+        kept.append(thin(some, max(4, points * some.height // count)))
+        spacing = spacing or _number(some.select(_milliseconds("timestamp").diff().median()).item())
+    return pl.concat(kept), pl.concat(flagged), spacing
 
 
 def _least_flagged(scan: pl.LazyFrame) -> float:

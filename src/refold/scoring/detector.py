@@ -3,6 +3,7 @@
 Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows in a block, T bars, F features, C values.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,15 +109,18 @@ class Detector:
         there = ~np.isnan(scored.score)
         self.threshold.fit(scored.score[there])
         flagged = self.flag(scored.score, scored.asset)[1]
-        known = np.sort(scored.score[there])
-        spread = np.linspace(0, len(known) - 1, min(len(known), 4096)).round().astype(int)
+        kept = there | np.concatenate([[False], there[:-1]])  # a row without score keeps two runs apart
+        moments, span = extent(scored, val[0].time_dtype)
         self.validation = {
             "level": float(self.threshold.level),
             "bars": int(there.sum()),
             "flagged": int(flagged.sum()),
             "alarms_per_asset_year": alarm_rate(flagged, scored, val[0].time_dtype),
+            "moments": moments,
+            "span_seconds": span,
             "bar_seconds": bar_seconds(scored.times, scored.asset, val[0].time_dtype),
-            "scores": torch.from_numpy(known[spread]),
+            "scores": torch.from_numpy(scored.score[kept]),
+            "asset": torch.from_numpy(scored.asset[kept].astype(np.int32)),
         }
         return self
 
@@ -146,16 +150,25 @@ class Detector:
         result[scored.origin[kept]] = scored.score[kept]
         return result
 
-    def score_series(self, series: Series, segments: np.ndarray, origin: np.ndarray | None = None) -> Scores:
-        """Scores of all rows of a series. Args: segments: (S, 2) runs to cut windows from. origin: (R, K)."""
-        values, reconstruction, asset = self._bars(series, segments)
+    def score_series(
+        self,
+        series: Series,
+        segments: np.ndarray,
+        origin: np.ndarray | None = None,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> Scores:
+        """Scores of all rows of a series.
+
+        Args: segments: (S, 2) runs to cut windows from. origin: (R, K). progress: is told of rows that are done.
+        """
+        values, reconstruction, asset = self._bars(series, segments, progress)
         contributions = self.score_function.contributions(values.double(), asset).numpy()
         return Scores(
             score=contributions.sum(axis=1),
             contributions=contributions,
             reconstruction=reconstruction.numpy(),
             asset=asset,
-            times=np.tile(series.times, len(values) // len(series.times)),
+            times=np.tile(series.times, len(values) // max(1, len(series.times))),
             origin=np.full(len(values), -1) if origin is None else origin.T.reshape(-1),
         )
 
@@ -167,12 +180,14 @@ class Detector:
         with np.errstate(invalid="ignore"):
             return levels, score > levels
 
-    def _bars(self, series: Series, segments: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+    def _bars(
+        self, series: Series, segments: np.ndarray, progress: Callable[[int], None] = lambda rows: None
+    ) -> tuple[Tensor, Tensor, np.ndarray]:
         """What the score measures of each bar of an asset, (N, C), its reconstruction (N, F), and its asset (N,).
 
         N = R, or K R for a panel: asset after asset.
         """
-        values, reconstruction = self._values(series, segments)
+        values, reconstruction = self._values(series, segments, progress)
         R, F = len(values), len(self.features)
         if self.recipe.layout != "panel":
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
@@ -186,7 +201,7 @@ class Detector:
         values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, apart(reconstruction)))
         return values, reconstruction, np.repeat(np.arange(K), R)
 
-    def _values(self, series: Series, segments: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _values(self, series: Series, segments: np.ndarray, progress: Callable[[int], None]) -> tuple[Tensor, Tensor]:
         """What the score measures, (R, C), and reconstructions in the units of the features, (R, F), on the CPU.
 
         NaN where no window holds the row, and where it is absent.
@@ -206,6 +221,7 @@ class Detector:
                 parts = tuple(target.new_empty((0, T, target.shape[1])) for target in (values, reconstruction))
             for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
                 target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
+            progress(len(block.rows))
         if self.alignment == "last":
             self._begin_runs(windows, segments, values, reconstruction)
         return values, self.scaler.inverse_transform(reconstruction)
@@ -310,10 +326,14 @@ def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> flo
 
 def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> float:
     """Alarms, runs of flagged bars, per asset and year of scored bars."""
-    there = ~np.isnan(scored.score)
-    moments = np.unique(scored.times[there])
-    span = float(seconds(moments[-1] - moments[0], dtype)) if len(moments) else 0.0
-    return per_asset_year(count_alarms(flagged, scored.asset), int(there.sum()), len(moments), span)
+    bars = int((~np.isnan(scored.score)).sum())
+    return per_asset_year(count_alarms(flagged, scored.asset), bars, *extent(scored, dtype))
+
+
+def extent(scored: Scores, dtype: pl.DataType) -> tuple[int, float]:
+    """Different moments of scored bars, and the seconds from the first to the last."""
+    moments = np.unique(scored.times[~np.isnan(scored.score)])
+    return len(moments), float(seconds(moments[-1] - moments[0], dtype)) if len(moments) else 0.0
 
 
 def per_asset_year(alarms: int, bars: int, moments: int, span: float) -> float:

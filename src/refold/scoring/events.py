@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from refold.data.checks import survey
 from refold.scoring.rules import RULES
 
 KINDS = ("unit", "split", "bad tick", "stale")
@@ -21,19 +22,21 @@ CONTEXT = 60
 CONTRIBUTION = "contribution/"
 
 
-def likely_kinds(bars: pl.DataFrame) -> pl.Series:
+def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None) -> pl.Series:
     """What each bar looks like, or null: of the kinds whose rule calls it or a neighbour an error, the most telling.
 
     A description, not a score: most rules look at the bars after a bar, too.
 
-    Args: bars: canonical, sorted by asset, then time.
+    Args: bars: canonical, sorted by asset, then time. market: `checks.survey` of the whole table, where bars are a
+        piece of it; None: of the bars.
     """
+    market = survey(bars) if market is None else market
     nothing = bars.clear()  # a rule that was fitted to nothing takes nothing for usual, such as repeated closes
     marks = {}
     for kind in KINDS:
         found = pl.lit(None, pl.Float64)
         if "close" in bars.columns:
-            scores = RULES[kind]().fit(nothing, nothing).score(bars)
+            scores = RULES[kind]().fit(nothing, nothing).score(bars, market)
             found = pl.lit(pl.Series(scores).fill_nan(None))
         marks[kind] = found
     table = bars.select("asset", *(mark.alias(kind) for kind, mark in marks.items()))
@@ -43,6 +46,35 @@ def likely_kinds(bars: pl.DataFrame) -> pl.Series:
     ]
     choice = pl.coalesce(pl.when(mark).then(pl.lit(kind)) for mark, kind in zip(near, KINDS, strict=True))
     return table.select(choice.alias("kind")).to_series()
+
+
+class Events:
+    """The events of tables that come one after the other, such as the pieces of a long one."""
+
+    def __init__(self) -> None:
+        self.flagged = 0
+        self._ended: list[pl.DataFrame] = []
+        self._open: list[pl.DataFrame] = []
+
+    def add(self, table: pl.DataFrame) -> None:
+        """The next rows, in order. Args: table: as `group`, with the rest of the rows, and verdict."""
+        flagged = table.filter("verdict")
+        self.flagged += flagged.height
+        rows = pl.concat([*self._open, flagged])
+        number = rows.select(_number()).to_series()
+        going_on = number.max() if table["verdict"][-1] else 0  # they are numbered from 1
+        self._open = [rows.filter(number == going_on)]
+        self._ended.append(group(rows.filter(number != going_on)))
+
+    def table(self) -> pl.DataFrame:
+        """All of them, as `group` makes them."""
+        return pl.concat([*self._ended, group(pl.concat(self._open))])
+
+
+def _number() -> pl.Expr:
+    """Of flagged bars the event that each is part of."""
+    new = (pl.col("asset") != pl.col("asset").shift(1)) | (pl.col("place") != pl.col("place").shift(1) + 1)
+    return new.fill_null(True).cum_sum()
 
 
 def group(flagged: pl.DataFrame) -> pl.DataFrame:
@@ -59,8 +91,7 @@ def group(flagged: pl.DataFrame) -> pl.DataFrame:
         texts = dict.fromkeys(("asset", "features", "kind"), pl.String)
         return pl.DataFrame(schema={**texts, **when, "score": pl.Float64}).select(columns)
     features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
-    new = (pl.col("asset") != pl.col("asset").shift(1)) | (pl.col("place") != pl.col("place").shift(1) + 1)
-    numbered = flagged.with_columns(new.fill_null(True).cum_sum().alias("event"))
+    numbered = flagged.with_columns(_number().alias("event"))
     peak = pl.col("score").arg_max()
     rank = pl.col("kind").replace_strict(dict(zip(KINDS, range(len(KINDS)), strict=True)), default=len(KINDS))
     events = numbered.group_by("event", maintain_order=True).agg(

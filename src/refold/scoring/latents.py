@@ -1,4 +1,4 @@
-"""Codes of all windows of a table, a piece at a time: memory beyond the table itself does not grow with it.
+"""Codes of all windows of a table, a piece at a time: memory does not grow with it.
 
 Letters: N windows, B of them in a batch, T bars, K assets of a panel (1 otherwise), Z numbers of a code.
 """
@@ -10,16 +10,17 @@ import polars as pl
 import torch
 
 from refold.data import Windows
+from refold.data.ordered import OrderedBars
 from refold.scoring.detector import Detector
 from refold.scoring.scan import PIECE, Piece, pieces
 
 
 def scan_latents(
-    detector: Detector, bars: pl.DataFrame, *, piece: int = PIECE, progress: Callable[[int], None] = lambda rows: None
+    detector: Detector, bars: OrderedBars, *, piece: int = PIECE, progress: Callable[[int], None] = lambda rows: None
 ) -> Iterator[pl.DataFrame]:
     """Encode the windows of bars of any number: one row for each bar that is the last of a window.
 
-    Args: bars: canonical, `in_order`. piece: rows at a time. progress: is told of rows that are done.
+    Args: piece: rows at a time. progress: is told of rows that are done.
     Yields: timestamp and asset of a window's last bar (of a panel: "panel"), and its code, z_0 to z_{Z-1}, float32.
     Raises: DataError: a check refuses bars.
     """

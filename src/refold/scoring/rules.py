@@ -51,12 +51,12 @@ class Rule(ABC):
         return self
 
     @abstractmethod
-    def expression(self, bars: pl.DataFrame) -> pl.Expr:
-        """The score of each row of a table of bars."""
+    def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
+        """The score of each row of a table of bars. Args: market: see `score`."""
 
-    def score(self, bars: pl.DataFrame) -> np.ndarray:
-        """See `Scorer`."""
-        scores = bars.select(self.expression(bars).cast(pl.Float64).alias("score")).to_series()
+    def score(self, bars: pl.DataFrame, market: pl.DataFrame | None = None) -> np.ndarray:
+        """See `Scorer`. Args: market: `checks.survey` of a table that the bars are a piece of; None: of the bars."""
+        scores = bars.select(self.expression(bars, market).cast(pl.Float64).alias("score")).to_series()
         return scores.fill_null(math.nan).to_numpy()
 
 
@@ -77,7 +77,7 @@ class _InDeviations(Rule):
 class RobustReturn(_InDeviations):
     """Robust z of the return. It finds moves, wrong or real."""
 
-    def expression(self, bars: pl.DataFrame) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
         """|r_t| in five deviations."""
         return self.in_deviations(_RETURN.abs())
 
@@ -85,7 +85,7 @@ class RobustReturn(_InDeviations):
 class SpikeReversal(_InDeviations):
     """Bad tick: the next return takes back what this one did. The last bar of an asset has no next one: NaN."""
 
-    def expression(self, bars: pl.DataFrame) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
         """min(|r_t|, |r_{t+1}|) in five deviations where the signs differ, else 0."""
         following = _RETURN.shift(-1)
         return self.in_deviations((_RETURN.abs() + following.abs() - (_RETURN + following).abs()) / 2)
@@ -105,7 +105,7 @@ class StaleRun(Rule):
         run = pl.struct("asset", "close").rle_id()
         return pl.when(run == run.shift(1)).then(pl.len().over(run) - 1).otherwise(0)
 
-    def expression(self, bars: pl.DataFrame) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
         """Repetitions over one more than is usual; at least three are needed for a score of 1."""
         return self._length() / self.usual
 
@@ -115,20 +115,20 @@ class SplitRatio(Rule):
     not jump the same way, and neither the return before nor the one after is of its size, as around a spike. The score
     is 1 where the log ratio is 0.03 off, and 2 where it is exact."""
 
-    def expression(self, bars: pl.DataFrame) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
         """2 - distance / tolerance, at least 0."""
         jump = overnight_jump(bars.columns)
         stays = pl.all_horizontal((_RETURN.shift(lag).abs() < jump.abs() / 2).fill_null(True) for lag in (1, -1))
         near = _nearness(jump.abs(), [math.log(ratio) for ratio in SPLIT_RATIOS], _SPLIT_TOLERANCE)
         alone = pl.when(calm_trade(bars.columns) & stays).then(near).otherwise(0.0).over("asset")
-        return pl.when(quiet_peers(jump, survey(bars))).then(alone).otherwise(0.0)
+        return pl.when(quiet_peers(jump, survey(bars) if market is None else market)).then(alone).otherwise(0.0)
 
 
 class UnitRatio(Rule):
     """Another unit: the close is about 100 or 1000 times, or a 100th or 1000th of, the median of the bars around it.
     The score is 1 at 1.4 times such a ratio and 2 where it is exact."""
 
-    def expression(self, bars: pl.DataFrame) -> pl.Expr:
+    def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
         """2 - distance / tolerance, at least 0."""
         median = _CLOSE.rolling_median(_NEIGHBOURS + 1, min_samples=1, center=True)
         ratio = (_CLOSE / median).log10().abs()

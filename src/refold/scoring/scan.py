@@ -1,4 +1,4 @@
-"""A table of any length scored a piece at a time: memory beyond the table itself does not grow with it.
+"""A table of any length scored a piece at a time: memory does not grow with it.
 
 A piece takes along as many bars before and after it as its scores depend on, so that the scores are those of the whole.
 """
@@ -9,32 +9,35 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from refold.data.checks import survey
 from refold.data.features import find, longest_lookback
+from refold.data.ordered import Cut, OrderedBars
 from refold.data.pipeline import Whole, whole
 from refold.errors import DataError
 from refold.scoring.detector import Detector, Scores, seconds
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
-from refold.scoring.scores.base import blocks_of
+from refold.scoring.thresholds import Tail, running_levels
 
 PIECE = 100_000
 """Rows of a piece: some 100 MB of features, windows and results with five features."""
+
+SLICES, SLICE = 20, 5_000
+"""Of a table with more rows than their product, so many slices of so many rows are looked at where a sample will do."""
 
 SAME_FREQUENCY = 1.5
 """By what factor the usual time between two bars may differ from that of the run's own."""
 
 
-def refuse_unlike(detector: Detector, bars: pl.DataFrame, where: str) -> None:
+def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
     """Refuse bars that the run's model cannot judge.
 
-    Args: bars: canonical. where: what they are, for messages.
+    Args: where: what they are, for messages.
     Raises: DataError: columns or assets differ (the difference is listed), no asset has bars for a window, the bars are
         of another frequency, or an asset's price never moves.
     """
     recipe = detector.recipe
     features = [find(name) for name in recipe.features]
     needed = list(dict.fromkeys(column for feature in features for column in feature.columns))
-    present = [name for name in bars.columns if name not in ("timestamp", "asset")]
+    present = [name for name in bars.schema if name not in ("timestamp", "asset")]
     if missing := [name for name in needed if name not in present]:
         raise DataError(
             f"{where} has the columns {', '.join(present)}; the run's features {', '.join(recipe.features)} "
@@ -43,29 +46,26 @@ def refuse_unlike(detector: Detector, bars: pl.DataFrame, where: str) -> None:
     if recipe.layout == "panel":
         _refuse_other_assets(detector, bars, where)
     price = "close" if "close" in present else needed[0]
-    per_asset = bars.group_by("asset", maintain_order=True).agg(
-        pl.len().alias("bars"),
-        (pl.col(price).max() == pl.col(price).min()).alias("constant"),
-        pl.col(price).min().alias("price"),
-    )
     shortest = recipe.window_size + longest_lookback(features) - 1
-    if int(per_asset["bars"].max() or 0) < shortest:
+    longest = max(bars.assets.values())
+    if longest < shortest:
         raise DataError(
-            f"{where} has at most {per_asset['bars'].max() or 0} bars of an asset; a window of data.window_size = "
+            f"{where} has at most {longest} bars of an asset; a window of data.window_size = "
             f"{recipe.window_size} bars needs {shortest} with the look-back of the features"
         )
-    for row in per_asset.filter(pl.col("constant") & (pl.col("bars") >= shortest)).iter_rows(named=True):
-        raise DataError(
-            f"{where}: {row['asset']} has the {price} {row['price']:g} in all of its {row['bars']} bars; a constant "
-            f"series cannot be judged: leave it out with data.source.table.assets"
-        )
+    range_ = bars.bars.group_by("asset").agg(pl.col(price).min().alias("low"), pl.col(price).max().alias("high"))
+    for asset, low, high in range_.sort("asset").collect(engine="streaming").iter_rows():
+        if low == high and bars.assets[asset] >= shortest:
+            raise DataError(
+                f"{where}: {asset} has the {price} {low:g} in all of its {bars.assets[asset]} bars; a constant "
+                f"series cannot be judged: leave it out with data.source.table.assets"
+            )
     _refuse_other_frequency(detector, bars, where)
 
 
-def _refuse_other_assets(detector: Detector, bars: pl.DataFrame, where: str) -> None:
+def _refuse_other_assets(detector: Detector, bars: OrderedBars, where: str) -> None:
     own = list(dict.fromkeys(column.rpartition("/")[0] for column in detector.columns))
-    found = bars["asset"].unique().drop_nulls().to_list()
-    missing, unknown = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+    missing, unknown = sorted(set(own) - set(bars.assets)), sorted(set(bars.assets) - set(own))
     if missing or unknown:
         parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
         raise DataError(
@@ -74,9 +74,10 @@ def _refuse_other_assets(detector: Detector, bars: pl.DataFrame, where: str) -> 
         )
 
 
-def _refuse_other_frequency(detector: Detector, bars: pl.DataFrame, where: str) -> None:
+def _refuse_other_frequency(detector: Detector, bars: OrderedBars, where: str) -> None:
     own = detector.validation.get("bar_seconds", float("nan"))
-    step = bars.select(pl.col("timestamp").to_physical().diff().over("asset").abs().median()).item()
+    step = pl.col("timestamp").to_physical().diff().over("asset")
+    step = pl.concat(bars.slice(cut.first, cut.end).select(step) for cut in sampled(bars)).to_series().median()
     if step is None or not own > 0:
         return
     usual = float(seconds(np.float64(step), bars.schema["timestamp"]))
@@ -94,33 +95,33 @@ def _duration(length: float) -> str:
     return f"{length:g} seconds"
 
 
-def in_order(detector: Detector, bars: pl.DataFrame) -> pl.DataFrame:
-    """Bars sorted by asset, then time. Raises: DataError: they are not, and the run's checks make that an error."""
-    keys = bars.select("asset", "timestamp")
-    if keys.equals(keys.sort("asset", "timestamp")):
-        return bars
-    if detector.recipe.checks.policies["out_of_order"] == "error":
-        detector.recipe.checks.run(bars)  # says where
-    return bars.sort("asset", "timestamp", maintain_order=True)
+def sampled(bars: OrderedBars) -> list[Cut]:
+    """All rows of a table, or of a long one slices that are spread evenly over it."""
+    cuts = list(bars.cuts(SLICE))
+    if bars.rows <= SLICES * SLICE:
+        return cuts
+    return [cuts[place] for place in np.linspace(0, len(cuts) - 1, SLICES).round().astype(int)]
 
 
 def scan(
     detector: Detector,
-    bars: pl.DataFrame,
+    bars: OrderedBars,
     *,
     piece: int = PIECE,
     progress: Callable[[int], None] = lambda rows: None,
+    findings: Callable[[pl.DataFrame], None] = lambda found: None,
 ) -> Iterator[pl.DataFrame]:
     """Score bars of any number.
 
-    Args: bars: canonical, `in_order`. piece: rows at a time. progress: is told of rows that are done.
-    Yields: rows in the order of the bars, as `frame` makes them.
+    Args: piece: rows at a time. progress: is told of rows that are done. findings: is told what the checks found.
+    Yields: rows in the order of the bars, as `frame` makes them, with their number in the column place.
     Raises: DataError: a check refuses bars.
     """
-    tails: dict[str, object] = {}
+    tails: dict[str, Tail | None] = {}
     for here in pieces(detector, bars, piece):
+        findings(here.made.findings)
         scored = detector.score_series(here.made.series, here.made.segments, here.made.origin)
-        rows = frame(detector, here.part, scored, tails, here.kept, likely_kinds(here.part))
+        rows = frame(detector, here.part, scored, tails, here.kept, likely_kinds(here.part, here.market))
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
         progress(rows.height)
 
@@ -128,44 +129,48 @@ def scan(
 class Piece(NamedTuple):
     """Rows of a table with those around them that what is said about them depends on.
 
-    part: bars. kept: those of them that the piece is about; the first is row `start` of the table. made: of part.
+    part: bars. kept: those of them that the piece is about; the first is row `start` of the table. market: what all
+    assets did meanwhile. made: of part.
     """
 
     part: pl.DataFrame
     kept: slice
     start: int
+    market: pl.DataFrame
     made: Whole
 
 
-def pieces(detector: Detector, bars: pl.DataFrame, piece: int) -> Iterator[Piece]:
-    """Cut a table into pieces whose `kept` rows are all rows, once. Args: bars: canonical, `in_order`. piece: rows."""
-    recipe = detector.recipe
+def pieces(detector: Detector, bars: OrderedBars, piece: int) -> Iterator[Piece]:
+    """Cut a table into pieces whose `kept` rows are all rows, once. Args: piece: rows."""
+    recipe, policies = detector.recipe, detector.recipe.checks.policies
     before, after = context(detector)
-    market = survey(bars)
-    if recipe.layout == "panel" or (recipe.checks.calendar is None and "drop" in recipe.checks.policies.values()):
-        # a moment of a panel is in as many places of the table as there are assets; and where runs go on over bars that
-        # were dropped, no number of rows is sure to hold the bars that a score depends on
-        piece = bars.height
-    for start in range(0, bars.height, piece):
-        end, first = min(start + piece, bars.height), max(0, start - before)
-        part = bars.slice(first, min(end + after, bars.height) - first)
-        yield Piece(part, slice(start - first, end - first), start, whole(part, recipe, detector.scaler, market))
+    if recipe.layout == "panel":  # a moment is in as many places of the table as there are assets
+        piece = bars.rows
+    # where runs go on over bars that were dropped, no number of rows is sure to hold those that a score depends on
+    bridged = policies["duplicate"] == "drop" or (recipe.checks.calendar is None and "drop" in policies.values())
+    for cut in bars.cuts(piece, divide=not bridged):
+        low, high = max(cut.low, cut.first - before), min(cut.high, cut.end + after)
+        part, kept = bars.slice(low, high), slice(cut.first - low, cut.end - low)
+        market = bars.market(part)
+        yield Piece(part, kept, cut.first, market, whole(part, recipe, detector.scaler, market, kept))
 
 
 def scan_parts(
     detector: Detector,
     bars: pl.DataFrame,
     segments: Mapping[str, np.ndarray],
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[pl.DataFrame]:
     """Score parts of the bars that a run was trained on, with windows that cross no border between parts.
 
-    Args: bars: canonical, `in_order`, all of the run. segments: part -> (S, 2) runs, as the run's data module has them.
+    Args: bars: canonical, sorted by asset, then time, all of the run. segments: part -> (S, 2) runs, as the run's data
+        module has them. progress: is told of rows that are done.
     Yields: for each part its rows as `frame` makes them, with the column part.
     """
     made = whole(bars, detector.recipe, detector.scaler)
     likely = likely_kinds(bars)
     for part, runs in segments.items():
-        scored = detector.score_series(made.series, runs, made.origin)
+        scored = detector.score_series(made.series, runs, made.origin, progress)
         inside = np.zeros(len(made.origin), dtype=bool)
         for first, count in runs:
             inside[first : first + count] = True
@@ -188,14 +193,14 @@ def frame(
     detector: Detector,
     bars: pl.DataFrame,
     scored: Scores,
-    tails: dict[str, object],
+    tails: dict[str, Tail | None],
     kept: slice,
     kinds: pl.Series,
 ) -> pl.DataFrame:
     """Scored bars as a table.
 
-    Args: bars: canonical, in order. scored: of these bars. tails: asset -> what the threshold has learnt from its bars
-        before; is brought up to date. kept: the rows of `bars` that are asked for. kinds: what each bar looks like.
+    Args: bars: canonical, in order. scored: of these bars. tails: see
+        `running_levels`. kept: the rows of `bars` that are asked for. kinds: what each bar looks like.
     Returns: timestamp, asset, score (null where there is none), threshold, verdict, close, reconstructed_close,
         contribution/<feature> of each feature, kind (what the bar looks like, or null).
     """
@@ -209,11 +214,7 @@ def frame(
     if "close" in table.columns:
         table = table.with_columns(reconstructed_close(detector, bars, made))
     table = table[kept]
-    levels = np.empty(len(score))
-    names = table["asset"].rle_id().to_numpy()
-    for block in blocks_of(names):
-        asset = table["asset"][block.start]
-        levels[block], tails[asset] = detector.threshold.levels(score[block], tails.get(asset))
+    levels = running_levels(detector.threshold, score, table["asset"], tails)
     with np.errstate(invalid="ignore"):
         verdict = score > levels
     table = table.with_columns(

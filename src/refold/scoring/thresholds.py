@@ -8,20 +8,26 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
+import polars as pl
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from refold.bounds import at_least, checked, within
 from refold.errors import ConfigError
+from refold.scoring.scores.base import blocks_of
 
 FEWEST_PEAKS = 10
 """Scores above the initial level that a Pareto tail is fitted to, at least."""
 
 
 class Threshold(ABC):
-    """A level for the scores of validation, and for each later bar. State: tensors named in `tensors`."""
+    """A level for the scores of validation, and for each later bar. State: tensors named in `tensors`.
 
+    learns: the level goes on learning from the bars that it judges, which takes time.
+    """
+
+    learns: ClassVar[bool] = False
     tensors: ClassVar[tuple[str, ...]] = ("level",)
 
     @abstractmethod
@@ -120,6 +126,7 @@ class StreamingPeaks(Threshold):
     Source: Siffer et al. 2017, section 4.
     """
 
+    learns = True
     tensors = ("level", "begin", "peaks", "count")
 
     @checked("threshold")
@@ -154,6 +161,23 @@ class StreamingPeaks(Threshold):
             done = place + 1
         levels[done:] = tail.level
         return levels, replace(tail, count=tail.count + int(np.isfinite(scores[done:]).sum()))
+
+
+def running_levels(
+    threshold: Threshold, scores: np.ndarray, assets: pl.Series, tails: dict[str, "Tail | None"]
+) -> np.ndarray:
+    """The levels that hold at bars which come some at a time, asset after asset.
+
+    Args: scores: (N,), NaN where there is none. assets: (N,) names. tails: asset -> what its bars before have left; is
+        brought up to date, and lets go of all but the last asset.
+    """
+    levels = np.empty(len(scores))
+    for block in blocks_of(assets.rle_id().to_numpy()):
+        asset = assets[block.start]
+        before = tails.get(asset)
+        tails.clear()
+        levels[block], tails[asset] = threshold.levels(scores[block], before)
+    return levels
 
 
 # ---- the tail --------------------------------------------------------------------------------------------------------

@@ -11,8 +11,13 @@ import polars as pl
 from refold.bounds import checked
 from refold.data.layout import ROW, Table
 from refold.data.sources.files import stamp
-from refold.data.sources.pieces import pieces
+from refold.data.sources.pieces import ROWS, batches, pieces
 from refold.errors import DataError
+
+BLOCK = 1 << 23
+"""Bytes of a CSV file that are read at a time: some 80,000 rows."""
+
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")  # gzip, zstd, zlib
 
 
 def read_texts(path: Path, separator: str) -> pl.DataFrame:
@@ -40,6 +45,19 @@ def explained(path: Path, separator: str) -> Iterator[None]:
         raise DataError(f"data.path is {str(path)!r}; it is not a table separated by {separator!r}: {reason}") from None
 
 
+def blocks(path: Path) -> Iterator[bytes]:
+    """A CSV file as smaller ones, each with its header."""
+    with path.open("rb") as file:
+        header = file.readline()
+        while block := bytearray(file.read(BLOCK)):
+            block += file.readline()
+            quotes = block.count(b'"')
+            while quotes % 2 and (line := file.readline()):  # in the middle of a quoted cell
+                block += line
+                quotes += line.count(b'"')
+            yield header + block
+
+
 class Csv:
     """A CSV file: long (date, symbol, what there is of open to volume) or wide (date, a column of closes per asset).
 
@@ -63,12 +81,30 @@ class Csv:
             found = pieces(self._scan, self.table, self.load, **self._names())
         return [partial(self._explained, load) for load in found]
 
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The canonical table some rows at a time, in its order. Raises: DataError."""
+        with explained(self.path, self.separator):
+            yield from batches(self._blocks, self._scan, self.table, self.load, **self._names())
+
     def _explained(self, load: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         with explained(self.path, self.separator):
             return load()
 
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_csv(self.path, separator=self.separator, infer_schema=False, row_index_name=ROW)
+
+    def _blocks(self) -> Iterator[pl.LazyFrame]:
+        """All rows as texts, some at a time. polars' reader would hold the whole file; of a packed one it has to."""
+        with self.path.open("rb") as file:
+            packed = file.read(4).startswith(_PACKED)
+        if packed:
+            yield from (rows.lazy() for rows in self._scan().collect_batches(chunk_size=ROWS))
+            return
+        count = 0
+        for block in blocks(self.path):
+            rows = pl.read_csv(block, separator=self.separator, infer_schema=False).with_row_index(ROW, offset=count)
+            count += rows.height
+            yield rows.lazy()
 
     def _names(self) -> dict[str, str]:
         return {"where": str(self.path), "single_asset": self.path.name.split(".")[0]}

@@ -12,7 +12,7 @@ import polars as pl
 from refold.bounds import checked
 from refold.data.layout import ROW, Table
 from refold.data.sources.files import stamp
-from refold.data.sources.pieces import pieces
+from refold.data.sources.pieces import batches, pieces, slices
 from refold.errors import DataError
 
 
@@ -48,6 +48,11 @@ class Parquet:
         with self._explained():
             found = pieces(self._scan, self.table, self.load, **self._names())
         return [partial(self._load, load) for load in found]
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The canonical table some rows at a time, in its order. Raises: DataError."""
+        with self._explained():
+            yield from batches(partial(slices, self._scan), self._scan, self.table, self.load, **self._names())
 
     def _load(self, load: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         with self._explained():

@@ -1,6 +1,6 @@
-"""A table too long for memory, read some whole assets at a time."""
+"""A table too long for memory, read some whole assets at a time, or some rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import polars as pl
@@ -9,6 +9,9 @@ from refold.data.layout import ROW, Table
 
 BARS = 2_000_000
 """Bars of a piece, if more than one asset makes them up; some 0.5 GB while its features are computed."""
+
+ROWS = 100_000
+"""Rows that are read at a time where their order is kept."""
 
 
 def pieces(
@@ -34,18 +37,51 @@ def pieces(
         counts = sorted(counted.collect(engine="streaming").rows(), key=lambda row: (row[0] is not None, row[0]))
     else:
         return [whole]
-    groups = _groups(counts)
+    groups = together(counts, BARS)
     return [partial(_load, scan, table, found, group, names) for group in groups] if len(groups) > 1 else [whole]
 
 
-def _groups(counts: Sequence[tuple[str | None, int]]) -> list[list[str | None]]:
-    """Neighbours together, as long as they have no more than BARS rows."""
+def batches(
+    parts: Callable[[], Iterator[pl.LazyFrame]],
+    scan: Callable[[], pl.LazyFrame],
+    table: Table,
+    whole: Callable[[], pl.DataFrame],
+    **names: str,
+) -> Iterator[pl.DataFrame]:
+    """Canonical bars, some rows at a time, in the order of the table; of a wide one, some whole assets at a time.
+
+    Args: parts: the table, some rows at a time. The others are as of `pieces`.
+    """
+    columns = [name for name in scan().collect_schema().names() if name != ROW]
+    if table.is_wide(table.find(columns, names["where"])):
+        for load in pieces(scan, table, whole, **names):
+            yield load()
+        return
+    empty = True
+    for rows in parts():
+        bars = table.canonical(table.push_down(rows, names["where"]).collect(), **names, piece=True)
+        empty = empty and bars.height == 0
+        if bars.height:
+            yield bars
+    if empty:
+        yield whole()  # says why
+
+
+def slices(scan: Callable[[], pl.LazyFrame]) -> Iterator[pl.LazyFrame]:
+    """All rows of Parquet, ROWS at a time. `collect_batches` would read many row groups ahead."""
+    rows = scan().select(pl.len()).collect(engine="streaming").item()
+    for start in range(0, rows, ROWS):
+        yield scan().slice(start, ROWS)
+
+
+def together(counts: Sequence[tuple[str | None, int]], most: int) -> list[list[str | None]]:
+    """Neighbours together, as long as they have no more than `most` rows. Args: counts: asset and rows of each."""
     groups: list[list[str | None]] = []
     room = 0
     for asset, rows in counts:
         if rows > room or not groups:
             groups.append([])
-            room = BARS
+            room = most
         groups[-1].append(asset)
         room -= rows
     return groups
