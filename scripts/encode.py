@@ -36,7 +36,7 @@ OWN = ("run", "out", "device")
 def main() -> None:
     """Load the run, read the bars, encode, write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = command.settings(sys.argv[1:])
+    settings = command.settings(sys.argv[1:], __doc__)
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
     for key in settings:

@@ -22,7 +22,7 @@ KEYS = ("run", "format", "out")
 
 def main() -> None:
     """Load the run, export it, say what is in the file."""
-    settings = command.settings(sys.argv[1:])
+    settings = command.settings(sys.argv[1:], __doc__)
     for key in settings:
         if key not in KEYS:
             raise ConfigError(f"{key}: there is no such key{nearest(key, set(KEYS))}; there are {', '.join(KEYS)}")

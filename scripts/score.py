@@ -54,7 +54,7 @@ Comparing = Callable[[int], Comparison | None]
 def main() -> None:
     """Load the run, fit what was chosen anew, score, write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = command.settings(sys.argv[1:])
+    settings = command.settings(sys.argv[1:], __doc__)
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
     run = config.load_run(settings["run"])

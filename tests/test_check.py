@@ -100,7 +100,14 @@ def test_an_interpolation_that_leads_nowhere_is_named():
         (["optimizer=null"], "a group takes the name of an option, such as optimizer=adamw"),
         (["decoder.=3"], "decoder.=3: it cannot be read as key=value"),
         (["run.id=a(1"], "run.id=a(1: it cannot be read as key=value"),
-        (["layers=one,two"], "layers=one,two: these are several values; with -m they are a sweep"),
+        (
+            ["layers=one,two"],
+            "layers=one,two: a run has one option of layers; a sweep of several runs is python train.py -m",
+        ),
+        (
+            ["seed=0,1"],
+            "seed=0,1: these are several values; with -m they are a sweep, in brackets a list, 'seed=[0,1]'",
+        ),
         (["optimizer.learning_rte=1"], "optimizer.learning_rte: there is no such key"),
         (["trainer.max_epoch=1"], "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?"),
     ],

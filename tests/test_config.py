@@ -139,6 +139,14 @@ def test_with_a_linear_path_training_starts_at_the_error_of_pca(name):
         assert found[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
+def test_the_panel_chooses_a_linear_path_unless_told_otherwise():
+    assert compose_run([]).bridge.linear_path == "none"
+    assert compose_run(["data=panel"]).bridge.linear_path == "pca"
+    assert compose_run(["data=panel", "bridge=latent"]).bridge.linear_path == "none"
+    assert compose_run(["data=panel", "bridge=states"]).bridge._target_.endswith("StatesBridge")
+    assert compose_run(["data=panel", "experiment=keras_states"]).bridge._target_.endswith("StatesBridge")
+
+
 def test_a_run_with_a_linear_path_comes_back_with_it(tiny_run, tmp_path):
     tiny_run("bridge.linear_path=pca")
     loaded = config.load_run(tmp_path / "run")

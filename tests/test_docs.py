@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,21 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 def train_commands() -> list[str]:
+    """Shown on lines of their own in docs/, or inside the text, in README too (tests/test_readme.py runs its lines)."""
     found = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         found += re.findall(r"^    .*?python train\.py (.*?)(?:\s{2,}#.*)?$", text, flags=re.MULTILINE)
-    return sorted({line for line in found if "resume=" not in line})
+    for page in (*PAGES, ROOT / "README.md"):
+        found += re.findall(r"`python train\.py ([^`]+)`", page.read_text().replace("\n", " "))
+    patterns = ("resume=", "KEY=", "...")  # of a run that is not there, and places for the reader's own
+    return sorted({line for line in found if not any(part in line for part in patterns)})
 
 
 def test_commands_are_found():
     assert len(train_commands()) >= 8
     assert any("hydra/launcher=ray" in line for line in train_commands())
+    assert "experiment=decoder_study" in train_commands()
 
 
 @pytest.mark.parametrize("line", train_commands())
@@ -41,6 +47,14 @@ def test_every_training_command_composes(line):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=chosen, return_hydra_config=True)
     assert cfg.hydra.launcher._target_
+
+
+def test_every_extra_that_is_named_is_there():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pages = [page.read_text() for page in (*PAGES, ROOT / "README.md")]
+    named = {name for text in pages for name in re.findall(r"(?:\.|refold)\[(\w+)\]['\"]", text)}
+    assert named >= {"onnx", "ray", "slurm", "optuna"}
+    assert named <= set(extras)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

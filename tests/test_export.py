@@ -314,7 +314,7 @@ def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 
 @pytest.mark.slow
 def test_a_trained_run_is_exported_by_the_command(tiny_run, tmp_path, call):
-    tiny_run()
+    tiny_run("bridge=latent_pca")
     status, out, err = call(f"run={tmp_path / 'run'}", "format=torch_export")
     assert (status, err) == (0, "")
     assert re.search(r"run/model.pt2, \d+ KiB\n", out)

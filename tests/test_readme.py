@@ -10,8 +10,11 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, TINY, clean_environment
+from conftest import CONF, ROOT, TINY, clean_environment, compose_run
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from refold.data.sources import Csv
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (python (?:train|scripts/\w+)\.py.*?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
@@ -97,8 +100,6 @@ def test_the_tree_is_what_is_on_disk():
 
 
 def test_the_refusal_shown_is_the_refusal_given():
-    from conftest import compose_run
-
     from refold.check import check
     from refold.errors import ConfigError
 
@@ -123,6 +124,18 @@ def test_the_python_shown_runs(tiny_run, tmp_path, monkeypatch):
     names: dict = {}
     exec(code, names)
     assert names["reconstruction"].shape == names["windows"].shape
+
+
+def test_the_layouts_of_files_shown_are_read(tmp_path):
+    block = re.search(r"^    (date,AAPL.*)\n    (.*)$", README, flags=re.MULTILINE).groups()
+    wide, long = zip(*(line.split() for line in block), strict=True)
+    table = instantiate(compose_run(["data=csv", "data.path=prices.csv"]).data.source.table)
+    for lines, assets in ((wide, ["AAPL", "MSFT"]), (long, ["AAPL"])):
+        (tmp_path / "prices.csv").write_text("\n".join(lines) + "\n")
+        bars = Csv(path=str(tmp_path / "prices.csv"), separator=",", table=table).load()
+        assert bars["asset"].to_list() == assets
+        assert bars["close"][0] == 185.64
+        assert ("volume" in bars.columns) == (lines is long)
 
 
 def test_the_schedule_shown_is_the_one_that_is_tested():

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,23 +51,44 @@ def said(*overrides: str) -> str:
         return explain(error, CONF) or "a traceback"
 
 
-# ---- data: sixty days of one asset, with one thing wrong -------------------------------------------------------------
+# ---- data: days of one asset, with one thing wrong -------------------------------------------------------------------
 
-DAYS = sorted({f"2020-{month:02}-{day:02}" for month in (1, 2, 3) for day in range(1, 29)})[:60]
-WIDE = ["date,AAPL", *(f"{day},{10 + n % 7}" for n, day in enumerate(DAYS))]
-CLOSES = ["date,symbol,close", *(f"{day},AAPL,{10 + n % 7}" for n, day in enumerate(DAYS))]
-LONG = ["date,symbol,close,volume", *(f"{day},AAPL,{10 + n % 7},{100 + n % 5}" for n, day in enumerate(DAYS))]
-
-
-def read(lines: list[str], *overrides: str) -> str:
-    """What reading a file ends in."""
-    Path("prices.csv").write_text("\n".join(lines) + "\n")
-    return raised(build_data(compose_run(["data=csv", "data.path=prices.csv", *overrides])).setup)
+DAYS = [date(2020, 1, 1) + timedelta(number) for number in range(400)]
+CLOSES = [10 + number % 7 for number in range(400)]
+WIDE = ["date,AAPL", *(f"{day},{close}" for day, close in zip(DAYS, CLOSES, strict=True))]
+LONG = ["date,symbol,close", *(f"{day},AAPL,{close}" for day, close in zip(DAYS, CLOSES, strict=True))]
+VOLUME = ["date,symbol,close,volume", *(f"{line},{100 + n % 5}" for n, line in enumerate(LONG[1:]))]
 
 
 def with_line(lines: list[str], row: int, line: str) -> list[str]:
-    """The file with another line; row 1 is the header."""
-    return [*lines[: row - 1], line, *lines[row:]]
+    """The first sixty days of a file with another line; row 1 is the header."""
+    return [*lines[: row - 1], line, *lines[row:61]]
+
+
+AMERICAN = ["date,AAPL", *(f"{day:%m/%d/%Y},{close}" for day, close in zip(DAYS[12:], CLOSES[12:], strict=True))]
+STANDING = ["date,symbol,close,last", *(f"{day},AAPL,10,{close}" for day, close in zip(DAYS, CLOSES, strict=True))]
+
+# A part of the message -> a file, the settings that it is read with beside windows of 4 bars, and whether what the page
+# says to type suffices to read it.
+FILES: dict[str, tuple[list[str], list[str], bool]] = {
+    "has no date column": (with_line(WIDE, 1, "day,AAPL"), [], True),
+    "is not a number": (with_line(WIDE, 3, "2020-01-02,n/a"), [], False),
+    "is not an ISO 8601 date": (AMERICAN, [], True),
+    "policies.duplicate is error": ([*with_line(WIDE, 3, WIDE[2]), WIDE[2]], [], True),
+    "policies.missing_value is error": (with_line(LONG, 3, "2020-01-02,AAPL,"), [], True),
+    "which needs open": (WIDE, ["data.features=[overnight_return]"], True),
+    "is -inf": (with_line(VOLUME, 22, "2020-01-21,AAPL,12,0"), ["data.features=[volume_change]"], True),
+    "data.window_size is 64": (WIDE[:61], ["data.window_size=64"], False),
+    "leaves no windows for val": (WIDE, ["data.window_size=32"], True),
+    "which is constant (0)": (STANDING[:61], [], True),
+}
+
+
+def read(part: str, *remedy: str) -> None:
+    """Read a file as `python train.py` does."""
+    lines, settings, _ = FILES[part]
+    Path("prices.csv").write_text("\n".join(lines) + "\n")
+    build_data(compose_run(["data=csv", "data.path=prices.csv", "data.window_size=4", *settings, *remedy])).setup()
 
 
 def without_skfolio(patch: pytest.MonkeyPatch) -> str:
@@ -168,23 +190,13 @@ GIVEN: dict[str, Callable] = {
     "decoder=lstm": lambda use: said("decoder=lstm"),
     "data.path has no value": lambda use: said("data=csv"),
     "cannot be read as key=value": lambda use: said("data.path=prices(1).csv"),
-    "these are several values": lambda use: said("decoder=repeat,conditional"),
+    "a run has one option": lambda use: said("decoder=repeat,conditional"),
+    "these are several values": lambda use: said("seed=0,1"),
     "decoder.dropout is 0.1": lambda use: said("decoder.dropout=0.1"),
     "teacher_forcing has no effect": lambda use: said("decoder=repeat", "teacher_forcing=linear"),
     "sweep=wandb": lambda use: said("+sweep=wandb"),
     "there is no such file": lambda use: raised(build_data(compose_run(["data=csv", "data.path=prices.csv"])).setup),
-    "has no date column": lambda use: read(with_line(WIDE, 1, "day,AAPL")),
-    "is not a number": lambda use: read(with_line(WIDE, 3, "2020-01-02,n/a")),
-    "is not an ISO 8601 date": lambda use: read(with_line(WIDE, 3, "01/11/2020,11")),
-    "policies.duplicate is error": lambda use: read([*WIDE, WIDE[2]]),
-    "policies.missing_value is error": lambda use: read(with_line(CLOSES, 3, f"{DAYS[1]},AAPL,")),
-    "which needs open": lambda use: read(WIDE, "data.features=[overnight_return]"),
-    "is -inf": lambda use: read(with_line(LONG, 22, f"{DAYS[20]},AAPL,12,0"), "data.features=[volume_change]"),
-    "data.window_size is 64": lambda use: read(WIDE, "data.window_size=64"),
-    "leaves no windows for val": lambda use: read(WIDE),
-    "which is constant (0)": lambda use: read(
-        ["date,AAPL", *(f"{day},10" for day in DAYS)], "data.window_size=4", "data.checks.policies.stale_run=warn"
-    ),
+    **{part: lambda use, part=part: raised(read, part) for part in FILES},
     "skfolio": lambda use: without_skfolio(use("monkeypatch")),
     "has no GPU": lambda use: planned(CPU, "trainer=gpu"),
     "this machine has 2 GPUs": lambda use: planned(TWO_GPUS, "trainer=gpu", "trainer.devices=4"),
@@ -221,6 +233,13 @@ def test_the_message_is_given(message, request, tmp_path, monkeypatch):
     give = next(give for part, give in GIVEN.items() if part in message)
     wanted = ".*".join(re.escape(part) for part in message.split("..."))
     assert re.fullmatch(wanted, give(request.getfixturevalue).replace("`", ""), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("part", [part for part, (*_, suffices) in FILES.items() if suffices])
+def test_what_to_type_mends_it(part, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (remedy,) = [remedy for message, remedy in ROWS if part in message]
+    read(part, *shlex.split(re.search(r"`([^`]+)`", remedy).group(1)))
 
 
 def settings_to_type() -> list[str]:

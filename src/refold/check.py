@@ -309,6 +309,9 @@ def explain(error: Exception, conf: Path) -> str | None:
         return f"{key}: there is no such key{nearest(key, known)}"
     if found := re.search(r"Ambiguous value for argument '(\S+?)=(.*)'", text):
         key, value = found.groups()
+        if (conf / key).is_dir():
+            sweep = f"python train.py -m {key}={value}"
+            return f"{key}={value}: a run has one option of {key}; a sweep of several runs is {sweep}"
         return (
             f"{key}={value}: these are several values; with -m they are a sweep, in brackets a list, "
             f"'{key}=[{value}]', in quotes a text, '{key}=\"{value}\"'"

@@ -69,11 +69,14 @@ def report_status(error: RefoldError) -> int:
     return getattr(error, "status", 2)
 
 
-def settings(arguments: list[str]) -> dict[str, str]:
-    """Command-line arguments of the form key=value, in their order.
+def settings(arguments: list[str], usage: str) -> dict[str, str]:
+    """Command-line arguments of the form key=value, in their order. Args: usage: what -h and --help print, and exit.
 
     Raises: ConfigError: one has no `=`, or a key is given twice.
     """
+    if {"-h", "--help"} & set(arguments):
+        print(usage.strip())
+        sys.exit(0)
     found: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")

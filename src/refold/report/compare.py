@@ -205,7 +205,7 @@ def label_of(row: Row) -> str:
 def cell_text(row: Row, metric: str) -> str:
     """Mean, and spread if there is one; nothing without a value."""
     value, spread = row.mean(metric), row.spread(metric)
-    digits = ",.0f" if abs(value) >= 1000 else ".4f"
+    digits = ",.0f" if abs(value) >= 100 else ".4f"
     if math.isnan(value):
         return "nan" if row.values(metric) else ""
     return f"{value:{digits}}" + ("" if math.isnan(spread) else f" ± {spread:{digits}}")
