@@ -22,7 +22,7 @@ SORTED = 500_000
 """Rows that are sorted together, if more than one asset makes them up."""
 
 
-MOMENTS = 500_000
+MOMENTS = 100_000
 """Of the longest asset, about so many moments are looked at together for what the market did."""
 
 
