@@ -31,6 +31,7 @@ def some(bars: pl.DataFrame, rows: int) -> list[pl.DataFrame]:
 def test_bars_come_back_in_order_with_what_the_market_did(folder, monkeypatch, order, rows):
     monkeypatch.setattr(ordered, "ROWS", 47)
     monkeypatch.setattr(ordered, "SORTED", 250)
+    monkeypatch.setattr(ordered, "MOMENTS", 60)
     bars = {"as it is": BARS, "by time": BARS.sort("timestamp", "asset"), "backwards": BARS.reverse()}[order]
     found = in_order(some(bars, rows), checks(), folder)
     assert found.rows == BARS.height

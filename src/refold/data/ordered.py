@@ -22,6 +22,10 @@ SORTED = 500_000
 """Rows that are sorted together, if more than one asset makes them up."""
 
 
+MOMENTS = 100_000
+"""Of the longest asset, about so many moments are looked at together for what the market did."""
+
+
 class Cut(NamedTuple):
     """Rows of a table, first to end, and how far the bars of their assets reach, low to high."""
 
@@ -44,7 +48,7 @@ class OrderedBars:
         self.findings = findings
         self.starts = np.cumsum([0, *assets.values()])
         self.schema = bars.collect_schema()
-        self._surveys = self._survey(folder)
+        self._market = self._survey(folder)
 
     @property
     def rows(self) -> int:
@@ -77,16 +81,26 @@ class OrderedBars:
     def market(self, bars: pl.DataFrame) -> pl.DataFrame:
         """What the whole market did from the first to the last moment of some bars; see `checks.survey`."""
         moments = bars["timestamp"]
-        here = self._surveys.filter(pl.col("timestamp").is_between(moments.min(), moments.max()))
-        return here.group_by("timestamp").sum().sort("timestamp").collect()
+        return self._market.filter(pl.col("timestamp").is_between(moments.min(), moments.max())).collect()
 
     def _survey(self, folder: Path | None) -> pl.LazyFrame:
-        """Surveys of pieces, which add up."""
-        spool = TableSpool(folder and folder / "market.parquet")
+        """Surveys of pieces, added up in one stretch of time after the other."""
+        spool, market = (TableSpool(folder and folder / name) for name in ("surveys.parquet", "market.parquet"))
         for cut in self.cuts(ROWS):
             known = int(cut.first > cut.low)  # the bar before the first one
             spool.add(survey(self.slice(cut.first - known, cut.end), skip=known))
-        return spool.table()
+        surveys, time = spool.table(), pl.col("timestamp").to_physical()
+        ends = self.bars.select(time.min().alias("first"), time.max().alias("last")).collect(engine="streaming").row(0)
+        for low, high in stretches(*ends, max(self.assets.values()) // MOMENTS + 1):
+            here = surveys.filter(time >= low, time < high).group_by("timestamp").sum().sort("timestamp")
+            market.add(here.collect(engine="streaming"))
+        return market.table()
+
+
+def stretches(first: int, last: int, count: int) -> Iterator[tuple[int, int]]:
+    """The time from first to last in so many stretches, each as long: beginning and end, which it does not hold."""
+    for number in range(count):
+        yield tuple(first + (last + 1 - first) * place // count for place in (number, number + 1))
 
 
 def batches_of(source: Source) -> Iterable[pl.DataFrame]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from refold.data.ordered import stretches
 from refold.errors import ConfigError
 from refold.scoring.detector import per_asset_year, seconds
 from refold.scoring.thresholds import Tail, Threshold, running_levels
@@ -106,10 +107,8 @@ def covered(scores: pl.LazyFrame) -> tuple[int, int, float]:
     bars, first, last = extent.row(0)
     if not bars:
         return 0, 0, 0.0
-    stretches = bars // AT_ONCE + 1
     moments = 0
-    for number in range(stretches):
-        low, high = (first + (last + 1 - first) * place // stretches for place in (number, number + 1))
+    for low, high in stretches(first, last, bars // AT_ONCE + 1):
         here = known.filter(time >= low, time < high).select(pl.col("timestamp").n_unique())
         moments += here.collect(engine="streaming").item()
     return bars, moments, float(seconds(np.float64(last - first), scores.collect_schema()["timestamp"]))
