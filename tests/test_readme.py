@@ -13,10 +13,13 @@ import pytest
 from conftest import CONF, ROOT, TINY, clean_environment, compose_run
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from refold.data.sources import Csv
+from scripts import plot_study
 
 README = (ROOT / "README.md").read_text()
+HEAD = ("| decoder", "teacher_forcing", "layers")
 COMMANDS = re.findall(r"^    (python (?:train|scripts/\w+)\.py.*?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
 
 
@@ -113,6 +116,17 @@ def test_the_result_shown_is_a_whole_table():
     block = re.search(r"<!-- result: begin -->\n(.*?)<!-- result: end -->", README, flags=re.DOTALL).group(1)
     rows = re.findall(r"│ (LSTM autoencoder|PCA, 16 components|training mean) +│((?: +-?\d\.\d{4} │){4,5})", block)
     assert len(rows) == 3
+
+
+def test_the_study_shown_is_whole():
+    study = OmegaConf.load(CONF / "experiment/decoder_study.yaml").hydra.sweeper.params
+    block = README.partition(plot_study.BEGIN)[2].partition(plot_study.END)[0]
+    rows = {tuple(line.split(" | ")[:3]) for line in block.splitlines() if line.startswith("| ")} - {HEAD}
+    decoders, schedules, layers = (text.split(",") for text in (study.decoder, study.teacher_forcing, study.layers))
+    fed = [(decoder, schedule) for decoder in decoders for schedule in schedules if decoder != "repeat"]
+    assert rows == {(f"| {one}", two, depth) for one, two in [*fed, ("repeat", "none")] for depth in layers}
+    for group in plot_study.GROUPS:
+        assert f"- `{group}=" in block
 
 
 def test_the_python_shown_runs(tiny_run, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The detector on made bars: what is planted at a bar is reported there, and nothing that comes later counts."""
 
+import time
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +12,7 @@ from refold.data.pipeline import whole
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTMEncoder
 from refold.scoring.alignment import ALIGNMENTS
-from refold.scoring.detector import Detector, alarm_rate
+from refold.scoring.detector import Detector, alarm_rate, in_turn
 from refold.scoring.scores import GaussDynamicKernel, GaussStatic, LatentNeighbours, Mahalanobis, SquaredError
 from refold.scoring.thresholds import PeaksOverThreshold, Quantile, StreamingPeaks
 from tests.data.makers import checks, random_bars, ready, with_value
@@ -268,3 +270,14 @@ def test_a_panel_whose_assets_come_and_go(score):
     scored = judge.score_series(piece.series, piece.segments, piece.origin)
     assert np.isnan(scored.score[scored.origin < 0]).all()  # the third asset has no bars in the first 50 days
     assert (scored.origin < 0).sum() == 50
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_jobs_come_back_in_their_order_and_torch_keeps_its_threads(workers):
+    before = torch.get_num_threads()
+    found = in_turn(lambda job: (time.sleep(0.01 * (job % 3)), job * job)[1], range(20), workers)
+    assert list(found) == [job * job for job in range(20)]
+    assert torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        list(in_turn(lambda job: 1 // (5 - job), range(20), workers))
+    assert torch.get_num_threads() == before

@@ -32,13 +32,12 @@ ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 class Block(NamedTuple):
     """Rows of a series that are next to be aligned. Each may be the first row of a window.
 
-    rows: (B,) numbers of the rows. begins: (B,) bool, True where a whole window begins. place: (B,) of the row in its
-    run.
+    rows: (B,) numbers of the rows. begins: (B,) bool, True where a whole window begins; the first of them is `window`.
     """
 
     rows: np.ndarray
     begins: np.ndarray
-    place: np.ndarray
+    window: int
 
 
 def blocks(segments: np.ndarray, window_size: int, size: int) -> Iterator[Block]:
@@ -49,11 +48,14 @@ def blocks(segments: np.ndarray, window_size: int, size: int) -> Iterator[Block]
     held = segments[segments[:, 1] >= window_size]
     ends = np.cumsum(held[:, 1])
     total = int(ends[-1]) if len(ends) else 0
+    window = 0
     for start in range(0, total, size):
         number = np.arange(start, min(start + size, total))
         run = np.searchsorted(ends, number, side="right")
         place = number - (ends - held[:, 1])[run]
-        yield Block(held[run, 0] + place, place + window_size <= held[run, 1], place)
+        begins = place + window_size <= held[run, 1]
+        yield Block(held[run, 0] + place, begins, window)
+        window += int(begins.sum())
 
 
 class Aligner:

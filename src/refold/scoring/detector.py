@@ -3,9 +3,11 @@
 Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows in a block, T bars, F features, C values.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -16,7 +18,7 @@ from refold.data import Scaler, Series, Windows
 from refold.data.pipeline import Recipe, whole
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
-from refold.scoring.alignment import Aligner, Alignment, blocks, partial
+from refold.scoring.alignment import Aligner, Alignment, Block, blocks, partial
 from refold.scoring.scores import Score
 from refold.scoring.scores.base import blocks_of
 from refold.scoring.thresholds import Threshold, count_alarms
@@ -27,6 +29,8 @@ keeps a core busy, and little enough that glibc keeps the memory between calls (
 
 MOST_CODES = 20_000
 """Codes of training windows that a score may learn from, spread evenly."""
+
+Job, Done = TypeVar("Job"), TypeVar("Done")
 
 FORMAT = 1
 """Of the state, for the message about a run of another version."""
@@ -78,6 +82,7 @@ class Detector:
         self.threshold = threshold
         self.alignment: Alignment = alignment
         self.batch = max(64, BARS_AT_ONCE // recipe.window_size)
+        self.workers: int | None = None  # batches at a time; None: as many as torch has threads on a CPU
         self.validation: dict[str, Any] = {}
 
     @property
@@ -211,20 +216,26 @@ class Detector:
         aligners = Aligner(self.alignment, T), Aligner("last" if self.alignment == "last" else "mean", T)
         reconstruction = torch.full((R, series.values.shape[1]), torch.nan)
         values = torch.full((R, series.values.shape[1] if self.score_function.names_features else 1), torch.nan)
-        number = 0
-        for block in blocks(segments, T, self.batch):
-            count = int(block.begins.sum())
-            if count:
-                parts = self._measure(windows, np.arange(number, number + count))
-                number += count
-            else:  # the end of a run, where no window begins
-                parts = tuple(target.new_empty((0, T, target.shape[1])) for target in (values, reconstruction))
+
+        def measure(block: Block) -> tuple[Block, tuple[Tensor, Tensor]]:
+            number = np.arange(block.window, block.window + int(block.begins.sum()))
+            if len(number):
+                return block, self._measure(windows, number)
+            # the end of a run, where no window begins
+            return block, tuple(target.new_empty((0, T, target.shape[1])) for target in (values, reconstruction))
+
+        for block, parts in in_turn(measure, blocks(segments, T, self.batch), self.workers or self._at_a_time()):
             for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
                 target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
             progress(len(block.rows))
         if self.alignment == "last":
             self._begin_runs(windows, segments, values, reconstruction)
         return values, self.scaler.inverse_transform(reconstruction)
+
+    def _at_a_time(self) -> int:
+        """Blocks that are measured at a time: one for each thread of a CPU, where steps are too short to share."""
+        on_cpu = next(self.autoencoder.parameters()).device.type == "cpu"
+        return torch.get_num_threads() if on_cpu else 1
 
     def _begin_runs(self, windows: Windows, segments: np.ndarray, *targets: Tensor) -> None:
         """Under `last`: the first T - 1 rows of each run, from windows that hold the run up to them alone."""
@@ -310,6 +321,26 @@ class Detector:
 # ---- of time ---------------------------------------------------------------------------------------------------------
 
 _SECONDS_PER_YEAR = 365.25 * 86400
+
+
+def in_turn(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
+    """What work makes of each job, in their order, so many at a time; torch has one thread for each of them."""
+    if workers == 1:
+        yield from map(work, jobs)
+        return
+    waiting: deque[Future[Done]] = deque()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of this thread and of those that the pool starts
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            for job in jobs:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > workers:  # no more than that is held
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def seconds(times: np.ndarray, dtype: pl.DataType) -> np.ndarray:
