@@ -14,6 +14,8 @@ from refold.report.compare import compare, print_comparison, short_names, what_d
 from refold.report.runs import find_runs, read_metrics
 from refold.state import STATE, held
 
+EPOCHS = "trainer.max_epochs=10"
+
 
 def printed(comparison, **settings) -> str:
     console = Console(file=io.StringIO(), highlight=False, **settings)
@@ -92,12 +94,12 @@ def test_a_group_is_found_by_its_name(sweep, monkeypatch):
 
 
 def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
-    write_run(tmp_path / "0_done", settings_of("seed=0"), metrics=measured(0.5), curve=[0.5])
+    write_run(tmp_path / "0_done", settings_of("seed=0", EPOCHS), metrics=measured(0.5), curve=[0.5])
     reasons = {"failed": RefoldError("optimizer.lr is too high"), "stopped": Interrupted("SIGTERM: stopped at 19")}
     running = contextlib.ExitStack()
     for number, name in enumerate(["running", "failed", "stopped", "cut"], start=1):
         directory = write_run(
-            tmp_path / f"{number}_{name}", settings_of(f"seed={number}"), metrics=None, curve=[0.4, 0.2]
+            tmp_path / f"{number}_{name}", settings_of(f"seed={number}", EPOCHS), metrics=None, curve=[0.4, 0.2]
         )
         if name == "running":
             running.enter_context(held(directory))
@@ -106,7 +108,7 @@ def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
         else:
             with pytest.raises(type(reasons[name])), held(directory):
                 raise reasons[name]
-    write_run(tmp_path / "5_waiting", settings_of("seed=5"), metrics=None)
+    write_run(tmp_path / "5_waiting", settings_of("seed=5", EPOCHS), metrics=None)
     with running:
         runs = find_runs([tmp_path])
     assert [run.status for run in runs] == ["finished", "running", "failed", "stopped", "cut", "not started"]

@@ -43,7 +43,7 @@ def sweep(tmp_path):
                 (directory / "figures").mkdir()
                 windows(0.1 * number, "A" if number else "OTHER").save(directory / FIXED_WINDOWS)
                 number += 1
-    write_run(folder / "99_cut", settings_of("seed=3"), metrics=None, curve=CURVE)
+    write_run(folder / "99_cut", settings_of("seed=3", "optimizer.lr=0.002"), metrics=None, curve=CURVE)
     return folder
 
 
