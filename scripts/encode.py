@@ -9,7 +9,6 @@ device=auto|cpu|cuda.
 """
 
 import logging
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,14 +18,13 @@ from rich.console import Console
 
 from refold import command, config
 from refold.check import nearest
-from refold.data.ordered import batches_of, in_order
+from refold.data.datamodule import Source
 from refold.data.spool import TableSpool
 from refold.errors import ConfigError, DataError
-from refold.rescore import choose_anew
+from refold.rescore import choose_anew, taken_up
 from refold.run import whole_folder
 from refold.scoring.detector import Detector
 from refold.scoring.latents import scan_latents
-from refold.scoring.scan import refuse_unlike
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LATENTS = "latents.parquet"
@@ -49,26 +47,23 @@ def main() -> None:
         raise ConfigError(
             f"{run.directory} has no detector, which holds what bars must be like: train to the end first"
         )
-    run.detector.recipe = config.build_data(cfg).recipe  # its checks may have been chosen anew
+    data = config.build_data(cfg)
+    run.detector.recipe = data.recipe  # its checks may have been chosen anew
     name = Path(cfg.data.path).name.split(".")[0] if "data.path" in settings else "own"
     out = Path(settings.get("out", run.directory / "latents" / name))
     with whole_folder(out, "out", [LATENTS]) as folder:
-        count = encode_bars(run.detector, config.build_data(cfg).source, folder)
+        count = encode_bars(run.detector, data.source, folder)
     size = run.autoencoder.code_size
     Console(soft_wrap=True, highlight=False).print(f"{count:,} windows, {size} numbers each: {out / LATENTS}")
 
 
-def encode_bars(detector: Detector, source: object, folder: Path) -> int:
+def encode_bars(detector: Detector, source: Source, folder: Path) -> int:
     """Encode all bars of a source into a folder. Returns: windows."""
-    work = folder / "bars"
-    work.mkdir()
-    with command.progress_bar(None, "bars read") as progress:
-        bars = in_order(batches_of(source), detector.recipe.checks, work, progress)
-    refuse_unlike(detector, bars, str(source))
-    with command.progress_bar(bars.rows, "bars encoded") as progress:
-        count = write_latents(scan_latents(detector, bars, progress=progress), folder)
-    shutil.rmtree(work)
-    return count
+    with (
+        taken_up(detector, source, folder) as bars,
+        command.progress_bar(bars.rows, "bars encoded") as progress,
+    ):
+        return write_latents(scan_latents(detector, bars, progress=progress), folder)
 
 
 def write_latents(frames: Iterable[pl.DataFrame], folder: Path) -> int:

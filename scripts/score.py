@@ -12,7 +12,6 @@ scored. device=auto|cpu|cuda.
 
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,19 +25,19 @@ from rich.table import Table
 from refold import command, config
 from refold.data import Windows
 from refold.data.checks import merge, summary
-from refold.data.ordered import batches_of, in_order
+from refold.data.ordered import in_order
 from refold.data.spool import TableSpool
 from refold.errors import ConfigError, DataError
 from refold.report import evidence
 from refold.report.evidence import Evidence
 from refold.report.page import write_page
 from refold.report.summary import tables
-from refold.rescore import all_thresholds, choose_anew
+from refold.rescore import all_thresholds, choose_anew, taken_up
 from refold.run import FINDINGS, RESULT, whole_folder
 from refold.scoring.alarms import Comparison, covered
 from refold.scoring.detector import Detector, per_asset_year
 from refold.scoring.events import Events
-from refold.scoring.scan import refuse_unlike, scan, scan_parts
+from refold.scoring.scan import scan, scan_parts
 
 log = logging.getLogger("refold.score")
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -63,13 +62,14 @@ def main() -> None:
     run.autoencoder.to(command.device(settings.get("device", "auto")))
     anew = any(key.partition(".")[0] in ("score", "threshold", "alignment") for key in others)
     detector = refit(run, cfg) if anew or run.detector is None else run.detector
-    detector.recipe = config.build_data(cfg).recipe  # its checks may have been chosen anew
+    data = config.build_data(cfg)
+    detector.recipe = data.recipe  # its checks may have been chosen anew
     other_data = any(key.startswith("data.") for key in others)
     name = Path(cfg.data.path).name.split(".")[0] if other_data and cfg.data.get("path") else "own"
     out = Path(settings.get("out", run.directory / "scores" / name))
     with whole_folder(out, "out", FILES) as folder:
         if other_data:
-            facts, shown = score_bars(detector, config.build_data(cfg).source, comparing(detector, cfg), folder)
+            facts, shown = score_bars(detector, data.source, comparing(detector, cfg), folder)
         else:
             facts, shown = score_own(run, detector, comparing(detector, cfg), folder)
         write_rest(run, detector, folder, facts, shown)
@@ -107,19 +107,13 @@ def comparing(detector: Detector, cfg: DictConfig) -> Comparing:
 
 def score_bars(detector: Detector, source: Any, comparison: Comparing, folder: Path) -> tuple[dict[str, Any], Evidence]:
     """Score all bars of a source into a folder. Returns: what was found, and what the report shows of it."""
-    work = folder / "bars"
-    work.mkdir()
-    with command.progress_bar(None, "bars read") as progress:
-        bars = in_order(batches_of(source), detector.recipe.checks, work, progress)
-    refuse_unlike(detector, bars, str(source))
-    findings, compared = [bars.findings], comparison(bars.rows)
-    with command.progress_bar(bars.rows, "bars scored") as progress:
-        frames = scan(detector, bars, progress=progress, findings=findings.append)
-        found = write_scores(frames, compared, HERE, folder)
-    write_findings(merge(findings), folder)
-    shown = evidence.of_bars(detector, bars, pl.scan_parquet(folder / SCORES), HERE)
-    shutil.rmtree(work)
-    return found, shown
+    with taken_up(detector, source, folder) as bars:
+        findings, compared = [bars.findings], comparison(bars.rows)
+        with command.progress_bar(bars.rows, "bars scored") as progress:
+            frames = scan(detector, bars, progress=progress, findings=findings.append)
+            found = write_scores(frames, compared, HERE, folder)
+        write_findings(merge(findings), folder)
+        return found, evidence.of_bars(detector, bars, pl.scan_parquet(folder / SCORES), HERE)
 
 
 def score_own(

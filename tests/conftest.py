@@ -1,6 +1,7 @@
 """Compose once per test into a temporary directory; start `train.py` as a user would."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -47,16 +48,44 @@ def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> Callable[..., tuple[DictConfig, dict]]:
     """Train in this process: (*overrides) -> configuration and result; the run directory is tmp_path / "run"."""
+
+    def run(*overrides: str, directory: str = "run") -> tuple[DictConfig, dict]:
+        return train_tiny(tmp_path / directory, *overrides)
+
+    return run
+
+
+def train_tiny(directory: Path, *overrides: str) -> tuple[DictConfig, dict]:
+    """Train in this process, into a directory. Returns: configuration and result."""
     import train
     from refold.run import open_run
 
-    def run(*overrides: str, directory: str = "run") -> tuple[DictConfig, dict]:
-        cfg = compose_run([*TINY, *overrides])
-        run_dir = tmp_path / directory
-        open_run(cfg, run_dir)
-        return cfg, train.train(cfg, run_dir)
+    cfg = compose_run([*TINY, *overrides])
+    open_run(cfg, directory)
+    return cfg, train.train(cfg, directory)
 
-    return run
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run on the embedded stocks, for the scripts that use runs."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    train_tiny(directory)
+    return directory
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """`python scripts/NAME.py ...` in this process: (name, *arguments) -> exit status, stdout, stderr."""
+    from refold.command import run_command
+
+    def call(name: str, *arguments: str) -> tuple[int, str, str]:
+        main = runpy.run_path(str(ROOT / f"scripts/{name}.py"))["main"]
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments])
+        status = run_command(main, CONF)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
 
 
 @pytest.fixture

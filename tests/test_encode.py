@@ -1,45 +1,24 @@
 """What a user sees of `python scripts/encode.py`: a table of codes, or one message."""
 
-import runpy
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import polars as pl
 import pytest
 import torch
-from conftest import ROOT, TINY, clean_environment, compose_run
+from conftest import ROOT, clean_environment, compose_run
 
-from refold import command, config
+from refold import config
 
 CONF = ROOT / "conf"
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory) -> Path:
-    """A tiny run on the embedded stocks."""
-    import train
-    from refold.run import open_run
-
-    directory = tmp_path_factory.mktemp("encode") / "run"
-    cfg = compose_run(TINY)
-    open_run(cfg, directory)
-    train.train(cfg, directory)
-    return directory
-
-
 @pytest.fixture
-def encode(run_dir, monkeypatch, capsys):
-    """`python scripts/encode.py ...` in this process: exit status, stdout, stderr."""
-    script = runpy.run_path(str(ROOT / "scripts/encode.py"))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["encode.py", f"run={run_dir}", *arguments])
-        status = command.run_command(script["main"], CONF)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
+def encode(run_dir, script) -> Callable[..., tuple[int, str, str]]:
+    """`python scripts/encode.py run=... ...` in this process: exit status, stdout, stderr."""
+    return partial(script, "encode", f"run={run_dir}")
 
 
 def test_the_runs_own_bars(run_dir, encode):

@@ -3,20 +3,20 @@
 import functools
 import json
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import CONF, ROOT, compose_run
+from conftest import ROOT, compose_run
 from torch import nn
 
-from refold import command, export
+from refold import export
 from refold.config import Run, build_autoencoder, build_data, build_detector
 from refold.data import Scaler
 from refold.errors import ConfigError, RefoldError
@@ -299,17 +299,9 @@ def test_a_copy_is_made_and_the_run_stays_as_it_is():
 
 
 @pytest.fixture
-def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+def call(script) -> Callable[..., tuple[int, str, str]]:
     """`python scripts/export.py ...`, in this process: exit status, stdout, stderr."""
-    main = runpy.run_path(str(ROOT / "scripts/export.py"))["main"]
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["export.py", *arguments])
-        status = command.run_command(main, CONF)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+    return partial(script, "export")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import ROOT, TINY, clean_environment, compose_run
+from conftest import ROOT, clean_environment, compose_run
 
 from refold import command, config
 from refold.errors import ConfigError
@@ -24,30 +23,13 @@ CONF = ROOT / "conf"
 FILES = {"scores.parquet", "events.csv", "findings.csv", "scoring.json", "report.html"}
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory) -> Path:
-    """A tiny run on the embedded stocks."""
-    import train
-    from refold.run import open_run
-
-    directory = tmp_path_factory.mktemp("score") / "run"
-    cfg = compose_run(TINY)
-    open_run(cfg, directory)
-    train.train(cfg, directory)
-    return directory
-
-
 @pytest.fixture
-def score(run_dir, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+def score(run_dir, script, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """`python scripts/score.py ...` in the folder of the run, in this process: exit status, stdout, stderr."""
-    script = runpy.run_path(str(ROOT / "scripts/score.py"))
     monkeypatch.chdir(run_dir.parent)
 
     def call(*arguments: str, run: str | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["score.py", f"run={run or run_dir}", *arguments])
-        status = command.run_command(script["main"], CONF)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
+        return script("score", f"run={run or run_dir}", *arguments)
 
     return call
 

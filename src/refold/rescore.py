@@ -1,11 +1,19 @@
 """A finished run's settings with another score, threshold, alignment or data, for the scripts that use runs."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from refold.check import check_sections, nearest
+from refold.command import progress_bar
+from refold.data.datamodule import Source
+from refold.data.ordered import OrderedBars, batches_of, in_order
 from refold.errors import ConfigError
+from refold.scoring.detector import Detector
+from refold.scoring.scan import refuse_unlike
 
 GROUPS = ("score", "threshold")
 PREFIXES = ("score.", "threshold.", "data.path", "data.uri", "data.source.", "data.checks.")
@@ -57,6 +65,21 @@ def all_thresholds(cfg: DictConfig, conf: Path) -> dict[str, DictConfig]:
             {"threshold": cfg.threshold if chosen else option}
         )
     return found
+
+
+@contextmanager
+def taken_up(detector: Detector, source: Source, folder: Path) -> Iterator[OrderedBars]:
+    """Within, all bars of a source, in order, kept in a folder below this one.
+
+    Raises: DataError: they cannot be read, or the run's model cannot judge them.
+    """
+    work = folder / "bars"
+    work.mkdir()
+    with progress_bar(None, "bars read") as progress:
+        bars = in_order(batches_of(source), detector.recipe.checks, work, progress)
+    refuse_unlike(detector, bars, str(source))
+    yield bars
+    shutil.rmtree(work)
 
 
 def _read_file(cfg: DictConfig, path: str, conf: Path) -> None:
