@@ -21,6 +21,7 @@ CONF = ROOT / "conf"
 
 TINY = [
     "logger=csv",
+    "decoder=autoregressive",
     "data.stride=16",
     "layers.hidden_size=8",
     "layers.latent_dim=4",
