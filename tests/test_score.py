@@ -178,6 +178,16 @@ def test_a_file_takes_the_place_of_the_source_and_is_read_as_the_runs_own_file_w
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    nested = tmp_path / "scores" / "new" / "out"
+    with pytest.raises(FileNotFoundError), whole_folder(nested, "out", ["a"]) as folder:
+        (folder / "a" / "b").write_text("2")
+    with pytest.raises(ConfigError, match="cannot be written"), whole_folder(nested / ("n" * 300), "out", ["a"]):
+        pass
+    assert list(tmp_path.iterdir()) == []  # nor the folders that it would have stood in
+    with whole_folder(nested, "out", ["a"]) as folder:
+        (folder / "a").write_text("1")
+    assert (nested / "a").read_text() == "1"
+    shutil.rmtree(tmp_path / "scores")
     out = tmp_path / "out"
     with whole_folder(out, "out", ["a"]) as folder:
         (folder / "a").write_text("1")

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +67,25 @@ def whole_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path]
     """
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - set(files)):
         raise ConfigError(f"{key} is {folder}; other files are there, which are not overwritten")
+    new = [parent for parent in folder.parents if not parent.exists()]  # innermost first
+    building = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise ConfigError(f"{key} is {folder}; it cannot be written: {error.strerror}") from None
-    try:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        except OSError as error:
+            raise ConfigError(f"{key} is {folder}; it cannot be written: {error.strerror}") from None
         yield building
         building.chmod(0o755)  # mkdtemp's is private
         if folder.exists():
             shutil.rmtree(folder)
         building.rename(folder)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if building:
+            shutil.rmtree(building, ignore_errors=True)
+        for parent in new:
+            with suppress(OSError):  # not made, or not empty, because the folder was completed
+                parent.rmdir()
 
 
 def identify(directory: Path) -> str:
