@@ -80,6 +80,7 @@ def module(bars: pl.DataFrame, **others) -> WindowDataModule:
         "min_assets": 1.0,
         "window_size": 8,
         "shortest_window": None,
+        "shuffle_bars": False,
         "stride": 1,
         "asset_weights": None,
         "max_masked": 0,

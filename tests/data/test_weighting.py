@@ -73,6 +73,10 @@ def test_mistakes_are_named(setting, message):
         ({"asset_weights": {"A": "two"}}, "data.asset_weights.A is 'two'; it must be a number at least 0"),
         ({"asset_weights": "balanced", "layout": "panel"}, "data.asset_weights must be null for data.layout=panel"),
         ({"shortest_window": 9}, "data.shortest_window is 9; it must be at most data.window_size, 8"),
+        (
+            {"shuffle_bars": True, "features": ["log_return", "window_log_price"]},
+            "data.shuffle_bars is true; it must be false for window_log_price, which is relative",
+        ),
         ({"shortest_window": 3, "max_masked": 3}, "data.max_masked is 3; it must be below data.shortest_window, 3"),
     ],
 )
@@ -150,12 +154,38 @@ def test_processes_share_lengths_draws_and_weights_of_the_single_process(train, 
         assert sum(means) / world_size == pytest.approx(whole.windows[whole.mask].mean().item(), rel=1e-5)
 
 
-def test_resume_at_any_batch_goes_on_with_the_same_lengths_and_draws(train):
-    whole = loader(train)
+def test_bars_in_random_order_are_those_of_the_window_each_epoch_in_another(train):
+    shuffled, orders = loader(train, shortest=None, shuffle_bars=True), set()
+    for epoch in range(10):
+        shuffled.set_epoch(epoch)
+        for batch in shuffled:
+            full, mask = train[0].gather(batch.index), train[0].mask(batch.index)
+            for before, there, after, here in zip(full, mask, batch.windows, batch.mask, strict=True):
+                known = {tuple(bar.tolist()): n for n, bar in enumerate(before)}
+                order = [known[tuple(bar.tolist())] for bar in after]
+                assert torch.equal(there[order], here)
+                if len(known) == len(before):
+                    assert sorted(order) == list(range(len(order)))
+                    orders.add(tuple(order))
+    assert len(orders) > 100
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_orders_of_bars_of_the_single_process(train, world_size):
+    shares = [list(loader(train, shuffle_bars=True, world_size=world_size, rank=rank)) for rank in range(world_size)]
+    for whole, *parts in zip(loader(train, shuffle_bars=True), *shares, strict=True):
+        for rank, part in enumerate(parts):
+            assert torch.equal(part.windows, whole.windows[rank::world_size])
+            assert torch.equal(part.mask, whole.mask[rank::world_size])
+
+
+@pytest.mark.parametrize("shuffle_bars", [False, True])
+def test_resume_at_any_batch_goes_on_with_the_same_lengths_draws_and_orders(train, shuffle_bars):
+    whole = loader(train, shuffle_bars=shuffle_bars)
     whole.set_epoch(5)
     expected = list(whole)
     for stop in range(1, len(expected)):
-        interrupted, resumed = loader(train), loader(train)
+        interrupted, resumed = (loader(train, shuffle_bars=shuffle_bars) for _ in range(2))
         interrupted.set_epoch(5)
         iterator = iter(interrupted)
         for _ in range(stop):
@@ -167,8 +197,9 @@ def test_resume_at_any_batch_goes_on_with_the_same_lengths_and_draws(train):
         assert all(torch.equal(one.windows, two.windows) for one, two in zip(rest, expected[stop:], strict=True))
 
 
-def test_validation_and_test_keep_the_longest_length_and_each_window_once():
-    data = ready(BARS, shortest_window=2, asset_weights="balanced")
+def test_validation_and_test_keep_the_longest_length_the_order_of_bars_and_each_window_once():
+    data = ready(BARS, shortest_window=2, shuffle_bars=True, asset_weights="balanced")
+    assert torch.equal(next(iter(data.val_dataloader())).windows[0], data.val_windows.gather(torch.tensor([0]))[0])
     for batches, windows in ((data.val_dataloader(), data.val_windows), (data.test_dataloader(), data.test_windows)):
         held = list(batches)
         assert {batch.windows.shape[1] for batch in held} == {8}
@@ -189,8 +220,8 @@ def test_a_run_with_lengths_and_weights(tiny_run):
 
 @pytest.mark.slow
 def test_lengths_and_weights_of_two_processes_are_those_of_one(command, tmp_path):
-    settings = [*TINY, "loss=mse", "bridge.dropout=0", "bridge.linear_path=none", "teacher_forcing=constant"]
-    settings += ["data.shortest_window=6", "data.asset_weights={AAPL: 2, FB: 0.5}"]
+    settings = [*TINY, "loss=mse", "bridge.dropout=0", "bridge=latent_normalized", "teacher_forcing=constant"]
+    settings += ["data.shortest_window=6", "data.asset_weights={AAPL: 2, FB: 0.5}", "data.shuffle_bars=true"]
     curves = []
     for processes in (1, 2):
         done = command(*settings, f"trainer.devices={processes}", f"hydra.run.dir={processes}")

@@ -12,6 +12,7 @@ from lightning import LightningDataModule
 from refold.bounds import at_least, checked, complaint, within
 from refold.data import cache as caching
 from refold.data.checks import Checks
+from refold.data.features import find
 from refold.data.loader import WindowLoader
 from refold.data.pipeline import Layout, Pieces, Prepared, Recipe, prepare
 from refold.data.scaler import Scaler
@@ -51,14 +52,15 @@ class WindowDataModule(LightningDataModule):
 
     Args: source: bars. features: names, see `refold.data.features`. layout: "per_asset" or "panel". min_assets: share
         of the assets that a moment of a panel needs; fewer, and it is absent. window_size: bars. shortest_window: bars
-        of the shortest training batch, each batch having a length of its own; None: all have window_size. stride: bars
-        between the starts of neighbouring windows. asset_weights: how often the training windows of an asset come:
-        "balanced" as often as any other's, or a weight by name; None: each window once in an epoch. max_masked: bars
-        without values that a window may hold in a row. batch_size: windows per step over all processes. split, fold:
-        parts. checks: what is refused, masked or dropped. cache: folder to build and map the series in; None keeps it
-        in memory. device: "cpu" keeps the series in main memory, "auto" puts it on the trainer's device if it takes at
-        most a quarter of the free memory there. seed: of the training order. path, uri: what the source reads, for
-        configurations that name it once; the source has it already.
+        of the shortest training batch, each batch having a length of its own; None: all have window_size. shuffle_bars:
+        whether the bars of a training window come in a random order, each time another. stride: bars between the starts
+        of neighbouring windows. asset_weights: how often the training windows of an asset come: "balanced" as often as
+        any other's, or a weight by name; None: each window once in an epoch. max_masked: bars without values that a
+        window may hold in a row. batch_size: windows per step over all processes. split, fold: parts. checks: what is
+        refused, masked or dropped. cache: folder to build and map the series in; None keeps it in memory. device: "cpu"
+        keeps the series in main memory, "auto" puts it on the trainer's device if it takes at most a quarter of the
+        free memory there. seed: of the training order. path, uri: what the source reads, for configurations that name
+        it once; the source has it already.
     """
 
     # a small validation part may leave a process without a batch; that is no mistake
@@ -74,6 +76,7 @@ class WindowDataModule(LightningDataModule):
         min_assets: Annotated[float, within(0, 1, open_start=True)],
         window_size: Annotated[int, at_least(1)],
         shortest_window: Annotated[int | None, at_least(1)],
+        shuffle_bars: bool,
         stride: Annotated[int, at_least(1)],
         asset_weights: AssetWeights,
         max_masked: Annotated[int, at_least(0)],
@@ -98,10 +101,15 @@ class WindowDataModule(LightningDataModule):
         if max_masked >= shortest:  # a window without a present bar has nothing to learn from
             raise ValueError(f"data.max_masked is {max_masked}; it must be below data.{key}, {shortest}")
         _refuse_weights(asset_weights, layout)
+        if relative := [name for name in features if shuffle_bars and find(name).relative]:
+            raise ValueError(
+                f"data.shuffle_bars is true; it must be false for {relative[0]}, which is relative to the first bar"
+            )
         self.source = source
         self.recipe = Recipe(tuple(features), layout, min_assets, window_size, max_masked, split, fold, checks)
         self.window_size = window_size
         self.shortest_window = shortest_window
+        self.shuffle_bars = shuffle_bars
         self.stride = stride
         self.asset_weights = asset_weights
         self.batch_size = batch_size
@@ -223,6 +231,7 @@ class WindowDataModule(LightningDataModule):
             shuffle=training,
             seed=self.seed,
             shortest=self.shortest_window if training else None,
+            shuffle_bars=self.shuffle_bars and training,
             draws=self._draws() if training else None,
             world_size=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,

@@ -22,15 +22,16 @@ class WindowLoader:
     each window comes exactly once, and processes may have unequal numbers of batches.
 
     With `shortest`, each batch has a length of its own, and takes the same bars of each of its windows: both are drawn
-    from seed, epoch and number of the batch, so all processes agree and a resumed run repeats them.
+    from seed, epoch and number of the batch, so all processes agree and a resumed run repeats them. So is, with
+    `shuffle_bars`, an order for the bars of each window (the permutation of Um et al. 2017, of single bars).
 
     `state_dict` counts the batches that were handed out; a loader that loads it goes on with the next one. The count is
     of global batches, so a job may go on with another number of processes.
 
     Args: windows: of one part. batch_size: windows per step over all processes. shuffle: a new order in each epoch.
         seed: of that order and of lengths. shortest: bars of the shortest batch; None: all have the windows' length.
-        draws: how often the windows of each asset come in an epoch; None: each once. world_size, rank: processes of the
-        job, and which of them this is.
+        shuffle_bars: whether the bars of a window come in a random order. draws: how often the windows of each asset
+        come in an epoch; None: each once. world_size, rank: processes of the job, and which of them this is.
     Raises: DataError: a batch has fewer windows than there are processes.
     """
 
@@ -44,6 +45,7 @@ class WindowLoader:
         shuffle: bool,
         seed: int,
         shortest: int | None = None,
+        shuffle_bars: bool = False,
         draws: Draws | None = None,
         world_size: int = 1,
         rank: int = 0,
@@ -53,6 +55,7 @@ class WindowLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.shortest = shortest
+        self.shuffle_bars = shuffle_bars
         self.draws = draws
         self.size = len(windows) if draws is None else len(draws)  # windows of an epoch
         self.world_size = world_size
@@ -113,7 +116,18 @@ class WindowLoader:
         if mask is not None:
             local, total = float(mask.sum()), float(windows.mask(everyone).sum())
         weight = local * self.world_size / total if total else 0.0
-        return Batch(windows.gather(mine), mask, torch.from_numpy(mine), weight)
+        values = windows.gather(mine)
+        if self.shuffle_bars:
+            order = self._orders(number, len(everyone), windows.window_size)[self.rank :: self.world_size]
+            order = torch.from_numpy(order).to(values.device)
+            values = values.take_along_dim(order[..., None], dim=1)
+            mask = mask if mask is None else mask.take_along_dim(order, dim=1)
+        return Batch(values, mask, torch.from_numpy(mine), weight)
+
+    def _orders(self, number: int, count: int, bars: int) -> np.ndarray:
+        """(count, bars): an order of the bars of each window of this epoch's number-th batch, over all processes."""
+        generator = np.random.default_rng([self.seed, self.epoch, number, bars])
+        return generator.random((count, bars)).argsort(axis=1)
 
     def _of_this_length(self, number: int) -> Windows:
         """The windows, cut down to the bars that the number-th batch of this epoch takes."""
