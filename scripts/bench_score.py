@@ -84,6 +84,7 @@ def autoencoder(H: int) -> Autoencoder:
         decoder_num_layers=1,
         decoder_hidden_size=H,
         linear_path="none",
+        normalize_windows=False,
     )
     decoder = AutoregressiveDecoder(output_size=F, conditioning_size=16, reverse=True, start_token="zeros", **sizes)
     return Autoencoder(LSTMEncoder(input_size=F, bidirectional=False, **sizes), bridge, decoder).eval()

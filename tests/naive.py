@@ -72,6 +72,22 @@ def decode(
     return torch.stack(windows)
 
 
+def normalized(model: nn.Module, windows: Tensor, mask: Tensor, feeding: Feeding = FREE) -> tuple[Tensor, Tensor]:
+    """A model that normalises windows, bar by bar: codes (B, Z), and reconstructions (B, T, F), 0 at absent bars."""
+    sizes = []
+    for window, present in zip(windows, mask, strict=True):
+        bars = window[present]
+        sizes.append((bars.square().sum() / bars.numel()).sqrt())
+    size = torch.stack(sizes)[:, None]
+    direction = model.bridge.encode(encode(model.encoder.lstm, windows / size.unsqueeze(2), mask))
+    code = size * direction / (direction.square().sum(dim=1, keepdim=True) / model.code_size).sqrt()
+    length = (code.square().sum(dim=1, keepdim=True) / model.code_size).sqrt()
+    conditioning, state = model.bridge.decode(code / length)
+    fed = windows / length.detach().unsqueeze(2)  # the truth that is fed, as data
+    decoded = decode(model.decoder, conditioning, state, windows.shape[1], fed, feeding, mask)
+    return code, length.unsqueeze(2) * decoded * mask.unsqueeze(2)
+
+
 def autoencode(model: nn.Module, windows: Tensor, mask: Tensor, feeding: Feeding = FREE) -> tuple[Tensor, Tensor]:
     """A model with a linear path, bar by bar: codes (B, Z), and reconstructions (B, T, F), 0 at absent bars."""
     B, T, F = windows.shape

@@ -55,6 +55,7 @@ CHAINS = {
     "autoregressive, two layers, states": ["decoder=autoregressive", "layers=two", *STATES],
     "conditional, states": ["decoder=conditional", *STATES],
     "conditional, linear path": ["decoder=conditional", "bridge.linear_path=pca"],
+    "conditional, normalised windows": ["decoder=conditional", "bridge=latent_normalized"],
     "conditional, three layers, learned start": ["decoder=conditional", "layers=three", "decoder.start_token=learned"],
     "conditional, two layers, first bar first": ["decoder=conditional", "layers=two", "decoder.reverse=false"],
 }  # fmt: skip
@@ -103,9 +104,10 @@ IN_ONNX = [
     "autoregressive, learned start",
     "autoregressive, two layers, states",
     "conditional, linear path",
+    "conditional, normalised windows",
     "conditional, three layers, learned start",
 ]
-IN_PROGRAMS = ["repeat, last bar first", "conditional, linear path"]
+IN_PROGRAMS = ["repeat, last bar first", "conditional, linear path", "conditional, normalised windows"]
 
 
 @pytest.mark.slow

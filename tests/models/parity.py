@@ -77,3 +77,24 @@ def assert_is_the_plain_loop(decoder, B, T, feeding, mask=None):
     torch.testing.assert_close(outputs[present], expected[present], **FLOAT64)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, **FLOAT64)
+
+
+def assert_twin(model, twin, sizes, *, coin, masked, detach):
+    """Codes, reconstructions and gradients of a float64 autoencoder are those of a plain twin from `tests.naive`."""
+    B, T, _ = sizes
+    windows = torch.randn(sizes, dtype=torch.float64)
+    mask = make_mask(B, T) if masked else torch.ones(B, T, dtype=torch.bool)
+    spoilt = windows.masked_fill(~mask.unsqueeze(2), torch.nan)  # whatever stands at an absent bar, nobody looks
+    given, feeding = mask if masked else None, Feeding(make_coins(coin, B, T), detach, 0)
+    upstream = torch.randn(sizes, dtype=torch.float64) * mask.unsqueeze(2)
+    code, outputs = model.encode(spoilt, given), model(spoilt, given, feeding)
+    expected_code, expected = twin(model, windows, mask, feeding)
+    torch.testing.assert_close(code, expected_code, **FLOAT64)
+    torch.testing.assert_close(outputs[mask], expected[mask], **FLOAT64)
+    weights = list(model.parameters())
+    found, wanted = (
+        torch.autograd.grad((made * upstream)[mask].sum(), weights, allow_unused=True, materialize_grads=True)
+        for made in (outputs, expected)
+    )
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, **FLOAT64)

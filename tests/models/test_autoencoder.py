@@ -31,6 +31,7 @@ def make_model(kind=AutoregressiveDecoder, *, encoder_layers=1, decoder_layers=1
         latent_dim=Z,
         dropout=0.0,
         linear_path="none",
+        normalize_windows=False,
         encoder_num_layers=encoder_layers,
         encoder_state_size=encoder.state_size,
         decoder_num_layers=decoder_layers,
@@ -107,7 +108,7 @@ def test_states_bridge_refuses_what_differs(sizes, message):
         (lambda: LSTMEncoder(**{**ENCODER, "dropout": 1.0}), r"encoder.dropout is 1.0; it must be in \[0, 1\)"),
         (lambda: LSTMEncoder(**{**ENCODER, "num_layers": 0}), "encoder.num_layers is 0; it must be at least 1"),
         (
-            lambda: LatentBridge(latent_dim=0, dropout=0.0, linear_path="none", **STATES),
+            lambda: LatentBridge(latent_dim=0, dropout=0.0, linear_path="none", normalize_windows=False, **STATES),
             "bridge.latent_dim is 0; it must be at least 1",
         ),
         (lambda: RepeatDecoder(**{**DECODER, "hidden_size": 0}, reverse=False), "decoder.hidden_size is 0"),

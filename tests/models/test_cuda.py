@@ -24,7 +24,7 @@ def test_values_of_the_cpu_without_a_wait(kind, coin, detach, L, masked):
     B, T, F, H, Z = 5, 12, 3, 8, 2
     encoder = LSTMEncoder(input_size=F, hidden_size=H, num_layers=L, dropout=0.0, bidirectional=True).double()
     sizes = {"encoder_num_layers": L, "encoder_state_size": 2 * H, "decoder_num_layers": L, "decoder_hidden_size": H}
-    bridge = LatentBridge(latent_dim=Z, dropout=0.0, linear_path="none", **sizes).double()
+    bridge = LatentBridge(latent_dim=Z, dropout=0.0, linear_path="none", normalize_windows=False, **sizes).double()
     model = Autoencoder(encoder, bridge, parity.make_decoder(kind, F=F, Z=Z, H=H, L=L))
     windows, mask = torch.randn(B, T, F).double(), parity.make_mask(B, T) if masked else None
     feeding = Feeding(parity.make_coins(coin, B, T), detach, 0)

@@ -16,6 +16,7 @@ def make_model(kind=parity.DECODERS[0], *, bidirectional=False, reverse=False, L
         latent_dim=Z,
         dropout=0.0,
         linear_path="pca",
+        normalize_windows=False,
         encoder_num_layers=L,
         encoder_state_size=encoder.state_size,
         decoder_num_layers=L,
@@ -38,22 +39,7 @@ def make_components(kept=Z):
 def test_it_is_the_plain_twin(kind, coin, masked, L, reverse, detach, T):
     torch.manual_seed(0)
     model = make_model(kind, bidirectional=masked, reverse=reverse, L=L)  # of up to 6 bars
-    windows = torch.randn(B, T, F).double()
-    mask = parity.make_mask(B, T) if masked else torch.ones(B, T, dtype=torch.bool)
-    spoilt = windows.masked_fill(~mask.unsqueeze(2), torch.nan)  # whatever stands at an absent bar, nobody looks
-    feeding = Feeding(parity.make_coins(coin, B, T), detach, 0)
-    upstream = torch.randn(B, T, F).double() * mask.unsqueeze(2)
-    code, outputs = model.encode(spoilt, mask), model(spoilt, mask if masked else None, feeding)
-    expected_code, expected = naive.autoencode(model, windows, mask, feeding)
-    torch.testing.assert_close(code, expected_code, **parity.FLOAT64)
-    torch.testing.assert_close(outputs[mask], expected[mask], **parity.FLOAT64)
-    weights = list(model.parameters())
-    found, wanted = (
-        torch.autograd.grad((made * upstream)[mask].sum(), weights, allow_unused=True, materialize_grads=True)
-        for made in (outputs, expected)
-    )
-    for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, **parity.FLOAT64)
+    parity.assert_twin(model, naive.autoencode, (B, T, F), coin=coin, masked=masked, detach=detach)
 
 
 @pytest.mark.parametrize("kind", parity.DECODERS)

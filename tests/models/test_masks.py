@@ -19,6 +19,7 @@ def make_model(kind=parity.DECODERS[0], *, F=3, H=4, L=1, bidirectional=False, r
         latent_dim=Z,
         dropout=0.0,
         linear_path="none",
+        normalize_windows=False,
         encoder_num_layers=L,
         encoder_state_size=encoder.state_size,
         decoder_num_layers=1,

@@ -153,6 +153,7 @@ def test_previous_output_and_latent_vector_concatenated(L, ratio):
         latent_dim=Z,
         dropout=0.0,
         linear_path="none",
+        normalize_windows=False,
         encoder_num_layers=L,
         encoder_state_size=H,
         decoder_num_layers=L,

@@ -41,6 +41,7 @@ def small_autoencoder(F: int = 2) -> Autoencoder:
         latent_dim=3,
         dropout=0.0,
         linear_path="none",
+        normalize_windows=False,
         encoder_num_layers=1,
         encoder_state_size=6,
         decoder_num_layers=1,

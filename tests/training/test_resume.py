@@ -45,11 +45,16 @@ def last_weights(directory):
 
 
 @pytest.mark.parametrize(
-    ("step", "number", "linear_path"),
-    [(3, signal.SIGTERM, "pca"), (10, signal.SIGINT, "pca"), (14, signal.SIGINT, "none")],
+    ("step", "number", "others"),
+    [
+        (3, signal.SIGTERM, ["bridge=latent_pca"]),
+        (10, signal.SIGINT, ["bridge=latent_pca"]),
+        (14, signal.SIGINT, []),
+        (10, signal.SIGINT, ["decoder=repeat", "bridge=latent_normalized", "data.shuffle_bars=true"]),
+    ],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, linear_path, tiny_run, tmp_path, monkeypatch):
-    settings, before = [*SETTINGS, f"bridge.linear_path={linear_path}"], signal.getsignal(signal.SIGINT)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, others, tiny_run, tmp_path, monkeypatch):
+    settings, before = [*SETTINGS, *others], signal.getsignal(signal.SIGINT)
     _, whole = tiny_run(*settings, directory="whole")
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)

@@ -23,7 +23,8 @@ def _to_state(vector: Tensor, num_layers: int) -> State:
     return layers[:num_layers].contiguous(), layers[num_layers:].contiguous()
 
 
-def _check_code(code: Tensor, code_size: int, key: str) -> None:
+def check_code(code: Tensor, code_size: int, key: str) -> None:
+    """Refuse what is no code. Raises: ValueError: it is not (B, Z) or not floating point; key says what gives Z."""
     if code.ndim != 2 or code.shape[1] != code_size:
         raise ValueError(f"code is {tuple(code.shape)}; it must be (B, {code_size}), its width given by {key}")
     if not code.is_floating_point():
@@ -37,7 +38,8 @@ class LatentBridge(nn.Module):
 
     Args: latent_dim: Z. dropout: probability of dropping a number of the encoder's state while training. linear_path:
         what the autoencoder is to have beside this: none, or pca, a `LinearPath` that starts from principal components.
-        The other sizes are those of the encoder and the decoder that it joins.
+        normalize_windows: whether windows are read in units of their own size, which the code's length then says
+        (`Autoencoder`). The other sizes are those of the encoder and the decoder that it joins.
     """
 
     @checked("bridge")
@@ -47,13 +49,25 @@ class LatentBridge(nn.Module):
         latent_dim: Annotated[int, at_least(1)],
         dropout: Annotated[float, within(0, 1, open_end=True)],
         linear_path: Literal["none", "pca"],
+        normalize_windows: bool,
         encoder_num_layers: Annotated[int, at_least(1)],
         encoder_state_size: Annotated[int, at_least(1)],
         decoder_num_layers: Annotated[int, at_least(1)],
         decoder_hidden_size: Annotated[int, at_least(1)],
     ) -> None:
         super().__init__()
+        if normalize_windows and linear_path != "none":
+            raise ValueError(
+                f"bridge.linear_path is {linear_path}; with bridge.normalize_windows=true it must be none; "
+                "bridge=latent_pca starts from principal components, of windows as they are"
+            )
+        if normalize_windows and latent_dim == 1:
+            raise ValueError(
+                "bridge.latent_dim is 1; with bridge.normalize_windows=true it must be at least 2: the code's length "
+                "says the window's size, its direction the shape"
+            )
         self.code_size = self.conditioning_size = latent_dim
+        self.normalize_windows = normalize_windows
         self.with_linear_path = linear_path == "pca"
         self.decoder_num_layers = decoder_num_layers
         self.dropout = nn.Dropout(dropout)
@@ -69,7 +83,7 @@ class LatentBridge(nn.Module):
 
         Raises: ValueError: the code is not (B, Z) or not floating point.
         """
-        _check_code(code, self.code_size, "bridge.latent_dim")
+        check_code(code, self.code_size, "bridge.latent_dim")
         return code, _to_state(self.to_state(code), self.decoder_num_layers)
 
 
@@ -118,6 +132,6 @@ class StatesBridge(nn.Module):
 
         Raises: ValueError: the code is not (B, 2 L H) or not floating point.
         """
-        _check_code(code, self.code_size, "2 * decoder.num_layers * decoder.hidden_size")
+        check_code(code, self.code_size, "2 * decoder.num_layers * decoder.hidden_size")
         state = _to_state(code, self.num_layers)
         return state[0][-1], state

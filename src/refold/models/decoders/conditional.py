@@ -14,7 +14,8 @@ class ConditionalDecoder(Decoder):
     """LSTM whose input at step t is bar t - 1 in the order of decoding beside the conditioning, and one
     linear projection shared by all steps.
 
-    The conditioning (B, Z) is z itself under bridge=latent and the top layer's h under bridge=states.
+    The conditioning (B, Z) is z under bridge=latent (its direction, where windows are normalised) and the top layer's
+    h under bridge=states.
 
     Args: output_size: F. conditioning_size: Z. hidden_size: H. num_layers: L. dropout: probability of dropping a number
         between two layers while training. reverse: decode from the last present bar to the first. start_token: input of
