@@ -1,5 +1,5 @@
 # Two commands do all the set-up:   make train   |   make test
-# Settings go into ARGS:            make train ARGS="decoder=repeat trainer.max_epochs=5"
+# Settings go into ARGS:            make train ARGS="decoder=conditional trainer.max_epochs=5"
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e

@@ -125,7 +125,7 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
 
 @pytest.mark.parametrize("name", ["stocks", "panel"])
 def test_with_a_linear_path_training_starts_at_the_error_of_pca(name):
-    cfg = compose_run([*TINY, "bridge.linear_path=pca", "loss=mse", f"data={name}"])
+    cfg = compose_run([*TINY, "bridge=latent_pca", "loss=mse", f"data={name}"])
     L.seed_everything(0, verbose=False)
     data = config.build_data(cfg)
     module = config.build_module(cfg, data.num_features)
@@ -139,10 +139,11 @@ def test_with_a_linear_path_training_starts_at_the_error_of_pca(name):
         assert found[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
-def test_the_panel_chooses_a_linear_path_unless_told_otherwise():
-    assert compose_run([]).bridge.linear_path == "none"
-    assert compose_run(["data=panel"]).bridge.linear_path == "pca"
-    assert compose_run(["data=panel", "bridge=latent"]).bridge.linear_path == "none"
+def test_the_panel_chooses_a_bridge_unless_told_otherwise():
+    assert not compose_run([]).bridge.normalize_windows
+    assert compose_run(["data=panel"]).bridge.normalize_windows
+    assert compose_run(["experiment=panel"]).bridge.normalize_windows
+    assert not compose_run(["data=panel", "bridge=latent"]).bridge.normalize_windows
     assert compose_run(["data=panel", "bridge=states"]).bridge._target_.endswith("StatesBridge")
     assert compose_run(["data=panel", "experiment=keras_states"]).bridge._target_.endswith("StatesBridge")
 

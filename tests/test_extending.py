@@ -19,7 +19,7 @@ def test_the_readers_own_parts_train(command, module, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     arguments = re.search(r"^    python train\.py (.*)$", TEXT, flags=re.MULTILINE).group(1).split()
-    done = command(*arguments, *TINY, PYTHONPATH=path)
+    done = command(*arguments[:2], *TINY, *arguments[2:], PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     (run_dir,) = run_directories(tmp_path)
     resolved = yaml.safe_load((run_dir / "resolved.yaml").read_text())

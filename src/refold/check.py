@@ -275,7 +275,10 @@ def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
     """Settings that the chosen parts do not use."""
     schedule = plain["teacher_forcing"]["schedule"]["_target_"].rpartition(".")[2]
     if not is_fed_bars(plain["decoder"]) and schedule != "FreeRunning":
-        yield "teacher_forcing has no effect: this decoder is never fed a bar; decoder=autoregressive and decoder=conditional are"
+        yield (
+            "teacher_forcing has no effect: this decoder is never fed a bar; decoder=autoregressive and "
+            "decoder=conditional are"
+        )
     elif schedule == "FreeRunning" and plain["teacher_forcing"]["coin"] != "step":
         yield f"teacher_forcing.coin={plain['teacher_forcing']['coin']} has no effect: no coin is ever tossed"
 

@@ -19,9 +19,10 @@ def settings_of(*overrides: str) -> dict[str, Any]:
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    cfg = to_plain(compose_run(list(overrides), definite=False))
-    given = dict(text.split("=", 1) for text in overrides)
     choices = {"decoder": "autoregressive", "layers": "one", "optimizer": "adamw", "data": "stocks"}
+    chosen = [f"{group}={option}" for group, option in choices.items()]
+    cfg = to_plain(compose_run([*chosen, *overrides], definite=False))
+    given = dict(text.split("=", 1) for text in overrides)
     cfg["run"]["choices"] = {group: given.get(group, option) for group, option in choices.items()}
     return cfg
 
