@@ -118,10 +118,7 @@ def bench_speed() -> list[str]:
             "both": detector_of(Stepwise(model, True), T),
             "ours": detector_of(model, T),
         }
-        for name in (
-            "decoder",
-            "both",
-        ):  # torch shares each of their steps among its threads
+        for name in ("decoder", "both"):  # torch shares each of their steps among its threads
             contestants[name].batch, contestants[name].workers = LOOP_BATCH, 1
         results, times = {}, {name: [] for name in contestants}
         for _ in range(REPEATS):
