@@ -33,6 +33,14 @@ def lengths_to_mask(lengths: Tensor, window_size: int) -> Tensor:
     return torch.arange(window_size, device=lengths.device) < lengths[:, None]  # (T,) < (B, 1) -> (B, T)
 
 
+def mean_of_windows(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the present bars of each window. Args: (B, T, F), and (B, T) or None: all present. Returns: (B,)."""
+    if mask is None:
+        return values.mean(dim=(1, 2))
+    bars = mask.sum(dim=1).clamp(min=1) * values.shape[2]
+    return values.where(mask.unsqueeze(-1), 0).sum(dim=(1, 2)) / bars
+
+
 def check_mask(mask: Tensor, batch_size: int, window_size: int) -> None:
     """Refuse a mask that does not fit its windows.
 

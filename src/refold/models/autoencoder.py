@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from refold.models.alignment import check_mask
+from refold.models.alignment import check_mask, mean_of_windows
 from refold.models.bridge import check_code
 from refold.models.closed_loop import Feeding
 from refold.models.encoder import check_windows
@@ -18,12 +18,7 @@ def size_of(values: Tensor, mask: Tensor | None = None) -> Tensor:
     Args: values: (B, T, F). mask: (B, T), None: all are present. Returns: (B, 1, 1).
     """
     values = values.to(torch.promote_types(values.dtype, torch.float32))
-    if mask is None:
-        mean = values.square().mean(dim=(1, 2), keepdim=True)
-    else:
-        squares = values.masked_fill(~mask.unsqueeze(2), 0.0).square().mean(dim=2, keepdim=True)
-        mean = squares.sum(dim=1, keepdim=True) / mask.sum(dim=1).clamp(min=1)[:, None, None]
-    return mean.clamp(min=SMALLEST_SIZE**2).sqrt()
+    return mean_of_windows(values.square(), mask).clamp(min=SMALLEST_SIZE**2).sqrt()[:, None, None]
 
 
 class Autoencoder(nn.Module):

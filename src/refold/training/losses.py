@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refold.bounds import checked, more_than
+from refold.models.alignment import mean_of_windows
 
 
 class SquaredError:
@@ -52,12 +53,7 @@ class WindowLog:
         self.scale = scale
 
     def __call__(self, reconstruction: Tensor, windows: Tensor, mask: Tensor | None) -> Tensor:
-        squared = (reconstruction - windows).square()
-        if mask is None:
-            error = squared.mean(dim=(1, 2))
-        else:
-            bars = mask.sum(dim=1).clamp(min=1) * windows.shape[2]
-            error = squared.where(mask.unsqueeze(-1), 0).sum(dim=(1, 2)) / bars
+        error = mean_of_windows((reconstruction - windows).square(), mask)
         return torch.log1p(error / self.scale)[:, None, None].expand_as(windows)
 
     def window_weights(self, errors: Tensor) -> Tensor:
