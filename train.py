@@ -17,11 +17,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from refold import cluster, config, launch, run, state, sweep
-from refold.check import check
-from refold.command import help_of_options, report, report_status, run_command
+from refold.cli import sweep
+from refold.cli.command import help_of_options, report, report_status, run_command
+from refold.config import build as config
+from refold.config.check import check
 from refold.errors import ConfigError, Interrupted, RefoldError
-from refold.hardware import adopt, find_machine, plan
+from refold.launch import cluster
+from refold.launch import workers as launch
+from refold.launch.hardware import adopt, find_machine, plan
+from refold.runs import directory as run
+from refold.runs import state
 
 log = logging.getLogger("refold")
 
@@ -134,7 +139,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     with launch.interruptible(run_dir), run.full_disk_named(run_dir):
         import lightning
 
-        from refold.report.result import summarise
+        from refold.library.evaluation import summarise
         from refold.training.loggers import finish_loggers
 
         for name in ("lightning.pytorch", "lightning.fabric"):

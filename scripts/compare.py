@@ -11,11 +11,11 @@ import io
 import sys
 from pathlib import Path
 
-from refold import command
+from refold.cli import command
 from refold.errors import ConfigError
 from refold.report.compare import Comparison, compare, print_comparison
-from refold.report.runs import find_runs
-from refold.run import write_atomically
+from refold.report.records import find_runs
+from refold.runs.directory import write_atomically
 
 
 def main(arguments: list[str]) -> None:

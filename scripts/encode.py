@@ -16,13 +16,14 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
-from refold import command, config
-from refold.check import nearest
+from refold.cli import command
+from refold.config import build as config
+from refold.config.change import choose_anew, taken_up
+from refold.config.check import nearest
 from refold.data.datamodule import Source
-from refold.data.spool import TableSpool
+from refold.data.long.spool import TableSpool
 from refold.errors import ConfigError, DataError
-from refold.rescore import choose_anew, taken_up
-from refold.run import whole_folder
+from refold.runs.directory import whole_folder
 from refold.scoring.detector import Detector
 from refold.scoring.latents import scan_latents
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from refold import command, config
-from refold.check import nearest
+from refold.cli import command
+from refold.config import build as config
+from refold.config.check import nearest
 from refold.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -28,7 +29,7 @@ def main() -> None:
             raise ConfigError(f"{key}: there is no such key{nearest(key, set(KEYS))}; there are {', '.join(KEYS)}")
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
-    from refold import export
+    from refold.export import writer as export
 
     name = settings.get("format", "onnx")
     if name not in export.FORMATS:

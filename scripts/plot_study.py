@@ -16,10 +16,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from refold import command
+from refold.cli import command
 from refold.errors import ConfigError
-from refold.report.runs import RunRecord, find_runs
-from refold.run import write_atomically
+from refold.report.records import RunRecord, find_runs
+from refold.runs.directory import write_atomically
 
 METRIC, SHOWN = "test/r2", ("test/r2", "val/r2", "val/exposure_gap")
 GROUPS = ("decoder", "teacher_forcing", "layers")

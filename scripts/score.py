@@ -22,18 +22,19 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from refold import command, config
+from refold.cli import command
+from refold.config import build as config
+from refold.config.change import all_thresholds, choose_anew, taken_up
 from refold.data import Windows
-from refold.data.checks import merge, summary
-from refold.data.ordered import in_order
-from refold.data.spool import TableSpool
+from refold.data.bars.checks import merge, summary
+from refold.data.long.ordered import in_order
+from refold.data.long.spool import TableSpool
 from refold.errors import ConfigError, DataError
 from refold.report import evidence
 from refold.report.evidence import Evidence
 from refold.report.page import write_page
 from refold.report.summary import tables
-from refold.rescore import all_thresholds, choose_anew, taken_up
-from refold.run import FINDINGS, RESULT, whole_folder
+from refold.runs.directory import FINDINGS, RESULT, whole_folder
 from refold.scoring.alarms import Comparison, covered
 from refold.scoring.detector import Detector, per_asset_year
 from refold.scoring.events import Events

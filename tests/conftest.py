@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-import refold.config  # noqa: F401  registers the resolvers
+import refold.config.build  # noqa: F401  registers the resolvers
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -34,8 +34,8 @@ TINY = [
 
 def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
     """The configuration that `train.py` would see, with a run id and, if definite, no `auto` left in the trainer."""
-    from refold.config import to_plain
-    from refold.hardware import find_machine, plan
+    from refold.config.build import to_plain
+    from refold.launch.hardware import find_machine, plan
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
@@ -59,7 +59,7 @@ def tiny_run(tmp_path: Path) -> Callable[..., tuple[DictConfig, dict]]:
 def train_tiny(directory: Path, *overrides: str) -> tuple[DictConfig, dict]:
     """Train in this process, into a directory. Returns: configuration and result."""
     import train
-    from refold.run import open_run
+    from refold.runs.directory import open_run
 
     cfg = compose_run([*TINY, *overrides])
     open_run(cfg, directory)
@@ -77,7 +77,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
     """`python scripts/NAME.py ...` in this process: (name, *arguments) -> exit status, stdout, stderr."""
-    from refold.command import run_command
+    from refold.cli.command import run_command
 
     def call(name: str, *arguments: str) -> tuple[int, str, str]:
         main = runpy.run_path(str(ROOT / f"scripts/{name}.py"))["main"]

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from refold.data import WindowDataModule
-from refold.data.checks import CHECKS, Checks
-from refold.data.layout import Table
-from refold.data.split import ByFraction
+from refold.data.bars.checks import CHECKS, Checks
+from refold.data.bars.table import Table
+from refold.data.windows.split import ByFraction
 
 
 def random_bars(lengths: Sequence[int], *, seed: int = 0, start: date = date(2020, 1, 1)) -> pl.DataFrame:

@@ -5,9 +5,10 @@ import polars as pl
 import pytest
 import torch
 
-from refold.data import WindowLoader, windows
-from refold.data.cache import write
+from refold.data import WindowLoader
+from refold.data.long.cache import write
 from refold.data.pipeline import prepare
+from refold.data.windows import views as windows
 from refold.errors import DataError
 from tests.data.makers import checks, fractions, module, random_bars, ready, with_value
 
@@ -94,7 +95,7 @@ def test_other_data_have_another_folder_and_batch_size_has_not(tmp_path):
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("refold.data.cache._meta", lambda prepared: {"not json": object()})
+    monkeypatch.setattr("refold.data.long.cache._meta", lambda prepared: {"not json": object()})
     with pytest.raises(TypeError):
         ready(BARS, cache=str(tmp_path), **SETTINGS)
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 import yaml
 
-from refold.data.calendar import moments, sessions
-from refold.data.checks import CHECKS, Checks, summary, survey, unbroken
+from refold.data.bars.calendar import moments, sessions
+from refold.data.bars.checks import CHECKS, Checks, summary, survey, unbroken
 from refold.data.sources import Stocks
 from refold.errors import DataError
 from tests.data.makers import SOFT, checks, random_bars, ready, table, with_value

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from refold.data.checks import CHECKS
-from refold.data.features import PLAIN, TRAILING, find
+from refold.data.bars.checks import CHECKS
+from refold.data.bars.features import PLAIN, TRAILING, find
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/data.md").read_text()

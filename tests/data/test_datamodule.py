@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from refold.data.split import ByDate
+from refold.data.windows.split import ByDate
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, fractions, module, random_bars, ready, with_value
 

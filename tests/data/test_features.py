@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from refold.data.features import PLAIN, TRAILING, find, find_all, longest_lookback
+from refold.data.bars.features import PLAIN, TRAILING, find, find_all, longest_lookback
 from refold.data.pipeline import compute
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, random_bars

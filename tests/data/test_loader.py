@@ -117,5 +117,5 @@ def test_a_batch_without_a_present_bar_weighs_nothing():
 
 def test_order_does_not_change_at_the_border_of_its_blocks(monkeypatch):
     expected = numbers(loader(100, 8))
-    monkeypatch.setattr("refold.data.loader._BLOCK", 10)
+    monkeypatch.setattr("refold.data.windows.loader._BLOCK", 10)
     assert numbers(loader(100, 8)) == expected

@@ -17,10 +17,10 @@ import polars as pl
 import pytest
 import torch
 
+from refold.data.long import pieces as cutting
 from refold.data.sources import Csv, Parquet, SkfolioPanel, Sql, Stocks, Synthetic
-from refold.data.sources import pieces as cutting
 from refold.data.sources.csv import read_texts
-from refold.data.split import ByDate, PurgedKFold, WalkForward
+from refold.data.windows.split import ByDate, PurgedKFold, WalkForward
 from tests.data.makers import ALL_FEATURES, checks, random_bars, ready, table
 
 BARS = random_bars([220, 200, 220])

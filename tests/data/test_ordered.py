@@ -5,12 +5,12 @@ import gzip
 import polars as pl
 import pytest
 
-from refold.data import ordered
-from refold.data.checks import survey
-from refold.data.ordered import batches_of, in_order
+from refold.data.bars.checks import survey
+from refold.data.long import ordered
+from refold.data.long import pieces as reading
+from refold.data.long.ordered import batches_of, in_order
+from refold.data.long.spool import TableSpool
 from refold.data.sources import csv as csv_files
-from refold.data.sources import pieces as reading
-from refold.data.spool import TableSpool
 from refold.errors import DataError
 from tests.data.makers import Frame, checks, random_bars, with_value
 from tests.data.test_pieces import BARS, csv, written

@@ -5,11 +5,11 @@ import polars as pl
 import pytest
 import torch
 
-from refold.data.checks import Checks
-from refold.data.scaler import Scaler, Statistics
+from refold.data.bars.checks import Checks
+from refold.data.long import pieces as cutting
+from refold.data.long.spool import Spool
 from refold.data.sources import Csv, Parquet
-from refold.data.sources import pieces as cutting
-from refold.data.spool import Spool
+from refold.data.windows.scaler import Scaler, Statistics
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, Frame, checks, module, random_bars, ready, table, with_value
 

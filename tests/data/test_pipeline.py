@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from refold.data.split import ByDate
+from refold.data.windows.split import ByDate
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, checks, module, random_bars, ready, with_value
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refold.data.split import (
+from refold.data.windows.split import (
     ByDate,
     ByFraction,
     Interval,

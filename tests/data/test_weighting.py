@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refold.data import WindowLoader
-from refold.data.weighting import Draws, weights_of
+from refold.data.windows.weighting import Draws, weights_of
 from refold.errors import DataError
 from tests.data.makers import checks, module, random_bars, ready
 

@@ -1,4 +1,4 @@
-"""scripts/bench.py decoders: every row runs, and a page keeps what stands outside its markers."""
+"""scripts/bench decoders: every row runs, and a page keeps what stands outside its markers."""
 
 import argparse
 import importlib.util
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench", ROOT / "scripts" / "bench.py")
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "scripts/bench/__main__.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

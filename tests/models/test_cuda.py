@@ -47,7 +47,7 @@ def test_values_of_the_cpu_without_a_wait(kind, coin, detach, L, masked):
 def test_a_mask_without_a_present_bar_is_a_cuda_error():
     """In a process of its own, which cannot use the GPU after it."""
     call = "check_mask(torch.tensor([[True], [False]], device='cuda'), 2, 1); torch.cuda.synchronize()"
-    script = f"import torch; from refold.models.alignment import check_mask; {call}"
+    script = f"import torch; from refold.models.masks import check_mask; {call}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "device-side assert" in done.stderr

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from refold.models import Autoencoder, LatentBridge, LSTMEncoder, lengths_to_mask
 from refold.models import encoder as encoder_module
-from refold.models.alignment import decoding_order, inverse, present_last, take
 from refold.models.closed_loop import Feeding
+from refold.models.masks import decoding_order, inverse, present_last, take
 from tests import naive
 from tests.models import parity
 

@@ -5,7 +5,7 @@ import torch
 from conftest import CONF, compose_run
 from torch import nn
 
-from refold.config import build_module
+from refold.config.build import build_module
 from refold.models import (
     Autoencoder,
     AutoregressiveDecoder,

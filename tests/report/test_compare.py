@@ -11,8 +11,8 @@ from runs_on_disk import measured, settings_of, write_run
 
 from refold.errors import ConfigError, DataError, Interrupted, RefoldError
 from refold.report.compare import compare, print_comparison, short_names, what_differs
-from refold.report.runs import find_runs, read_metrics
-from refold.state import STATE, held
+from refold.report.records import find_runs, read_metrics
+from refold.runs.state import STATE, held
 
 EPOCHS = "trainer.max_epochs=10"
 

@@ -16,7 +16,7 @@ from runs_on_disk import measured, settings_of, write_run
 from refold.report.compare import compare
 from refold.report.compare_page import write_comparison
 from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
-from refold.report.runs import find_runs
+from refold.report.records import find_runs
 
 CURVE = [0.9, 0.5, 0.4]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refold.data import Windows
-from refold.data.ordered import in_order
+from refold.data.long.ordered import in_order
 from refold.report import evidence
 from refold.report.evidence import around, examples, of_bars, of_parts, remarkable, sample, with_scores
 from refold.scoring import scan as scanning

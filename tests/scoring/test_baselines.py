@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from refold.data.windows import Series, Windows
+from refold.data.windows.views import Series, Windows
 from refold.scoring import baselines
 from refold.scoring.baselines import PCA, Chance, Everything, Forest, TrainingMean, reconstruction_error
 from refold.training.losses import WindowLog

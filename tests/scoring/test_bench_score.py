@@ -1,4 +1,4 @@
-"""scripts/bench.py score: the contestants compute the same, and the page has the markers for its tables."""
+"""scripts/bench score: the contestants compute the same, and the page has the markers for its tables."""
 
 import numpy as np
 import polars as pl
@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT
 
 from refold.data import Series
-from scripts import bench_score
+from scripts.bench import score as bench_score
 
 
 @pytest.mark.parametrize("encoder_too", [False, True])

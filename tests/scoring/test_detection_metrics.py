@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from refold.scoring.metrics import (
+from refold.scoring.detection_metrics import (
     AUROC,
     Affiliation,
     AveragePrecision,

@@ -8,7 +8,6 @@ import pytest
 
 from refold.data.sources import Stocks
 from refold.scoring.events import likely_kinds
-from refold.scoring.inject import inject
 from refold.scoring.rules import (
     RULES,
     RobustReturn,
@@ -18,6 +17,7 @@ from refold.scoring.rules import (
     Together,
     UnitRatio,
 )
+from refold.studies.inject import inject
 from tests.data.makers import random_bars, table
 
 TRAIN = random_bars([400, 400], seed=1)

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from refold.data.checks import merge
-from refold.data.ordered import OrderedBars, batches_of, in_order
+from refold.data.bars.checks import merge
+from refold.data.long import pieces as reading
+from refold.data.long.ordered import OrderedBars, batches_of, in_order
 from refold.data.pipeline import whole
 from refold.data.sources import csv as csv_files
-from refold.data.sources import pieces as reading
 from refold.errors import DataError
 from refold.scoring.detector import Detector
 from refold.scoring.scan import refuse_unlike, scan, scan_parts

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from refold import config
+from refold.config import build as config
 from refold.training import loggers
 from refold.training.loggers import MetricsFile, WandbRun, last_logged
 

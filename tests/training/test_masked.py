@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import TINY, compose_run
 
-from refold import config
+from refold.config import build as config
 from refold.training.losses import SquaredError
 from tests.data.makers import checks, random_bars, ready, with_value
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import TINY, compose_run
 
-from refold import config
+from refold.config import build as config
 
 
 @pytest.mark.parametrize("decoder", ["autoregressive", "conditional", "repeat"])

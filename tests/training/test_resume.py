@@ -11,11 +11,11 @@ from conftest import TINY, compose_run
 from omegaconf import OmegaConf
 
 import train
-from refold import config
+from refold.config import build as config
 from refold.data import WindowDataModule
 from refold.errors import ConfigError, Interrupted, RefoldError
-from refold.report import result
-from refold.run import Resume, open_run
+from refold.library import evaluation as result
+from refold.runs.directory import Resume, open_run
 from refold.training.module import AutoencoderModule
 
 SETTINGS = [

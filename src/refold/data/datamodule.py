@@ -10,15 +10,15 @@ import torch
 from lightning import LightningDataModule
 
 from refold.bounds import at_least, checked, complaint, within
-from refold.data import cache as caching
-from refold.data.checks import Checks
-from refold.data.features import find
-from refold.data.loader import WindowLoader
+from refold.data.bars.checks import Checks
+from refold.data.bars.features import find
+from refold.data.long import cache as caching
 from refold.data.pipeline import Layout, Pieces, Prepared, Recipe, prepare
-from refold.data.scaler import Scaler
-from refold.data.split import PARTS, Part, Split
-from refold.data.weighting import AssetWeights, Draws, weights_of
-from refold.data.windows import Windows
+from refold.data.windows.loader import WindowLoader
+from refold.data.windows.scaler import Scaler
+from refold.data.windows.split import PARTS, Part, Split
+from refold.data.windows.views import Windows
+from refold.data.windows.weighting import AssetWeights, Draws, weights_of
 from refold.errors import DataError
 
 
@@ -26,7 +26,7 @@ class Source(Protocol):
     """Where bars come from; `str(source)` describes it."""
 
     def load(self) -> pl.DataFrame:
-        """The canonical table; see `refold.data.layout`."""
+        """The canonical table; see `refold.data.bars.table`."""
         ...
 
     def identity(self) -> Any:
@@ -50,7 +50,7 @@ class Divisible(Protocol):
 class WindowDataModule(LightningDataModule):
     """Windows of market data for training, validation and test.
 
-    Args: source: bars. features: names, see `refold.data.features`. layout: "per_asset" or "panel". min_assets: share
+    Args: source: bars. features: see `refold.data.bars.features`. layout: "per_asset" or "panel". min_assets: share
         of the assets that a moment of a panel needs; fewer, and it is absent. window_size: bars. shortest_window: bars
         of the shortest training batch, each batch having a length of its own; None: all have window_size. shuffle_bars:
         whether the bars of a training window come in a random order, each time another. stride: bars between the starts

@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 import torch
 
-from refold.data import checks as checking
-from refold.data.checks import Checked, Checks
-from refold.data.features import Feature, find_all, longest_lookback
-from refold.data.scaler import Scaler, Statistics
-from refold.data.split import PARTS, Interval, Part, Split, cut, timeline
-from refold.data.spool import Spool
-from refold.data.windows import Series
+from refold.data.bars import checks as checking
+from refold.data.bars.checks import Checked, Checks
+from refold.data.bars.features import Feature, find_all, longest_lookback
+from refold.data.long.spool import Spool
+from refold.data.windows.scaler import Scaler, Statistics
+from refold.data.windows.split import PARTS, Interval, Part, Split, cut, timeline
+from refold.data.windows.views import Series
 from refold.errors import DataError
 
 Layout = Literal["per_asset", "panel"]

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from refold.models.alignment import check_mask, mean_of_windows
 from refold.models.bridge import check_code
 from refold.models.closed_loop import Feeding
 from refold.models.encoder import check_windows
 from refold.models.linear import LinearPath, rest_of
+from refold.models.masks import check_mask, mean_of_windows
 
 SMALLEST_SIZE = 1e-6  # of a window, in training standard deviations, and of a code: what is all zeros has none
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from refold.bounds import at_least, checked, within
-from refold.models.alignment import check_mask, present_last, take
 from refold.models.fused import State, fused_lstm
+from refold.models.masks import check_mask, present_last, take
 
 
 def check_windows(windows: Tensor, num_features: int) -> None:

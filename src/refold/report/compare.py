@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refold.errors import DataError
-from refold.report.runs import RunRecord
+from refold.report.records import RunRecord
 
 COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "errors/average_precision", "errors/vus_pr")
 COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")

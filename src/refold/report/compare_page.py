@@ -12,8 +12,8 @@ from refold.report.compare import Comparison, best_rows, cell_text, label_of, sh
 from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.report.importance import importance
 from refold.report.page import assemble
-from refold.report.runs import RunRecord, read_metrics
-from refold.run import METRICS, write_atomically
+from refold.report.records import RunRecord, read_metrics
+from refold.runs.directory import METRICS, write_atomically
 
 MOST_CURVES = 40
 """Runs whose curves are drawn: the best one of each row, in their order, then the second of each."""

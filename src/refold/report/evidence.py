@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from refold.data import Windows
-from refold.data.ordered import OrderedBars
+from refold.data.long.ordered import OrderedBars
 from refold.data.pipeline import whole
 from refold.report.page import WindowExample
 from refold.scoring.detector import Detector

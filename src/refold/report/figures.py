@@ -21,7 +21,7 @@ from refold.data import WindowDataModule, Windows
 from refold.errors import RefoldError
 from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.report.projection import first_two_axes
-from refold.run import METRICS
+from refold.runs.directory import METRICS
 from refold.scoring.baselines import PCA, TrainingMean
 from refold.scoring.detector import Scores
 from refold.training.loggers import log_pictures

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from refold.report.projection import first_two_axes
-from refold.run import write_atomically
+from refold.runs.directory import write_atomically
 
 MOST_POINTS = 160_000
 """Bars on the page, all assets together. More are thinned to the extremes of each bin and every flagged bar."""

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from refold.report.errors_table import SHOWN
+from refold.studies.errors_table import SHOWN
 
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:

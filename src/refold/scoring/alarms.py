@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from refold.data.ordered import stretches
+from refold.data.long.ordered import stretches
 from refold.errors import ConfigError
 from refold.scoring.detector import per_asset_year, seconds
 from refold.scoring.thresholds import Tail, Threshold, running_levels

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from refold.data import Windows
-from refold.data.features import find_all
+from refold.data.bars.features import find_all
 from refold.data.pipeline import compute
-from refold.training.metrics import ReconstructionError
+from refold.training.reconstruction_metrics import ReconstructionError
 
 _BATCH = 4096
 _LARGEST_EXACT = 4096  # T * F up to which the covariance matrix is formed and decomposed exactly

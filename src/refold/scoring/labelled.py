@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from refold.scoring.metrics import AveragePrecision, EventF1, VolumeUnderSurface
+from refold.scoring.detection_metrics import AveragePrecision, EventF1, VolumeUnderSurface
 
 MAX_BUFFER = 100
 """Bars, of VUS-PR: how far labels reach softly over the borders of an event."""

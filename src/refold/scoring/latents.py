@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from refold.data import Windows
-from refold.data.ordered import OrderedBars
+from refold.data.long.ordered import OrderedBars
 from refold.scoring.detector import Detector
 from refold.scoring.scan import PIECE, Piece, pieces
 

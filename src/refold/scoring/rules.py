@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 import polars as pl
 
-from refold.data.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, survey
+from refold.data.bars.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, survey
 
 _MANY_DEVIATIONS = 5.0  # Barndorff-Nielsen et al. take 10 from tick to tick; of daily returns that would miss most
 _NEIGHBOURS = 50  # bars that a bar is compared with

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from refold.data.features import find, longest_lookback
-from refold.data.ordered import Cut, OrderedBars
+from refold.data.bars.features import find, longest_lookback
+from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.pipeline import Whole, whole
 from refold.errors import DataError
 from refold.scoring.detector import Detector, Scores, seconds

@@ -19,10 +19,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from refold.bounds import at_least, checked, more_than
 from refold.errors import Interrupted, RefoldError
-from refold.run import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, begin_writing
+from refold.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, begin_writing
 from refold.training.facts import run_facts
-from refold.training.metrics import ReconstructionError
 from refold.training.module import evaluating
+from refold.training.reconstruction_metrics import ReconstructionError
 
 log = logging.getLogger(__name__)
 

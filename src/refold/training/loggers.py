@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from refold.bounds import checked
 from refold.errors import ConfigError, RefoldError
-from refold.run import LAST_CHECKPOINT, METRICS, write_atomically
+from refold.runs.directory import LAST_CHECKPOINT, METRICS, write_atomically
 
 log = logging.getLogger(__name__)
 

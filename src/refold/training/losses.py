@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refold.bounds import checked, more_than
-from refold.models.alignment import mean_of_windows
+from refold.models.masks import mean_of_windows
 
 
 class SquaredError:

@@ -10,7 +10,7 @@ from torch import Tensor
 from refold.data import Batch
 from refold.models import Autoencoder, Feeding
 from refold.training.losses import mean_over_present
-from refold.training.metrics import ReconstructionError
+from refold.training.reconstruction_metrics import ReconstructionError
 from refold.training.seeds import derive
 from refold.training.teacher_forcing import TeacherForcing
 

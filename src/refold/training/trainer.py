@@ -27,7 +27,7 @@ def make_trainer(
     deterministic: bool,
     **others: Any,
 ) -> L.Trainer:
-    """A trainer whose `auto` has been made definite by `refold.hardware.plan`.
+    """A trainer whose `auto` has been made definite by `refold.launch.hardware.plan`.
 
     Args: as `lightning.Trainer` calls them; `others` go to it as they are, so `+trainer.profiler=simple` works.
     """

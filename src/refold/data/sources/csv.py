@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from refold.bounds import checked
-from refold.data.layout import ROW, Table
+from refold.data.bars.table import ROW, Table
+from refold.data.long.pieces import ROWS, batches, pieces
 from refold.data.sources.files import stamp
-from refold.data.sources.pieces import ROWS, batches, pieces
 from refold.errors import DataError
 
 BLOCK = 1 << 23

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from refold.bounds import checked
-from refold.data.layout import Table
+from refold.data.bars.table import Table
 from refold.data.sources.csv import read_texts
 from refold.errors import DataError
 

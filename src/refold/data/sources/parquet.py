@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from refold.bounds import checked
-from refold.data.layout import ROW, Table
+from refold.data.bars.table import ROW, Table
+from refold.data.long.pieces import batches, pieces, slices
 from refold.data.sources.files import stamp
-from refold.data.sources.pieces import batches, pieces, slices
 from refold.errors import DataError
 
 

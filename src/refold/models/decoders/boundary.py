@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from refold.models.alignment import check_mask, decoding_order, inverse, take
 from refold.models.fused import State
+from refold.models.masks import check_mask, decoding_order, inverse, take
 
 
 def check_inputs(

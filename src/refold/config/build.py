@@ -1,0 +1,318 @@
+"""Build objects from a composed configuration, and load them back from a run directory.
+
+With `refold.config.check` and `refold.cli` the only code that knows Hydra. Functions import torch and lightning when
+they are called, so that completion and `--help` do without them.
+"""
+
+import logging
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from refold.errors import ConfigError, RefoldError
+from refold.launch.cluster import find_environment
+from refold.launch.workers import is_worker
+from refold.runs.directory import (
+    BEST_CHECKPOINT,
+    DETECTOR,
+    LAST_CHECKPOINT,
+    METRICS,
+    PREVIOUS_CHECKPOINT,
+    RESOLVED,
+    read_settings,
+)
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from refold.data import Scaler, WindowDataModule
+    from refold.models import Autoencoder
+    from refold.scoring.detector import Detector
+    from refold.scoring.scores import Score
+    from refold.scoring.thresholds import Threshold
+    from refold.studies.price_errors import PriceErrors
+    from refold.training.module import AutoencoderModule
+    from refold.training.teacher_forcing import TeacherForcing
+
+log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as resolved plain dicts and lists."""
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def _instantiate(cfg: DictConfig, path: str, **runtime: Any) -> Any:
+    """Build the object of a section; a constructor's refusal becomes a ConfigError."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        # Runtime arguments go past Hydra, which would take dicts among them for configuration and build what they name.
+        factory = instantiate(cfg[path], _convert_="all", _partial_=True)
+        return factory if cfg[path].get("_partial_") else factory(**runtime)
+    except (InstantiationException, ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, RefoldError):
+            raise cause from None
+        text = str(cause).strip().splitlines()[0]
+        raise ConfigError(text if text.startswith(path) else f"{path}: {text}") from cause
+
+
+def build_data(cfg: DictConfig) -> "WindowDataModule":
+    """The data module; it reads nothing before `setup`."""
+    return _instantiate(cfg, "data")
+
+
+def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
+    """Encoder, bridge and decoder with fresh weights from torch's global generator. Args: num_features: F."""
+    from refold.models import Autoencoder, LinearPath
+
+    bridge = build_bridge(cfg)
+    encoder = _instantiate(cfg, "encoder", input_size=num_features)
+    sizes = {"output_size": num_features, "conditioning_size": bridge.conditioning_size}
+    decoder = _instantiate(cfg, "decoder", **sizes)
+    linear = None
+    if bridge.with_linear_path:
+        window_size = cfg.data.window_size
+        linear = LinearPath(window_size=window_size, num_features=num_features, code_size=bridge.code_size)
+    return Autoencoder(encoder, bridge, decoder, linear)
+
+
+def build_bridge(cfg: DictConfig) -> Any:
+    """The bridge between the configured encoder and decoder."""
+    return _instantiate(
+        cfg,
+        "bridge",
+        encoder_num_layers=cfg.encoder.num_layers,
+        encoder_state_size=cfg.encoder.hidden_size * (2 if cfg.encoder.bidirectional else 1),
+        decoder_num_layers=cfg.decoder.num_layers,
+        decoder_hidden_size=cfg.decoder.hidden_size,
+    )
+
+
+def build_teacher_forcing(cfg: DictConfig) -> "TeacherForcing":
+    """The schedule with its coin."""
+    return _instantiate(cfg, "teacher_forcing")
+
+
+def build_score(cfg: DictConfig) -> "Score":
+    """From reconstructions to how strange a bar is; not fitted."""
+    return _instantiate(cfg, "score")
+
+
+def build_threshold(cfg: DictConfig) -> "Threshold":
+    """From scores to a verdict; not fitted."""
+    return _instantiate(cfg, "threshold")
+
+
+def build_detector(
+    cfg: DictConfig, autoencoder: "Autoencoder", data: "WindowDataModule", scaler: "Scaler", columns: list[str]
+) -> "Detector":
+    """Score, threshold and alignment around an autoencoder; not fitted.
+
+    Args: data: gives the recipe of its windows; nothing is read. columns: names of the columns of a window.
+    """
+    from refold.scoring.detector import Detector
+
+    return Detector(
+        autoencoder=autoencoder,
+        recipe=data.recipe,
+        scaler=scaler,
+        columns=columns,
+        score=build_score(cfg),
+        threshold=build_threshold(cfg),
+        alignment=cfg.alignment,
+    )
+
+
+def build_evaluation(cfg: DictConfig) -> "PriceErrors | None":
+    """What an experiment measures beside the reconstruction error; None if nothing."""
+    return _instantiate(cfg, "evaluation") if cfg.evaluation else None
+
+
+def build_optimizer(cfg: DictConfig) -> Callable:
+    """Parameters -> optimizer."""
+    return _instantiate(cfg, "optimizer")
+
+
+def build_module(cfg: DictConfig, num_features: int) -> "AutoencoderModule":
+    """The LightningModule. Args: num_features: F."""
+    from refold.training.module import AutoencoderModule
+
+    return AutoencoderModule(
+        build_autoencoder(cfg, num_features),
+        num_features=num_features,
+        loss=_instantiate(cfg, "loss"),
+        teacher_forcing=build_teacher_forcing(cfg),
+        optimizer=build_optimizer(cfg),
+        lr_schedule=_instantiate(cfg, "lr_schedule"),
+        seed=cfg.seed,
+    )
+
+
+def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> None:
+    """Before a fresh training: the linear path, if there is one, becomes PCA of the training windows.
+
+    Of all linear maps these are the best under the loss: a loss that weighs whole windows weighs them here too. Every
+    process computes the same from the same windows; none draws a random number of the training for it.
+    """
+    from refold.scoring.baselines import PCA
+
+    autoencoder = module.autoencoder
+    if autoencoder.linear is not None:
+        pca = PCA(autoencoder.code_size, module.seed)
+        pca.fit(data.train_windows, getattr(module.loss, "window_weights", None))
+        autoencoder.start_from_components(pca.mean, pca.components, pca.spread(data.train_windows))
+
+
+def build_logger(cfg: DictConfig, run_dir: Path) -> Any:
+    """The logger beside metrics.csv, or None. Its page shows the resolved configuration, choices and overrides."""
+    settings = without_passwords(without_noise(to_plain(cfg)))
+    return _instantiate(cfg, "logger", run_dir=run_dir, run_id=cfg.run.id, settings=settings, group=cfg.run.group)
+
+
+def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a reader compares them: no class names, for which the choices stand, and nothing of loggers."""
+
+    def strip(node: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: strip(value) if isinstance(value, dict) else value for key, value in node.items()}
+        return {key: value for key, value in kept.items() if not key.startswith("_") and value != {}}
+
+    return strip({key: value for key, value in settings.items() if key not in ("logger", "resume")})
+
+
+def without_passwords(settings: Any) -> Any:
+    """Settings with `user:password@` in addresses reduced to `user:***@`: a logger may send them elsewhere."""
+    if isinstance(settings, dict):
+        return {key: without_passwords(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_passwords(value) for value in settings]
+    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", settings) if isinstance(settings, str) else settings
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
+    """Lightning's trainer, with our callbacks and loggers, writing into the run directory."""
+    from refold.training.callbacks import AtomicCheckpointIO
+    from refold.training.loggers import MetricsFile
+
+    logger = build_logger(cfg, run_dir)
+    return _instantiate(
+        cfg,
+        "trainer",
+        logger=[MetricsFile(run_dir / METRICS), *([logger] if logger else [])],
+        callbacks=build_callbacks(cfg, run_dir),
+        plugins=[AtomicCheckpointIO(), find_environment()],
+        default_root_dir=run_dir,
+        enable_progress_bar=sys.stdout.isatty(),
+    )
+
+
+def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
+    """Checkpoints first: those after it may rely on what it has written."""
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    from refold.report.figures import Progress
+    from refold.training.callbacks import EpochReport, RunFacts, StopOnSignal, TrainingSample
+
+    checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
+    terminal = sys.stdout.isatty()
+    bar = [RichProgressBar()] if terminal else []
+    return [
+        RunFacts(),
+        TrainingSample(),
+        Progress(run_dir),
+        EpochReport(beside_bar=terminal),
+        *bar,
+        *_instantiate(cfg, "early_stopping"),
+        checkpoints,
+        StopOnSignal(checkpoints, second_stops=not is_worker()),
+    ]
+
+
+class Run(NamedTuple):
+    """A trained run: its directory, its configuration, what turns prices into reconstructions, and what judges those.
+
+    detector: fitted; None if the run has not come to its end, or is of a version that had none.
+    """
+
+    directory: Path
+    config: DictConfig
+    autoencoder: "Autoencoder"
+    scaler: "Scaler"
+    features: list[str]
+    detector: "Detector | None"
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU: plain values and tensors. Raises: ConfigError: it cannot be read."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"{path} cannot be read as a checkpoint: {reason[0]}") from None
+
+
+def usable_checkpoint(path: Path) -> Path:
+    """The checkpoint to go on with: this one, or the one before it where `last.ckpt` is broken.
+
+    Raises: ConfigError: neither can be read.
+    """
+    try:
+        read_checkpoint(path)
+    except ConfigError as error:
+        before = path.parents[1] / PREVIOUS_CHECKPOINT
+        if path != path.parents[1] / LAST_CHECKPOINT or not before.exists():
+            raise
+        read_checkpoint(before)
+        log.warning("%s; going on from the one before it, %s", error, before.name)
+        return before
+    return path
+
+
+def load_run(path: str | os.PathLike) -> Run:
+    """A run from its directory: the weights of best.ckpt, in evaluation mode on the CPU, and the scaler it came with.
+
+    Args: path: a run directory, such as "outputs/latest".
+    Raises: ConfigError: the directory, its resolved.yaml or its checkpoint is not there.
+    """
+    from refold.data import Scaler
+
+    directory = Path(path).resolve()
+    settings, weights = directory / RESOLVED, directory / BEST_CHECKPOINT
+    for needed in (directory, settings, weights):
+        if not needed.exists():
+            raise ConfigError(f"{path} is not a finished run: there is no {needed}")
+    cfg, checkpoint = read_settings(settings), read_checkpoint(weights)
+    data = checkpoint["WindowDataModule"]
+    scaler = Scaler.from_state_dict(data["scaler"])
+    try:
+        autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
+    except ConfigError as error:
+        raise ConfigError(f"{settings} does not build a model; is it of another version of refold? {error}") from None
+    prefix = "autoencoder."
+    state = {
+        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
+    }
+    try:
+        autoencoder.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{weights} does not fit {settings}; is it of another version of refold? {reason}") from None
+    autoencoder.eval()
+    detector = None
+    if (directory / DETECTOR).exists():
+        detector = build_detector(cfg, autoencoder, build_data(cfg), scaler, columns=[])
+        detector.load_state_dict(read_checkpoint(directory / DETECTOR))
+    return Run(directory, cfg, autoencoder, scaler, list(data["features"]), detector)

@@ -1,0 +1,338 @@
+"""Refuse a configuration that cannot run, before any data is read, with all its mistakes at once.
+
+What is checked stands in the constructors: argument names, types and bounds. A new class with its YAML is checked
+without a line here. torch and lightning are imported inside the functions: completion and `--help` do without them.
+"""
+
+import difflib
+import inspect
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from refold.bounds import complaint, within
+from refold.config.build import (
+    build_bridge,
+    build_data,
+    build_evaluation,
+    build_optimizer,
+    build_score,
+    build_teacher_forcing,
+    build_threshold,
+    to_plain,
+)
+from refold.errors import ConfigError, RefoldError
+from refold.launch.cluster import find_world
+from refold.launch.hardware import find_machine, plan
+
+GIVEN_AT_BUILD = {
+    "encoder": {"input_size"},
+    "bridge": {"encoder_num_layers", "encoder_state_size", "decoder_num_layers", "decoder_hidden_size"},
+    "decoder": {"output_size", "conditioning_size"},
+    "optimizer": {"params"},
+    "checkpoint": {"run_dir"},
+    "trainer": {"logger", "callbacks", "plugins"},
+    "logger": {"run_dir", "run_id", "settings", "group"},
+}
+"""Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
+
+SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
+SECTIONS += ("score", "threshold", "alignment", "evaluation")
+SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
+SWEEP = ("skip_finished", "stop_on_failure")
+HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
+
+
+def nearest(name: str, names: list[str] | set[str]) -> str:
+    """ "; did you mean X?" for the valid name that looks most like a wrong one, or nothing."""
+    found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def check(cfg: DictConfig) -> list[str]:
+    """Refuse a configuration that cannot run, before any data is read.
+
+    Returns: warnings: settings that are valid and will have no effect.
+    Raises: ConfigError: lists all mistakes at once, each with its YAML path, the bound, and the nearest valid name.
+    """
+    mistakes = list(_foreign_sweep(cfg)) or list(_unreadable(cfg))
+    if not mistakes:
+        plain = to_plain(cfg)
+        unknown = [key for key in plain if key not in SECTIONS]
+        mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
+        mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
+        mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
+        for name in SWEEP:
+            mistakes += _value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
+        if "alignment" in plain:
+            mistakes += _alignment_mistakes(plain["alignment"])
+        for section, node in plain.items():
+            mistakes += _node_mistakes(node, section)
+    if not mistakes:
+        mistakes = list(_rule_mistakes(cfg, plain))
+    if mistakes:
+        unique = list(dict.fromkeys(mistakes))
+        raise ConfigError("\n".join(unique) if len(unique) == 1 else "\n".join(f"- {line}" for line in unique))
+    return list(_without_effect(plain))
+
+
+def check_sections(cfg: DictConfig, sections: Sequence[str]) -> None:
+    """Refuse mistakes in some sections of a configuration that has run before. Raises: ConfigError: lists them all."""
+    plain = {section: to_plain(cfg)[section] for section in sections}
+    mistakes = list(_alignment_mistakes(plain["alignment"])) if "alignment" in plain else []
+    for section, node in plain.items():
+        mistakes += _node_mistakes(node, section)
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
+
+
+def _alignment_mistakes(value: Any) -> Iterator[str]:
+    from refold.scoring.alignment import Alignment
+
+    yield from _value_mistakes("alignment", Alignment, value)
+
+
+def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
+    """Other settings than a sweep's own; conf/sweep/wandb.yaml brings some, if it is taken for an option."""
+    given = OmegaConf.to_container(cfg, resolve=False).get("sweep")
+    unknown = [key for key in given if key not in SWEEP] if isinstance(given, dict) else []
+    if "program" in unknown:
+        yield (
+            "sweep=wandb is no option of train.py: conf/sweep/wandb.yaml is a file for W&B, which takes it with wandb "
+            "sweep --project refold conf/sweep/wandb.yaml; a sweep of train.py's own is python train.py -m KEY=A,B"
+        )
+        return
+    yield from (f"sweep.{key}: there is no such key{nearest(key, set(SWEEP))}" for key in unknown)
+
+
+def _unreadable(cfg: DictConfig) -> Iterator[str]:
+    """Keys without a value, and interpolations that lead nowhere."""
+    missing = [path for path, value in _leaves(OmegaConf.to_container(cfg, resolve=False), "") if value == "???"]
+    if missing:
+        yield from (f"{path} has no value; give one: {path}=..." for path in missing)
+        return
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        yield f"{error.full_key or 'the configuration'}: {str(error).splitlines()[0]}"
+
+
+def _leaves(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Dotted names of all keys below a node, with their values."""
+    for key, value in node.items():
+        yield f"{path}{key}", value
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+
+
+def _node_mistakes(node: Any, path: str) -> Iterator[str]:
+    """Mistakes of a node with a `_target_`, and of those below it."""
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        yield from _node_mistakes(value, f"{path}.{key}")
+    if "_target_" not in node:
+        return
+    try:
+        target = locate(node["_target_"], f"{path}._target_")
+    except ConfigError as error:
+        yield str(error)
+        return
+    given = {key: value for key, value in node.items() if key not in HYDRA_KEYS}
+    signature = inspect.signature(target)
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    at_build = GIVEN_AT_BUILD.get(path, set())
+    names = set(signature.parameters) - at_build
+    for key in given:
+        if key not in names and not accepts_any:
+            yield f"{path}.{key}: {target.__name__} has no such setting{nearest(key, names)}"
+    for name, parameter in signature.parameters.items():
+        optional = parameter.default is not parameter.empty or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        )
+        if name not in given and name not in at_build and not optional:
+            yield f"{path}.{name} is missing; {target.__name__} needs it"
+    hints = _hints(target)
+    for key, value in given.items():
+        if key in hints and not (isinstance(value, dict) and "_target_" in value):
+            yield from _value_mistakes(f"{path}.{key}", hints[key], value)
+
+
+def locate(dotted: str, path: str) -> Callable:
+    """The class or function behind a dotted name. Raises: ConfigError: names the part that does not exist."""
+    module_name, _, name = str(dotted).rpartition(".")
+    try:
+        module = import_module(module_name)
+    except (ImportError, ValueError) as error:
+        inside = isinstance(error, ImportError) and getattr(error, "name", None) not in (module_name, None)
+        inside = inside and not module_name.startswith(f"{error.name}.")  # what is missing is not a part of the name
+        reason = f"it cannot be imported: {error}" if inside else f"there is no module {module_name!r}"
+        raise ConfigError(f"{path} is {dotted}; {reason}") from None
+    if not callable(getattr(module, name, None)):
+        names = {key for key in vars(module) if not key.startswith("_")}
+        raise ConfigError(f"{path} is {dotted}; {module_name} has no {name!r}{nearest(name, names)}")
+    return getattr(module, name)
+
+
+def _hints(target: Callable) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError:  # a third-party annotation that exists for type checkers only
+        return {}
+
+
+def _value_mistakes(path: str, hint: Any, value: Any) -> Iterator[str]:
+    """Type by pydantic, bounds by what the annotation declares."""
+    wrong = _type_complaint(hint, value) or complaint(hint, value)
+    if wrong:
+        choices = wrong.partition("one of ")[2].split(", ") if "one of " in wrong else []
+        yield f"{path} is {value!r}; {wrong}{nearest(value, choices) if isinstance(value, str) else ''}"
+
+
+def _type_complaint(hint: Any, value: Any) -> str | None:
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+    if getattr(hint, "_is_protocol", False):
+        return "it must be an object: a mapping with a _target_"
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, PydanticUserError):  # a forward reference, say: nothing to hold it to
+        return None
+    try:
+        adapter.validate_python(_as_tuples(value) if "tuple" in str(hint) else value)
+    except ValidationError as error:
+        uninformative = ("is_instance_of", "callable_type")  # a union with a class that no YAML can hold
+        choices = [part["ctx"]["expected"] for part in error.errors() if part["type"] == "literal_error"]
+        others = [part["msg"] for part in error.errors() if part["type"] not in ("literal_error", *uninformative)]
+        others = others or ([] if choices else [part["msg"] for part in error.errors()])
+        reasons = [
+            _PLAIN_WORDS.get(text, text.replace("Input should be", "it must be")) for text in dict.fromkeys(others)
+        ]
+        if choices:
+            allowed = dict.fromkeys(re.findall(r"[^\s,']+", " ".join(choices).replace(" or ", " ")))
+            reasons.append(f"it must be one of {', '.join(allowed)}")
+        return " or ".join(reasons[:1] + [reason.removeprefix("it must be ") for reason in reasons[1:]])
+    return None
+
+
+_PLAIN_WORDS = {"Field required": "an entry is missing"}
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
+    """Rules between parts, and what only a trial shows."""
+    import torch
+
+    yield from _trainer_mistakes(plain["trainer"])
+    for part in ("encoder", "decoder"):
+        if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
+            dropout = plain[part]["dropout"]
+            yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
+    # what a constructor alone knows of its arguments
+    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold, build_evaluation):
+        try:
+            build(cfg)
+        except RefoldError as error:
+            yield str(error)
+    if "lr" not in plain["optimizer"]:  # torch has a default of its own for it
+        yield "optimizer.lr is missing; a run needs it"
+    try:  # torch's optimizers declare no bounds: let one look at its settings
+        build_optimizer(cfg)([torch.nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError) as error:
+        yield f"optimizer: {error}"
+
+
+def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
+    """What the trainer's settings mean together, and on this machine."""
+    for name in ("max_epochs", "max_steps"):
+        if trainer[name] == 0:
+            yield f"trainer.{name} is 0; it must be at least 1, or -1 for no limit"
+    if trainer["max_epochs"] == trainer["max_steps"] == -1:
+        yield "trainer.max_epochs and trainer.max_steps are both -1; one of them must be a limit"
+    try:
+        plan(trainer, find_machine(), find_world())
+    except RefoldError as error:
+        yield str(error)
+
+
+def is_fed_bars(decoder: dict[str, Any]) -> bool:
+    """Whether teacher forcing makes a difference to a decoder. Args: decoder: its section."""
+    return getattr(locate(decoder["_target_"], "decoder._target_"), "fed_bars", True)
+
+
+def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
+    """Settings that the chosen parts do not use."""
+    schedule = plain["teacher_forcing"]["schedule"]["_target_"].rpartition(".")[2]
+    if not is_fed_bars(plain["decoder"]) and schedule != "FreeRunning":
+        yield (
+            "teacher_forcing has no effect: this decoder is never fed a bar; decoder=autoregressive and "
+            "decoder=conditional are"
+        )
+    elif schedule == "FreeRunning" and plain["teacher_forcing"]["coin"] != "step":
+        yield f"teacher_forcing.coin={plain['teacher_forcing']['coin']} has no effect: no coin is ever tossed"
+
+
+def explain(error: Exception, conf: Path) -> str | None:
+    """What to tell the user about an error of Hydra's composition, with the nearest valid name; None if it is no such.
+
+    Args: conf: the configuration folder, whose default composition knows the valid keys.
+    """
+    from hydra.errors import HydraException, OverrideParseException
+
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        names = {frame.name for frame in frames}
+        if "run_job" in names and "train" not in names:
+            return f"hydra.run.dir: {error.filename or 'the run directory'} cannot be written: {error.strerror}"
+    composing = isinstance(error, ValueError) and bool(frames) and "hydra/_internal" in frames[-1].filename
+    if not composing and not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return None
+    text = str(error).strip()
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = found.groups()
+        options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+        return (
+            f"{group}={option}: there is no such option{nearest(option, options) or '.'} It has: {', '.join(options)}"
+        )
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key, known = found.group(1), _known_keys(conf)
+        if key in known:
+            return f"{key}: it has no options to choose from; set its keys: python train.py --cfg job shows them"
+        return f"{key}: there is no such key{nearest(key, known)}"
+    if found := re.search(r"Ambiguous value for argument '(\S+?)=(.*)'", text):
+        key, value = found.groups()
+        if (conf / key).is_dir():
+            sweep = f"python train.py -m {key}={value}"
+            return f"{key}={value}: a run has one option of {key}; a sweep of several runs is {sweep}"
+        return (
+            f"{key}={value}: these are several values; with -m they are a sweep, in brackets a list, "
+            f"'{key}=[{value}]', in quotes a text, '{key}=\"{value}\"'"
+        )
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: it cannot be read as key=value; quote odd values: 'key=\"a, b\"'"
+    if composing:
+        return f"{text.splitlines()[0]}: a group takes the name of an option, such as optimizer=adamw"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _known_keys(conf: Path) -> set[str]:
+    """Dotted names of all keys of the default composition, and of its groups."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        cfg = OmegaConf.to_container(compose("train"), resolve=False)
+
+    return {name for name, _ in _leaves(cfg, "") if not name.rpartition(".")[2].startswith("_")}

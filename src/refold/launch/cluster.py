@@ -1,0 +1,124 @@
+"""Processes that torchrun or srun started: which of them this one is, and how all of them become one job.
+
+The first process composes the configuration and opens the run directory; the others wait until it names the directory.
+"""
+
+import functools
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from refold.errors import RefoldError
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments import ClusterEnvironment
+    from torch.distributed import TCPStore
+
+WAIT = timedelta(minutes=10)
+"""How long the other processes wait for the first one to open the run directory."""
+
+DISMISS_S = 60.0
+"""Seconds that the first process waits, before it leaves, until the others have heard whether there is a run."""
+
+_TOLD = "refold/told"
+"""How many of the others have read what the first process wrote."""
+
+_STARTED_BY_OTHERS = {"TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"}
+
+
+class World(NamedTuple):
+    """All processes that were started together. `rank`: of this one; `per_node`: processes on each machine."""
+
+    rank: int
+    processes: int
+    nodes: int
+    starter: str
+
+    @property
+    def per_node(self) -> int:
+        return self.processes // self.nodes
+
+
+def find_environment() -> "ClusterEnvironment":
+    """Where Lightning shall ask for ranks and addresses: torchrun, a step of srun, or what `refold.launch.workers` set.
+
+    Lightning's own guess would take every process inside a Slurm allocation for one of srun's.
+    """
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
+def find_world() -> World | None:
+    """The world that this process belongs to; None if it was started alone. Imports lightning only if there is one."""
+    if not _STARTED_BY_OTHERS & os.environ.keys():
+        return None
+    environment = find_environment()
+    name = type(environment).__name__
+    if name == "LightningEnvironment":
+        return None
+    starter, count = ("torchrun", "GROUP_WORLD_SIZE") if name.startswith("TorchElastic") else ("srun", "SLURM_NNODES")
+    nodes = int(os.environ.get(count, 1))
+    return World(environment.global_rank(), environment.world_size(), nodes, starter)
+
+
+@functools.cache
+def _meeting_point() -> "TCPStore":
+    """A store of short texts that all processes reach: torchrun's own, or one that the first process holds."""
+    from torch.distributed import TCPStore
+
+    environment = find_environment()
+    return TCPStore(
+        environment.main_address,
+        environment.main_port + (not _is_shared()),  # the port itself is taken when the training starts
+        is_master=not _is_shared() and environment.global_rank() == 0,
+        wait_for_workers=False,
+        timeout=WAIT,
+    )
+
+
+def _is_shared() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+
+
+def _key() -> str:
+    return f"refold/run directory/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+
+
+def announce(run_dir: Path) -> None:
+    """The first process names the directory of the run; the others start to train."""
+    _meeting_point().set(_key(), str(run_dir))
+
+
+def dismiss(world: World) -> None:
+    """The first process leaves: if without a run, the others need not wait. It holds a store of its own until they
+    know, or would look for it in vain."""
+    store = _meeting_point()
+    if not store.check([_key()]):
+        store.set(_key(), "")
+    end = time.monotonic() + DISMISS_S
+    while not _is_shared() and store.add(_TOLD, 0) < world.processes - 1 and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def wait_for_run() -> Path | None:
+    """The directory that the first process names; None if it leaves without a run.
+
+    Raises: RefoldError: it neither names one nor leaves in time.
+    """
+    from torch.distributed import DistError
+
+    try:
+        store = _meeting_point()
+        run_dir = store.get(_key()).decode()
+        store.add(_TOLD, 1)
+    except DistError as error:
+        reason = str(error).splitlines()[0]
+        raise RefoldError(f"the first process has not opened a run directory: {reason}") from None
+    return Path(run_dir) if run_dir else None

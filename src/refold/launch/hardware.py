@@ -1,0 +1,127 @@
+"""What a trainer's settings mean on the machine at hand: device, number of processes, precision."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from refold.errors import ConfigError
+from refold.launch.cluster import World
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found. `bf16`: the GPUs compute in bfloat16."""
+
+    gpus: int
+    cores: int
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trainer's settings made definite, the number of processes, and what to tell the user, or to warn of."""
+
+    settings: dict[str, Any]
+    processes: int
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def find_machine() -> Machine:
+    """Ask torch and the operating system; imports torch."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(gpus=gpus, cores=cores, bf16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) -> Plan:
+    """Replace every `auto` of `accelerator`, `devices`, `strategy` and `precision` by what it means on this machine.
+
+    Args: trainer: settings whose types have been checked. world: the processes that torchrun or srun started, whose
+        number settles `devices` and `num_nodes`.
+    Raises: ConfigError: what was asked for is not there; the message says what is, and the override that would run.
+    """
+    if world:
+        trainer = {**trainer, **_as_started(trainer, world)}
+    elif trainer["num_nodes"] > 1:
+        raise ConfigError(
+            f"trainer.num_nodes is {trainer['num_nodes']}; processes on several machines are started by torchrun or "
+            f"srun. On each of them: torchrun --nnodes={trainer['num_nodes']} --nproc-per-node={trainer['devices']} "
+            f"--rdzv-backend=c10d --rdzv-endpoint=HOST:29500 train.py, and the same settings"
+        )
+    accelerator = trainer["accelerator"]
+    if accelerator == "auto":
+        accelerator = "gpu" if machine.gpus else "cpu"
+    on_gpu = accelerator == "gpu"
+    if on_gpu and not machine.gpus:
+        raise ConfigError("trainer.accelerator is gpu; this machine has no GPU: run with trainer=cpu")
+    devices = _devices(trainer["devices"], on_gpu, machine)
+    processes = (len(devices) if isinstance(devices, list) else devices) * trainer["num_nodes"]
+    strategy = trainer["strategy"]
+    if strategy == "auto" and processes > 1:
+        strategy = "ddp"
+    notes, warnings = [], []
+    if not on_gpu and processes > 1 and not world:
+        where = "No GPU is found here" if trainer["accelerator"] == "auto" else "trainer.accelerator is cpu"
+        notes.append(f"{where}: training in {processes} CPU processes on {machine.cores} cores")
+        if processes > machine.cores:
+            warnings.append(f"{processes} processes share {machine.cores} cores: they are no faster than fewer")
+    precision = _precision(trainer["precision"], on_gpu, machine)
+    if on_gpu and trainer["precision"] == "auto":
+        has = "computes in bfloat16" if machine.bf16 else "has no bfloat16"
+        notes.append(f"trainer.precision is auto: {precision}, since this GPU {has}")
+    resolved = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
+    return Plan({**trainer, **resolved}, processes, tuple(notes), tuple(warnings))
+
+
+def adopt(trainer: dict[str, Any], world: World) -> dict[str, Any]:
+    """Settings of a composed job on the processes that torchrun or srun started, however many it was composed for."""
+    strategy = "ddp" if world.processes > 1 else trainer["strategy"]
+    return {**trainer, "devices": world.per_node, "num_nodes": world.nodes, "strategy": strategy}
+
+
+def _as_started(trainer: dict[str, Any], world: World) -> dict[str, int]:
+    """`devices` and `num_nodes` as torchrun or srun started them; refuses other numbers than the defaults or theirs."""
+    settings = {"devices": world.per_node, "num_nodes": world.nodes}
+    for name, found in settings.items():
+        if trainer[name] not in (1, "auto", found):
+            raise ConfigError(
+                f"trainer.{name} is {trainer[name]}; {world.starter} started {world.processes} processes on "
+                f"{world.nodes} nodes: leave trainer.{name} out, or give {found}"
+            )
+    return settings
+
+
+def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> int | list[int]:
+    """A number, or the numbers of GPUs."""
+    gpus = f"{machine.gpus} GPU{'s' * (machine.gpus != 1)}"
+    if devices == "auto":
+        return machine.gpus if on_gpu else 1
+    if isinstance(devices, list):
+        if not on_gpu:
+            raise ConfigError(f"trainer.devices is {devices}; a list names GPUs, on a CPU it must be a number")
+        if not devices or not set(devices) <= set(range(machine.gpus)):
+            raise ConfigError(
+                f"trainer.devices is {devices}; this machine has {gpus}, numbered from 0: run with trainer.devices="
+                f"{machine.gpus}"
+            )
+        return devices
+    if on_gpu and devices > machine.gpus:
+        raise ConfigError(
+            f"trainer.devices is {devices}; this machine has {gpus}: run with trainer.devices={machine.gpus}, or with "
+            f"trainer.accelerator=cpu for {devices} CPU processes"
+        )
+    return devices
+
+
+def _precision(precision: str, on_gpu: bool, machine: Machine) -> str:
+    if precision == "auto":
+        if not on_gpu:
+            return "32-true"
+        return "bf16-mixed" if machine.bf16 else "16-mixed"
+    if not on_gpu and precision == "16-mixed":
+        # Lightning would turn it into bf16-mixed without a word
+        raise ConfigError("trainer.precision is 16-mixed; a CPU has no float16: run with trainer.precision=bf16-mixed")
+    return precision

@@ -1,0 +1,324 @@
+"""One job on N processes. The process that composed the configuration never becomes a rank: it starts N fresh ones that
+read resolved.yaml, waits for them, and reads their result. Nothing of a job stays behind in the environment.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from refold.errors import Interrupted, RefoldError
+from refold.launch.cluster import find_world
+from refold.launch.hardware import Plan
+from refold.runs import directory as run
+from refold.runs.directory import RESOLVED, RESULT
+
+GRACE_S = 60.0
+"""Seconds that workers have to write a checkpoint and leave after a signal, before they are killed."""
+
+FAILED_GRACE_S = 5.0
+"""Seconds that the other workers have to leave after one has failed; they may be waiting for it for ever."""
+
+START_S = 600.0
+"""Seconds that a worker may be later than the first one in being ready to train."""
+
+_SIGNS = "REFOLD_SIGNS"
+"""Environment variable: the folder in which a worker tells the process that started it that it is ready, or failed."""
+
+_PARENT = "REFOLD_PARENT"
+"""Environment variable: the number of the process that started a worker, with which it ends."""
+
+INTERRUPTED = Interrupted("").status
+"""Exit status of a process that stopped on a signal after it wrote its checkpoint."""
+
+JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
+
+
+class JobFailedError(RefoldError):
+    """A process of the job failed; its own message stands above. `status` is its exit status."""
+
+    def __init__(self, message: str, status: int = 1):  # a default: a sweep's launcher may pickle it
+        super().__init__(message)
+        self.status = status
+
+
+@contextlib.contextmanager
+def restored_environment() -> Iterator[None]:
+    """What a job writes to os.environ (PL_GLOBAL_SEED, MASTER_PORT, ...) ends with the job."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def interruptible(run_dir: Path) -> Iterator[None]:
+    """Within, ctrl-C and SIGTERM raise `Interrupted`, which says what of the run is kept."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"{signal.Signals(number).name}: stopped, {run.what_is_kept(run_dir)}")
+
+    with _handled_by(stop, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+def sigterm_is_ctrl_c() -> contextlib.AbstractContextManager[None]:
+    """Within, SIGTERM raises KeyboardInterrupt, as ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    return _handled_by(interrupt, signal.SIGINT, signal.SIGTERM)  # a shell may have had the former ignored
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Any, *numbers: int) -> Iterator[None]:
+    """Within, signals go to this handler. The main thread alone may set handlers: in another one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def needs_workers(plan: Plan) -> bool:
+    """True if the job needs processes of its own; also one, where a strategy would mark this process as a rank."""
+    return plan.processes > 1 or plan.settings["strategy"] != "auto"
+
+
+def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
+    """Run `python script --job resolved.yaml` once per process, and return the result that they write.
+
+    Raises: JobFailedError: a process failed, or has not started. Interrupted: a signal came, to this process or to a
+        worker; the workers have been told, and have left.
+    """
+    with tempfile.TemporaryDirectory(prefix="refold-") as signs, _meeting_point() as address, sigterm_is_ctrl_c():
+        shared = {**address, _SIGNS: signs, _PARENT: str(os.getpid())}
+        if plan.settings["accelerator"] == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
+        workers = Workers([sys.executable, str(script), "--job", str(run_dir / RESOLVED)], Path(signs))
+        try:
+            workers.start(plan.processes, shared)
+            failure = workers.wait()
+            if failure and failure.status == INTERRUPTED:
+                raise KeyboardInterrupt  # the signal went to a worker, as Slurm sends it to all
+        except KeyboardInterrupt:
+            with _handled_by(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):  # a second one cuts no clean-up short
+                workers.terminate()
+            raise Interrupted(f"stopped, {run.what_is_kept(run_dir)}") from None
+        finally:
+            workers.reap(FAILED_GRACE_S)
+    if failure:
+        raise _told(failure, run_dir / "train.log")
+    return json.loads((run_dir / RESULT).read_text())
+
+
+class Failure(NamedTuple):
+    """Why a job failed, by its first process that did. `status`: its exit status."""
+
+    message: str
+    status: int
+    traceback: str
+
+
+def _told(failure: Failure, log: Path) -> JobFailedError:
+    """Show where it failed, once, and keep that in the log; the message alone suffices for a user's mistake."""
+    if failure.status == 2:
+        return JobFailedError(failure.message, failure.status)
+    if failure.traceback:
+        print(failure.traceback, file=sys.stderr)
+        with contextlib.suppress(OSError), log.open("a") as file:  # a full disk may be what it failed of
+            file.write(failure.traceback)
+    return JobFailedError(f"{failure.message}; log: {log}", failure.status)
+
+
+class Workers:
+    """The processes of a job.
+
+    Args: command: what each of them runs. signs: the folder in which they say that they are ready, or have failed.
+    """
+
+    def __init__(self, command: list[str], signs: Path):
+        self.command = command
+        self.signs = signs
+        self.processes: list[subprocess.Popen] = []
+        self.first_ready: float | None = None
+
+    def start(self, count: int, shared: dict[str, str]) -> None:
+        """Start `count` of them. Args: shared: environment variables that all get."""
+        for rank in range(count):
+            ranks = {"WORLD_SIZE": str(count), "NODE_RANK": "0", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # a session of its own: ctrl-C in a terminal reaches this process alone, which then tells the workers once
+            worker = subprocess.Popen(self.command, env={**os.environ, **shared, **ranks}, start_new_session=True)
+            self.processes.append(worker)
+
+    def wait(self) -> Failure | None:
+        """Wait until all have left or one has failed. Returns: the failure, if there is one."""
+        while None in (codes := [worker.poll() for worker in self.processes]):  # all: the first may wait for a dead one
+            if any(codes):
+                break
+            if late := self._late():
+                return self._not_started(late)
+            time.sleep(0.05)
+        failed = {rank: code for rank, code in enumerate(codes) if code}
+        return self._failure(failed) if failed else None
+
+    def _late(self) -> list[int]:
+        """Who is not ready though another one has long been."""
+        if self.first_ready is None and any(self.signs.glob("ready-*")):
+            self.first_ready = time.monotonic()
+        if self.first_ready is None or time.monotonic() - self.first_ready < START_S:
+            return []
+        return [rank for rank in range(len(self.processes)) if not (self.signs / f"ready-{rank}").exists()]
+
+    def _not_started(self, late: list[int]) -> Failure:
+        for rank in late:
+            self.processes[rank].send_signal(signal.SIGUSR1)  # writes where it stands
+        time.sleep(0.5)
+        names = ", ".join(map(str, late))
+        message = (
+            f"process {names} of {len(self.processes)} is not ready to train {START_S:.0f} s after the first one was"
+        )
+        stands = [path.read_text() for rank in late if (path := self.signs / f"stands-{rank}").exists()]
+        return Failure(message, 1, "".join(stands))
+
+    def _failure(self, codes: dict[int, int]) -> Failure:
+        """The first failure: others follow from it, such as a lost connection. Args: codes: exit status by rank."""
+        records = {
+            rank: json.loads(path.read_text())
+            for rank in range(len(self.processes))
+            if (path := self.signs / f"failed-{rank}").exists()
+        }
+        killed = [rank for rank, code in codes.items() if code < 0 and rank not in records]
+        if killed:
+            name = signal.Signals(-codes[killed[0]]).name
+            return Failure(f"process {killed[0]} of {len(self.processes)} was killed by {name}", 1, "")
+        if not records:
+            return Failure(f"the job failed; exit status by process: {codes}", next(iter(codes.values())), "")
+        first = min(records, key=lambda rank: records[rank]["time"])
+        found = records[first]
+        message = (
+            found["message"]
+            if found["status"] == 2
+            else f"process {first} of {len(self.processes)}: {found['message']}"
+        )
+        return Failure(message, found["status"], found["traceback"])
+
+    def terminate(self) -> None:
+        """Ask those that are left to write a checkpoint and leave; wait for them."""
+        for worker in self.processes:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+        self.reap(GRACE_S)
+
+    def reap(self, grace_s: float) -> None:
+        """Wait until all have left; after the grace period, kill those that have not."""
+        end = time.monotonic() + grace_s
+        while any(worker.poll() is None for worker in self.processes) and time.monotonic() < end:
+            time.sleep(0.05)
+        for worker in self.processes:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+
+
+@contextlib.contextmanager
+def _meeting_point() -> Iterator[dict[str, str]]:
+    """The store at which the workers meet, held by this process: its port is taken before they hear of it."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": str(True),  # torch's word for: the store is there, none of you opens it
+    }
+    del store
+
+
+# ---- in a worker ----------------------------------------------------------------------------------------------------
+
+
+def is_worker() -> bool:
+    """True in a process that `run_workers` started."""
+    return _SIGNS in os.environ
+
+
+def work(resolved: Path, train: Callable[..., Any]) -> Any:
+    """What a worker does: die with its parent, log into the job's files, and train.
+
+    Args: resolved: the job's configuration. train: (cfg, run directory) -> result.
+    Returns: what `train` does.
+    Raises: ConfigError: the configuration cannot be read.
+    """
+    _end_with_parent()  # first of all: the imports take seconds
+    from lightning.pytorch.utilities import rank_zero_only
+
+    cfg = run.read_settings(resolved)
+    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / "train.log")]
+    level = logging.WARNING if rank_zero_only.rank else logging.INFO
+    logging.basicConfig(level=level, format=JOB_LOG_FORMAT, handlers=handlers)
+    last = resolved.parent / run.LAST_CHECKPOINT
+    if not cfg.resume and last.exists():
+        cfg.resume = str(last)  # restarted, by torchrun or Slurm, after it was cut
+    with _reported():
+        return train(cfg, resolved.parent)
+
+
+def _end_with_parent() -> None:
+    """Be killed when the process that started this one ends; leave, if it has ended already.
+
+    A `--job` by hand has no such parent: it outlives its shell under nohup.
+    """
+    parent = os.environ.get(_PARENT)
+    if sys.platform == "linux" and (parent or find_world()):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent and os.getppid() != int(parent):
+        sys.exit("the process that started this one has ended")
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Leave a note of what fails for the process that started this one: the first failure is the one to show."""
+    signs = os.environ.get(_SIGNS)
+    if signs is None:
+        yield
+        return
+    rank = os.environ["RANK"]
+    with open(f"{signs}/stands-{rank}", "w") as stands:
+        faulthandler.register(signal.SIGUSR1, stands)
+        try:
+            yield
+        except Exception as error:
+            known = isinstance(error, RefoldError)
+            lines = str(error) if known else "".join(traceback.format_exception_only(error)).strip()
+            note = {"time": time.time(), "status": 2 if known else 1, "message": lines}
+            note["traceback"] = "" if known else traceback.format_exc()
+            run.write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(note))
+            sys.exit(note["status"])
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+
+
+def ready() -> None:
+    """Tell the process that started this one, if one did, that it is about to meet the others."""
+    if signs := os.environ.get(_SIGNS):
+        Path(f"{signs}/ready-{os.environ['RANK']}").touch()

@@ -1,0 +1,308 @@
+"""How well errors of price feeds are found: real prices, planted errors, and every scorer on the same bars.
+
+For each kind of error there is a copy of the validation part and one of the test part with errors of that kind, and
+real jumps beside them, which are none. Each scorer is fitted on clean training and validation bars, gets one threshold,
+the one with the best event F1 over all copies of validation, and is measured on the copies of test.
+
+Not counted, for all scorers alike: the first bars of each asset in a part (those that the model's windows and features
+need before they are clean of the part before), and the bar after an error, whose own price is right and whose change is
+not. A scorer that cannot tell of a bar counts as finding nothing there.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from refold.bounds import at_least, checked, more_than
+from refold.data import WindowDataModule
+from refold.data.bars.checks import CHECKS, Checks
+from refold.data.pipeline import Recipe
+from refold.data.windows.split import PARTS, Part
+from refold.errors import DataError
+from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
+from refold.scoring.detection_metrics import (
+    AUROC,
+    Affiliation,
+    AveragePrecision,
+    BestThreshold,
+    DetectionDelay,
+    EventF1,
+    VolumeUnderSurface,
+)
+from refold.scoring.detector import Detector
+from refold.scoring.events import likely_kinds
+from refold.scoring.rules import (
+    RULES,
+    RobustReturn,
+    Rule,
+    Scorer,
+    SpikeReversal,
+    SplitRatio,
+    StaleRun,
+    Together,
+    UnitRatio,
+)
+from refold.studies.inject import KINDS, inject
+
+FOUND_BY_CHECKS = {"broken bar": "broken_bar", "duplicate": "duplicate", "gap": "gap"}
+"""Kinds that no scorer gets to see, because a check of the data finds them -> that check."""
+
+JUMP = "real jump"
+ALL = "all kinds"
+MODEL = "LSTM autoencoder"
+RULES_ALONE = "four rules"
+RULES_AND_MODEL = "rules + LSTM autoencoder"
+
+
+def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
+    """The checked bars of each part, before any are dropped between parts. Args: bars: canonical."""
+    checked_bars = recipe.checks.run(bars)
+    parts = {}
+    for part in PARTS:
+        inside = np.zeros(len(checked_bars.moment), dtype=bool)
+        for interval in recipe.split.intervals(checked_bars.calendar, recipe.fold):
+            if interval.part == part:
+                inside |= (checked_bars.moment >= interval.start) & (checked_bars.moment < interval.end)
+        parts[part] = checked_bars.bars.filter(pl.Series(inside)).with_columns(pl.col("asset").cast(pl.String))
+    return parts
+
+
+def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str, Scorer]:
+    """The model, what it is held against, and both together; name -> scorer, not fitted.
+
+    PCA has as many components as the model's code has numbers, and goes through the same windows, alignment and score.
+    """
+    size = detector.autoencoder.code_size
+    components = Components(PCA(size, seed).fit(data.train_windows))
+
+    def model() -> Detector:
+        return _with_autoencoder(detector, detector.autoencoder)
+
+    def pca() -> Detector:
+        return _with_autoencoder(detector, components)
+
+    def rules() -> dict[str, Rule]:
+        return {kind: rule() for kind, rule in RULES.items()}
+
+    return {
+        MODEL: model(),
+        f"PCA, {size} components": pca(),
+        "robust z of returns": RobustReturn(),
+        "isolation forest": Forest(data.recipe.features, seed),
+        "spike-reversal rule": SpikeReversal(),
+        "stale-run rule": StaleRun(),
+        "split-ratio rule": SplitRatio(),
+        "unit-ratio rule": UnitRatio(),
+        "random": Chance(seed),
+        "flag everything": Everything(),
+        RULES_ALONE: Together(rules(), None, 0),
+        "rules + robust z": Together(rules(), RobustReturn(), 1),
+        "rules + PCA": Together(rules(), pca(), data.gap_bars),
+        RULES_AND_MODEL: Together(rules(), model(), data.gap_bars),
+    }
+
+
+def _with_autoencoder(detector: Detector, autoencoder: nn.Module) -> Detector:
+    """The same detector around an autoencoder, with a score and a threshold of its own to fit."""
+    other = copy.copy(detector)
+    other.autoencoder = autoencoder
+    other.score_function, other.threshold = copy.deepcopy(detector.score_function), copy.deepcopy(detector.threshold)
+    return other
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A part with errors of one kind. kept: (N,) bool, bars that count. error, jump: (N,) bool."""
+
+    kind: str
+    bars: pl.DataFrame
+    kept: np.ndarray
+    error: np.ndarray
+    jump: np.ndarray
+
+    def series(self, scores: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scores and labels of the bars that count, asset by asset."""
+        asset = self.bars["asset"].rle_id().to_numpy()
+        known = np.where(np.isnan(scores), -np.inf, scores)
+        for number in range(asset[-1] + 1):
+            chosen = self.kept & (asset == number)
+            if chosen.any():
+                yield torch.from_numpy(known[chosen]), torch.from_numpy(self.error[chosen])
+
+
+def spoil(bars: pl.DataFrame, kind: str, *, per_thousand: float, warm_up: int, generator: np.random.Generator) -> Copy:
+    """A copy of a part with errors of one kind, and as many real jumps. Raises: DataError: no room."""
+    spoilt, labels = inject(bars, [kind, JUMP], per_thousand=per_thousand, warm_up=warm_up, generator=generator)
+    kinds = spoilt.join(labels, on=["timestamp", "asset"], how="left", maintain_order="left")["kind"]
+    error, jump = ((kinds == name).fill_null(False).to_numpy() for name in (kind, JUMP))
+    asset = spoilt["asset"].rle_id().to_numpy()
+    number = np.arange(len(asset))
+    after = np.append(False, error[:-1] & (asset[1:] == asset[:-1])) & ~error
+    warm = number - np.searchsorted(asset, asset) >= warm_up
+    return Copy(kind, spoilt, warm & ~after, error, jump)
+
+
+class PriceErrors:
+    """The evaluation of an experiment; see the head of this file.
+
+    Args: kinds: of errors, those of `refold.studies.inject.KINDS` that scorers can see. per_thousand: errors of each
+        kind, and real jumps, per 1,000 bars of a copy. max_buffer: bars, of VUS. natural: real splits and moves, or
+        None.
+    """
+
+    @checked("evaluation")
+    def __init__(
+        self,
+        *,
+        kinds: Sequence[str],
+        per_thousand: Annotated[float, more_than(0)],
+        max_buffer: Annotated[int, at_least(0)],
+        natural: "NaturalTest | None",
+    ) -> None:
+        seen = [kind for kind in KINDS if KINDS[kind].is_error and kind not in FOUND_BY_CHECKS]
+        for kind in kinds:
+            if kind not in seen:
+                raise ValueError(f"evaluation.kinds has {kind!r}; it must be one of {', '.join(seen)}")
+        if not kinds:
+            raise ValueError(f"evaluation.kinds is empty; it must have some of {', '.join(seen)}")
+        self.kinds = tuple(kinds)
+        self.per_thousand = per_thousand
+        self.max_buffer = max_buffer
+        self.natural = natural
+
+    def run(self, detector: Detector, data: WindowDataModule, *, seed: int) -> dict[str, Any]:
+        """Measure a trained model and all that it is held against. Returns: as `measure`, and "seed"."""
+        parts = part_bars(data.source.load(), data.recipe)
+        scorers = all_scorers(detector, data, seed)
+        return {"seed": seed, **self.measure(parts, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)}
+
+    def measure(
+        self,
+        parts: Mapping[Part, pl.DataFrame],
+        scorers: Mapping[str, Scorer],
+        checks: Checks,
+        *,
+        warm_up: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Fit and measure all scorers.
+
+        Args: parts: clean canonical bars of each. scorers: name -> scorer. warm_up: first bars of each asset in a part
+            that do not count. seed: of the errors.
+        Returns: "errors": a row per scorer and kind; "checks": kind -> share that the data checks find; "natural": a
+            row per scorer, or nothing.
+        """
+        generator = np.random.default_rng(seed)
+        settings = {"per_thousand": self.per_thousand, "warm_up": warm_up, "generator": generator}
+        copies = {part: [spoil(parts[part], kind, **settings) for kind in self.kinds] for part in ("val", "test")}
+        found = {kind: _share_found(parts["test"], kind, checks, **settings) for kind in _seen_by_checks(parts["test"])}
+        rows, natural = [], []
+        for name, scorer in scorers.items():
+            scorer.fit(parts["train"], parts["val"])
+            best = BestThreshold()
+            for one in copies["val"]:
+                _feed(one, scorer.score(one.bars), best)
+            threshold = best.compute()["threshold"].item()
+            scored = [(one, scorer.score(one.bars)) for one in copies["test"]]
+            for kind in (*self.kinds, ALL):
+                chosen = [(one, scores) for one, scores in scored if kind in (one.kind, ALL)]
+                rows.append({"scorer": name, "kind": kind, **self._measure(chosen, threshold)})
+            if self.natural is not None:
+                natural.append({"scorer": name, **self.natural.judge(scorer, threshold)})
+        return {"errors": rows, "checks": found, "natural": natural}
+
+    def _measure(self, scored: Sequence[tuple[Copy, np.ndarray]], threshold: float) -> dict[str, float | None]:
+        metrics = [
+            AveragePrecision(),
+            AUROC(),
+            VolumeUnderSurface(max_buffer=self.max_buffer),
+            EventF1(threshold=threshold),
+            Affiliation(threshold=threshold),
+            DetectionDelay(threshold=threshold),
+        ]
+        for one, scores in scored:
+            _feed(one, scores, *metrics)
+        ap, auroc, *others = (metric.compute() for metric in metrics)
+        values = {"average_precision": ap, "auroc": auroc}
+        for several in others:
+            values |= several
+        jumps = np.concatenate([scores[one.jump & one.kept] for one, scores in scored])
+        measured = {name: float(value) for name, value in values.items()}
+        measured |= {"jumps_flagged": float((jumps > threshold).mean()), "threshold": threshold}
+        return {name: value if math.isfinite(value) else None for name, value in measured.items()}  # JSON has no NaN
+
+
+def _feed(one: Copy, scores: np.ndarray, *metrics: Any) -> None:
+    for known, labels in one.series(scores):
+        for metric in metrics:
+            metric.update(known, labels)
+
+
+def _seen_by_checks(bars: pl.DataFrame) -> list[str]:
+    return [kind for kind in FOUND_BY_CHECKS if set(KINDS[kind].needs) <= set(bars.columns)]
+
+
+def _share_found(bars: pl.DataFrame, kind: str, checks: Checks, **settings: Any) -> float:
+    """The share of planted bars of a kind that its check finds, beyond what it finds in the clean bars."""
+    spoilt, labels = inject(bars, [kind], **settings)
+    lenient = {name: "warn" if "warn" in CHECKS[name].policies else checks.policies[name] for name in CHECKS}
+    counting = Checks(
+        policies=lenient,
+        calendar=checks.calendar,
+        stale_bars=checks.stale_bars,
+        split_tolerance=checks.split_tolerance,
+    )
+    counts = []
+    for table in (spoilt, bars):
+        findings = counting.run(table).table
+        counts.append(findings.filter(pl.col("check") == FOUND_BY_CHECKS[kind])["bars"].sum())
+    return (counts[0] - counts[1]) / labels.height
+
+
+class NaturalTest:
+    """Bars of which is known what really happened: splits that nobody adjusted, and moves that were real.
+
+    Args: source: of the bars. splits, moves: [asset, date] each.
+    """
+
+    @checked("evaluation.natural")
+    def __init__(self, *, source: Any, splits: Sequence[Sequence[str]], moves: Sequence[Sequence[str]]) -> None:
+        self.source = source
+        self.splits = [tuple(map(str, place)) for place in splits]
+        self.moves = [tuple(map(str, place)) for place in moves]
+
+    def judge(self, scorer: Scorer, threshold: float) -> dict[str, float]:
+        """What a scorer says of the places, and how often it says something elsewhere.
+
+        A flagged bar is an error if it looks like one (`likely_kinds`), and else merely unusual.
+
+        Returns: splits, splits_flagged, splits_named, moves, moves_flagged, moves_called_error, others_per_1000_bars.
+        """
+        bars = self.source.load().sort("asset", "timestamp")
+        scores = scorer.score(bars)
+        flagged = np.where(np.isnan(scores), -np.inf, scores) > threshold
+        named = bars.select("asset", pl.col("timestamp").cast(pl.String).str.head(10)).with_columns(
+            flagged=pl.Series(flagged), kind=likely_kinds(bars)
+        )
+        rows = {(row["asset"], row["timestamp"]): row for row in named.iter_rows(named=True)}
+        missing = [place for place in (*self.splits, *self.moves) if place not in rows]
+        if missing:
+            raise DataError(f"evaluation.natural names {' '.join(missing[0])}; {self.source} has no such bar")
+        splits, moves = ([rows[place] for place in places] for places in (self.splits, self.moves))
+        known = sum(row["flagged"] for row in (*splits, *moves))
+        return {
+            "splits": len(splits),
+            "splits_flagged": sum(row["flagged"] for row in splits),
+            "splits_named": sum(row["flagged"] and row["kind"] == "split" for row in splits),
+            "moves": len(moves),
+            "moves_flagged": sum(row["flagged"] for row in moves),
+            "moves_called_error": sum(row["flagged"] and row["kind"] is not None for row in moves),
+            "others_per_1000_bars": 1000 * (int(flagged.sum()) - known) / bars.height,
+        }

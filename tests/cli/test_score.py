@@ -1,0 +1,223 @@
+"""What a user sees of `python scripts/score.py`: a folder of results, or one message."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import ROOT, clean_environment, compose_run
+
+from refold.cli import command
+from refold.config import build as config
+from refold.config.change import choose_anew
+from refold.errors import ConfigError
+from refold.runs.directory import whole_folder
+
+CONF = ROOT / "conf"
+FILES = {"scores.parquet", "events.csv", "findings.csv", "scoring.json", "report.html"}
+
+
+@pytest.fixture
+def score(run_dir, script, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """`python scripts/score.py ...` in the folder of the run, in this process: exit status, stdout, stderr."""
+    monkeypatch.chdir(run_dir.parent)
+
+    def call(*arguments: str, run: str | None = None) -> tuple[int, str, str]:
+        return script("score", f"run={run or run_dir}", *arguments)
+
+    return call
+
+
+def quoted_bars() -> pl.DataFrame:
+    """The embedded stocks as quoted: with three splits in them."""
+    return config.build_data(compose_run(["data.source.table.adjusted=false"])).source.load()
+
+
+@pytest.mark.slow
+def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_path, score):
+    quoted_bars().write_csv(tmp_path / "quoted.csv")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/score.py"), f"run={run_dir}", f"data.path={tmp_path / 'quoted.csv'}"],
+        cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = run_dir / "scores/quoted"
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert [path.name for path in folder.parent.iterdir()] == ["quoted"]
+    table, facts = pl.read_parquet(folder / "scores.parquet"), json.loads((folder / "scoring.json").read_text())
+    assert table.height == facts["bars"] == quoted_bars().height
+    assert table["verdict"].sum() == facts["flagged_bars"]
+    events = pl.read_csv(folder / "events.csv", try_parse_dates=True)
+    assert events.columns == ["asset", "start", "end", "peak", "score", "features", "kind"]
+    splits = {("AAPL", "2000-06-21"), ("AAPL", "2005-02-28"), ("MSFT", "2003-02-18")}
+    peaks = events.filter(kind="split").select("asset", pl.col("peak").dt.date())
+    assert splits <= {(asset, str(day)) for asset, day in peaks.iter_rows()}
+    for text in (f"{facts['flagged_bars']:,} flagged", "alarms per asset and year on validation", str(folder)):
+        assert text in done.stdout
+    assert "\r" not in done.stdout  # no progress bar off a terminal
+    findings = pl.read_csv(folder / "findings.csv")
+    assert {("split_like", "AAPL"), ("split_like", "MSFT")} <= set(findings.select("check", "asset").iter_rows())
+    assert re.search(r"split_like \(warn\): AAPL \d", done.stdout)
+    rates = facts["thresholds"]
+    assert list(rates) == ["mean_std", "pot", "quantile (chosen)", "spot"]
+    assert rates["quantile (chosen)"]["level"] == facts["level"]
+    assert rates["quantile (chosen)"]["validation"] == facts["val/alarms_per_asset_year"]
+    assert rates["quantile (chosen)"]["these bars"] == facts["alarms_per_asset_year"]
+    assert rates["pot"]["level"] == rates["spot"]["level"]
+    for name in rates:
+        assert name in done.stdout
+    status, _, errors = score(
+        f"data.path={tmp_path / 'quoted.csv'}", "threshold=pot", "score=gauss_d", "alignment=last"
+    )
+    assert status == 0, errors
+    facts = json.loads((folder / "scoring.json").read_text())
+    assert (facts["score"], facts["threshold"], facts["alignment"]) == ("GaussDynamic", "PeaksOverThreshold", "last")
+
+
+def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
+    status, _, errors = score(f"out={tmp_path / 'mine'}")
+    assert status == 0, errors
+    table = pl.read_parquet(tmp_path / "mine/scores.parquet")
+    assert set(table["part"]) == {"val", "test"}
+    result, facts = (json.loads(path.read_text()) for path in (run_dir / "result.json", tmp_path / "mine/scoring.json"))
+    assert facts["level"] == result["detector"]["level"]
+    own = facts["thresholds"]["quantile (chosen)"]
+    assert own["validation"] == result["detector"]["val/alarms_per_asset_year"]
+    assert own["test"] == pytest.approx(result["detector"]["test/alarms_per_asset_year"])
+    assert pl.read_csv(tmp_path / "mine/findings.csv").equals(pl.read_csv(run_dir / "findings.csv"))
+    assert table.filter(part="val")["verdict"].mean() == pytest.approx(0.005, abs=0.002)  # the default quantile
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.path=missing.csv"], "missing.csv'; there is no such file"),
+        (["data.path=wide.csv"], "missing open, high, low, volume"),
+        (["data.path=few.csv"], "has at most 20 bars of an asset; a window of data.window_size = 32 bars needs 52"),
+        (["data.path=quoted.csv", "data.source.table.assets=[XYZ]"], "has no bars of data.source.table.assets ['XYZ']"),
+        (["data.path=nan.csv"], "a value must be a finite number"),
+        (["score=mahalanobi"], "score=mahalanobi: there is no such option; did you mean mahalanobis?"),
+        (["alignment=middle"], "alignment is 'middle'; it must be one of mean, median, max, last"),
+        (["threshold.shar=0.9"], "threshold.shar: there is no such key; did you mean threshold.share?"),
+        (["threshold.share=2"], "threshold.share is 2; it must be in (0, 1)"),
+        (["data.window_size=8"], "data.window_size: it cannot be chosen when scoring"),
+        (["nonsense"], "nonsense: it cannot be read as key=value"),
+        (["out=taken"], "out is taken; other files are there, which are not overwritten"),
+        (["device=tpu"], "device is 'tpu'; it must be one of auto, cpu, cuda"),
+    ],
+)
+def test_a_mistake_ends_in_its_message_alone(arguments, message, run_dir, score):
+    folder = run_dir.parent
+    bars = quoted_bars()
+    bars.write_csv(folder / "quoted.csv")
+    bars.head(20).write_csv(folder / "few.csv")
+    bars.with_columns(pl.lit("NaN").alias("volume")).write_csv(folder / "nan.csv")
+    bars.pivot("asset", index="timestamp", values="close").write_csv(folder / "wide.csv")
+    (folder / "taken").mkdir(exist_ok=True)
+    (folder / "taken/notes.txt").write_text("mine")
+    before = sorted(folder.rglob("*"))
+    status, _, errors = score(*arguments)
+    assert status == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) <= 2
+    assert sorted(path for path in folder.rglob("*") if path.name != "scores") == [
+        path for path in before if path.name != "scores"
+    ]  # nothing half-written
+
+
+def test_a_directory_that_is_no_run_or_of_another_version_is_named(run_dir, tmp_path, score):
+    assert "is not a finished run" in score(run=str(tmp_path))[2]
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    state = torch.load(other / "checkpoints/detector.pt", weights_only=True)
+    torch.save({**state, "format": 0}, other / "checkpoints/detector.pt")
+    status, _, errors = score(run=str(other))
+    assert status == 2
+    assert "the run's detector is of format 0; this version of refold reads 1" in errors
+    settings = (other / "resolved.yaml").read_text()
+    (other / "resolved.yaml").write_text(re.sub(r"  linear_path: \w+\n", "", settings))
+    status, _, errors = score(run=str(other))
+    assert status == 2
+    assert "resolved.yaml does not build a model; is it of another version of refold? bridge: missing" in errors
+
+
+def test_the_detector_of_a_run_comes_back(run_dir):
+    run = config.load_run(run_dir)
+    result = json.loads((run_dir / "result.json").read_text())
+    assert float(run.detector.threshold.level) == result["detector"]["level"]
+    data = config.build_data(run.config)
+    data.setup()
+    scored = run.detector.score_series(data.val_windows.series, data.segments("val")).score
+    share = (scored[np.isfinite(scored)] > result["detector"]["level"]).mean()
+    assert share == pytest.approx(0.005, abs=0.002)
+    (run_dir / "checkpoints/detector.pt").rename(run_dir / "checkpoints/gone.pt")
+    assert config.load_run(run_dir).detector is None
+    (run_dir / "checkpoints/gone.pt").rename(run_dir / "checkpoints/detector.pt")
+
+
+def test_a_file_takes_the_place_of_the_source_and_is_read_as_the_runs_own_file_was(tmp_path):
+    own = compose_run(["data=csv", "data.path=old.csv", "data.source.table.columns.close=last"])
+    own.data.source.separator = ";"
+    own.data.source.table.end = "2015-01-01"
+    cfg = choose_anew(own, {"data.path": "new.csv"}, CONF)
+    assert cfg.data.source.path == str(Path("new.csv").absolute())
+    assert (cfg.data.source.separator, cfg.data.source.table.columns.close) == (";", "last")
+    assert cfg.data.source.table.end is None
+    cfg = choose_anew(own, {"data.path": "new.parquet", "data.source.table.columns.close": "final"}, CONF)
+    assert cfg.data.source._target_.endswith("Parquet")
+    assert cfg.data.source.table.columns.close == "final"
+    stocks = choose_anew(compose_run([]), {"data.path": "new.csv", "threshold": "pot", "threshold.risk": "1e-4"}, CONF)
+    assert not stocks.data.source.table.adjusted  # that was of another file
+    assert stocks.threshold.risk == 1e-4
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    nested = tmp_path / "scores" / "new" / "out"
+    with pytest.raises(FileNotFoundError), whole_folder(nested, "out", ["a"]) as folder:
+        (folder / "a" / "b").write_text("2")
+    with pytest.raises(ConfigError, match="cannot be written"), whole_folder(nested / ("n" * 300), "out", ["a"]):
+        pass
+    assert list(tmp_path.iterdir()) == []  # nor the folders that it would have stood in
+    with whole_folder(nested, "out", ["a"]) as folder:
+        (folder / "a").write_text("1")
+    assert (nested / "a").read_text() == "1"
+    shutil.rmtree(tmp_path / "scores")
+    out = tmp_path / "out"
+    with whole_folder(out, "out", ["a"]) as folder:
+        (folder / "a").write_text("1")
+        assert not out.exists()
+    assert (out / "a").read_text() == "1"
+    with pytest.raises(FileNotFoundError), whole_folder(out, "out", ["a"]) as folder:
+        (folder / "a" / "b").write_text("2")
+    assert (out / "a").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / "notes").write_text("mine")
+    with pytest.raises(ConfigError, match="other files are there"), whole_folder(out, "out", ["a"]):
+        pass
+
+
+def test_arguments_are_keys_and_values():
+    assert command.settings(["a=1", "b=x=y"], "") == {"a": "1", "b": "x=y"}
+    for arguments, message in ((["a"], "a: it cannot be read as key=value"), (["a=1", "a=2"], "a is given twice")):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            command.settings(arguments, "")
+
+
+@pytest.mark.slow
+def test_the_report_of_the_own_parts_shows_everything_and_opens_without_a_complaint(score, run_dir, open_page):
+    assert score(f"out={run_dir.parent / 'shown'}")[0] == 0
+    document, console = open_page(run_dir.parent / "shown" / "report.html", "#asset=MSFT")
+    assert console == []
+    assert 'data-ready="yes"' in document
+    for section in ("bars", "events", "windows", "histogram", "features", "latents", "alarms", "baselines"):
+        assert f'<section id="{section}">' in document  # not hidden
+    assert document.count("highest score") >= 5
+    assert "PCA, 4 components" in document
+    assert re.search(r"validation, [\d,]+ bars.*test, [\d,]+ bars", document)

@@ -1,0 +1,125 @@
+"""A configuration that cannot run is refused before any data is read, with all its mistakes and the nearest names."""
+
+import pytest
+from conftest import CONF, compose_run
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from refold.config.check import check, explain, nearest
+from refold.errors import ConfigError
+
+
+def mistakes(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(compose_run(list(overrides), definite=False))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.lr=abc"], "optimizer.lr is 'abc'; it must be a valid number"),
+        (["~optimizer.lr"], "optimizer.lr is missing; a run needs it"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["layers.hidden_size=0"], "encoder.hidden_size is 0; it must be at least 1"),
+        (["layers.hidden_size=1.5"], "encoder.hidden_size is 1.5; it must be a valid integer"),
+        (["decoder.dropout=1"], "decoder.dropout is 1; it must be in [0, 1)"),
+        (["decoder.dropout=0.1"], "decoder.dropout is 0.1; it must be 0 with decoder.num_layers = 1"),
+        (["decoder=conditional", "decoder.start_token=zero"], "must be one of zeros, learned; did you mean zeros?"),
+        (["+decoder.hiddensize=3"], "RepeatDecoder has no such setting; did you mean hidden_size?"),
+        (["~decoder.reverse"], "decoder.reverse is missing; RepeatDecoder needs it"),
+        (["+sweep=wandb"], "sweep=wandb is no option of train.py"),
+        (["+sweep.skip_finshed=1"], "sweep.skip_finshed: there is no such key; did you mean skip_finished?"),
+        (["+decodr.a=1"], "decodr: there is no such section; did you mean decoder?"),
+        (["decoder._target_=refold.models.RepeatDecodr"], "has no 'RepeatDecodr'; did you mean RepeatDecoder?"),
+        (["decoder._target_=refold.modls.RepeatDecoder"], "there is no module 'refold.modls'"),
+        (["data=csv"], "data.path has no value; give one: data.path=..."),
+        (["seed=-1"], "seed is -1; it must be in [0, 2147483647]"),
+        (["checkpoint.monitor=val/r2"], "checkpoint.monitor is 'val/r2'; it must be one of val/reconstruction_mse,"),
+        (["early_stopping.patience=0"], "early_stopping.patience is 0; it must be at least 1"),
+        (["trainer.precision=bf16-mixd"], "did you mean bf16-mixed?"),
+        (["trainer.max_epochs=many"], "trainer.max_epochs is 'many'; it must be a valid integer"),
+        (["teacher_forcing=constant", "teacher_forcing.schedule.ratio=1.5"], "ratio is 1.5; it must be in [0, 1]"),
+        (["teacher_forcing.coin=steps"], "did you mean step?"),
+        (["teacher_forcing.parallel_passes=2"], "it needs teacher_forcing.coin=sequence_step"),
+        (["bridge=states", "decoder.num_layers=2"], "set decoder.num_layers=1"),
+        (["bridge=states", "encoder=bilstm"], "equal to the size of an encoder state = 128"),
+        (["bridge.dropout=1"], "bridge.dropout is 1; it must be in [0, 1)"),
+        (["bridge=latent_pca", "bridge.normalize_windows=true"], "bridge.linear_path is pca; with bridge.normalize"),
+        (["data.shuffle_bars=often"], "data.shuffle_bars is 'often'; it must be a valid boolean"),
+        (["bridge.linear_path=pcs"], "bridge.linear_path is 'pcs'; it must be one of none, pca; did you mean pca?"),
+        (["trainer.devices=0"], "trainer.devices is 0; it must be at least 1"),
+        (["trainer.devices=four"], "trainer.devices is 'four'; it must be"),
+        (["trainer.devices=null"], "trainer.devices is None; it must be"),
+        (["~optimizer"], "optimizer is missing; a run needs it"),
+        (["optimizer.lr=${foo}"], "optimizer.lr: Interpolation key 'foo' not found"),
+        (["~trainer.devices"], "trainer.devices is missing"),
+        (["trainer.strategy=fsdp"], "trainer.strategy is 'fsdp'; it must be one of auto, ddp"),
+        (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val is -1; it must be greater than 0"),
+        (["trainer.log_every_n_steps=0"], "trainer.log_every_n_steps is 0; it must be at least 1"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs is 0; it must be at least 1, or -1"),
+        (["trainer.max_epochs=-1"], "one of them must be a limit"),
+        (["trainer.limit_train_batches=0"], "trainer.limit_train_batches is 0; it must be"),
+        (["teacher_forcing.schedule=null"], "teacher_forcing.schedule is None; it must be an object"),
+        (["optimizer.lr="], "optimizer.lr is ''; it must be a valid number"),
+        (["data.window_size=0"], "data.window_size is 0; it must be at least 1"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas is [0.9]"),
+        (["logger.mode=of"], "logger.mode is 'of'; it must be one of auto, online, offline"),
+    ],
+)  # fmt: skip
+def test_one_mistake_is_named_with_value_bound_and_key(overrides, message):
+    assert message in mistakes(*overrides)
+
+
+def test_all_mistakes_are_listed_at_once():
+    text = mistakes("optimizer.lr=abc", "loss=huber", "loss.delta=-1", "decoder.dropout=7", "data.stride=0")
+    for path in ("optimizer.lr", "loss.delta", "decoder.dropout", "data.stride"):
+        assert f"- {path} is" in text
+
+
+def test_the_default_configuration_is_right():
+    assert check(compose_run([], definite=False)) == []
+
+
+def test_a_setting_without_effect_is_said():
+    (warning,) = check(compose_run(["decoder=repeat", "teacher_forcing=linear"], definite=False))
+    assert warning.startswith("teacher_forcing has no effect")
+
+
+def test_an_interpolation_that_leads_nowhere_is_named():
+    cfg = compose_run([])
+    with open_dict(cfg):
+        cfg.encoder.hidden_size = "${layers.hidden}"
+    with pytest.raises(ConfigError, match=r"encoder\.hidden_size"):
+        check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["decodr=repeat"], "decodr: there is no such key; did you mean decoder?"),
+        (["decoder=repat"], "decoder=repat: there is no such option; did you mean repeat?"),
+        (["optimizer=null"], "a group takes the name of an option, such as optimizer=adamw"),
+        (["decoder.=3"], "decoder.=3: it cannot be read as key=value"),
+        (["run.id=a(1"], "run.id=a(1: it cannot be read as key=value"),
+        (
+            ["layers=one,two"],
+            "layers=one,two: a run has one option of layers; a sweep of several runs is python train.py -m",
+        ),
+        (
+            ["seed=0,1"],
+            "seed=0,1: these are several values; with -m they are a sweep, in brackets a list, 'seed=[0,1]'",
+        ),
+        (["optimizer.learning_rte=1"], "optimizer.learning_rte: there is no such key"),
+        (["trainer.max_epoch=1"], "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?"),
+    ],
+)
+def test_hydras_refusals_are_explained(overrides, message):
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("train", overrides=overrides)
+    assert message in explain(caught.value, CONF)
+
+
+def test_other_errors_are_not_explained_away():
+    assert explain(ZeroDivisionError("a bug"), CONF) is None
+    assert nearest("zzz", {"decoder", "encoder"}) == ""

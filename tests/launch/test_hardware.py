@@ -1,0 +1,66 @@
+"""What the trainer's settings mean on machines with and without GPUs; no GPU is needed to say so."""
+
+import pytest
+
+from refold.errors import ConfigError
+from refold.launch.hardware import Machine, plan
+
+LAPTOP = Machine(gpus=0, cores=2, bf16=False)
+SERVER = Machine(gpus=4, cores=16, bf16=True)
+OLD_GPU = Machine(gpus=1, cores=8, bf16=False)
+
+
+def settings(**changes):
+    return {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "auto", **changes}
+
+
+@pytest.mark.parametrize(
+    ("machine", "changes", "accelerator", "devices", "strategy", "precision", "processes"),
+    [
+        (LAPTOP, {}, "cpu", 1, "auto", "32-true", 1),
+        (LAPTOP, {"devices": 4}, "cpu", 4, "ddp", "32-true", 4),
+        (LAPTOP, {"devices": "auto"}, "cpu", 1, "auto", "32-true", 1),
+        (SERVER, {}, "gpu", 1, "auto", "bf16-mixed", 1),
+        (SERVER, {"devices": 4}, "gpu", 4, "ddp", "bf16-mixed", 4),
+        (SERVER, {"devices": "auto"}, "gpu", 4, "ddp", "bf16-mixed", 4),
+        (SERVER, {"devices": [1, 3]}, "gpu", [1, 3], "ddp", "bf16-mixed", 2),
+        (SERVER, {"accelerator": "cpu", "devices": 2}, "cpu", 2, "ddp", "32-true", 2),
+        (OLD_GPU, {}, "gpu", 1, "auto", "16-mixed", 1),
+        (SERVER, {"precision": "32-true"}, "gpu", 1, "auto", "32-true", 1),
+    ],
+)
+def test_auto_is_made_definite(machine, changes, accelerator, devices, strategy, precision, processes):
+    result = plan(settings(**changes), machine)
+    expected = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
+    assert {key: result.settings[key] for key in expected} == expected
+    assert result.processes == processes
+
+
+@pytest.mark.parametrize(
+    ("machine", "changes", "message"),
+    [
+        (OLD_GPU, {"devices": 4}, r"trainer\.devices is 4; this machine has 1 GPU: run with trainer\.devices=1, or"),
+        (
+            SERVER,
+            {"devices": 8},
+            r"this machine has 4 GPUs: run with trainer\.devices=4, or with trainer\.accelerator=cpu",
+        ),
+        (SERVER, {"devices": [0, 7]}, r"trainer\.devices is \[0, 7\]; this machine has 4 GPUs, numbered from 0"),
+        (LAPTOP, {"accelerator": "gpu"}, r"this machine has no GPU: run with trainer=cpu"),
+        (SERVER, {"devices": []}, r"trainer\.devices is \[\]; this machine has 4 GPUs"),
+        (LAPTOP, {"devices": [0, 1]}, r"a list names GPUs, on a CPU it must be a number"),
+        (LAPTOP, {"precision": "16-mixed"}, r"a CPU has no float16: run with trainer\.precision=bf16-mixed"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_would_run(machine, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(settings(**changes), machine)
+
+
+def test_cpu_processes_are_announced_with_the_cores_there_are():
+    found = plan(settings(devices=4), LAPTOP)
+    (note,) = found.notes
+    assert found.warnings == ("4 processes share 2 cores: they are no faster than fewer",)
+    assert plan(settings(devices=2), LAPTOP).warnings == ()
+    assert note.startswith("No GPU is found here: training in 4 CPU processes on 2 cores")
+    assert plan(settings(), LAPTOP).notes == ()
