@@ -1,13 +1,13 @@
 """Compose once per test into a temporary directory; start `train.py` as a user would."""
 
 import os
-import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ def tiny_run(tmp_path: Path) -> Callable[..., tuple[DictConfig, dict]]:
 
 def train_tiny(directory: Path, *overrides: str) -> tuple[DictConfig, dict]:
     """Train in this process, into a directory. Returns: configuration and result."""
-    import train
+    from refold.cli import train
     from refold.runs.directory import open_run
 
     cfg = compose_run([*TINY, *overrides])
@@ -80,7 +80,7 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Ca
     from refold.cli.command import run_command
 
     def call(name: str, *arguments: str) -> tuple[int, str, str]:
-        main = runpy.run_path(str(ROOT / f"scripts/{name}.py"))["main"]
+        main = import_module(f"refold.cli.{name}").main
         monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments])
         status = run_command(main, CONF)
         printed = capsys.readouterr()

@@ -12,7 +12,6 @@ and the batch. Letters: B windows, T bars, F features, H hidden size. Memory is 
 import json
 import os
 import platform
-import runpy
 import statistics
 import subprocess
 import sys
@@ -199,7 +198,8 @@ def write_bars(path: Path, bars: int, assets: int) -> None:
 def score_file(run: str, path: str, out: str, threads: int) -> dict[str, float]:
     """In a fresh process: what `scripts/score.py` takes from start to end, imports apart."""
     torch.set_num_threads(threads)
-    main = runpy.run_path(str(ROOT / "scripts/score.py"))["main"]
+    from refold.cli.score import main
+
     before = peak()
     sys.argv = ["score.py", f"run={run}", f"data.path={path}", f"out={out}", "device=cpu"]
     started, used = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, clean_environment, run_directories, wait_for
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-import train
+from refold.cli import train
 from refold.errors import Interrupted
 from refold.launch import workers as launch
 from refold.launch.hardware import Plan
@@ -116,7 +116,7 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
     monkeypatch.setattr(launch, "FAILED_GRACE_S", 0.1)
     plan = Plan({"accelerator": "cpu", "strategy": "ddp"}, 2)
     with pytest.raises(launch.JobFailedError, match="process 1 of 2 is not ready to train 1 s after the first one was"):
-        launch.run_workers(script, tmp_path, plan, cores=2)
+        launch.run_workers([sys.executable, str(script)], tmp_path, plan, cores=2)
     assert f'"{script}", line 5 in train' in capfd.readouterr().err
     assert left_behind(tmp_path) == ""
 
@@ -135,8 +135,9 @@ def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):
         "sys.exit(command.run_command(work, pathlib.Path('.'), says_interrupted=False))\n"
     )
     (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
+    plan = Plan({"accelerator": "cpu", "strategy": "ddp"}, 2)
     with pytest.raises(Interrupted, match="stopped, before the first checkpoint") as stop:
-        launch.run_workers(script, tmp_path, Plan({"accelerator": "cpu", "strategy": "ddp"}, 2), cores=2)
+        launch.run_workers([sys.executable, str(script)], tmp_path, plan, cores=2)
     assert stop.value.status == 130
     assert left_behind(tmp_path) == ""
 

@@ -10,7 +10,7 @@ import wandb
 from conftest import TINY, compose_run
 from omegaconf import OmegaConf
 
-import train
+from refold.cli import train
 from refold.config import build as config
 from refold.data import WindowDataModule
 from refold.errors import ConfigError, Interrupted, RefoldError

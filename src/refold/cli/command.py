@@ -10,9 +10,13 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import refold
 from refold.config.check import explain
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch.workers import sigterm_is_ctrl_c
+
+CONF = Path(refold.__file__).parent / "conf"
+"""The configuration: a link to conf/ in a checkout, the folder itself in a wheel."""
 
 
 def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool = True) -> int:

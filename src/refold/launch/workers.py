@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,8 +104,8 @@ def needs_workers(plan: Plan) -> bool:
     return plan.processes > 1 or plan.settings["strategy"] != "auto"
 
 
-def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
-    """Run `python script --job resolved.yaml` once per process, and return the result that they write.
+def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
+    """Run `command --job resolved.yaml` once per process, and return the result that they write.
 
     Raises: JobFailedError: a process failed, or has not started. Interrupted: a signal came, to this process or to a
         worker; the workers have been told, and have left.
@@ -114,7 +114,7 @@ def run_workers(script: Path, run_dir: Path, plan: Plan, cores: int) -> dict[str
         shared = {**address, _SIGNS: signs, _PARENT: str(os.getpid())}
         if plan.settings["accelerator"] == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
-        workers = Workers([sys.executable, str(script), "--job", str(run_dir / RESOLVED)], Path(signs))
+        workers = Workers([*command, "--job", str(run_dir / RESOLVED)], Path(signs))
         try:
             workers.start(plan.processes, shared)
             failure = workers.wait()

@@ -1,0 +1,59 @@
+"""Compare runs: what differs between them, their metrics, best first, with mean and spread over seeds.
+
+python scripts/compare.py outputs/sweep_2026-01-31_12-00-00_7f3a91      all runs below a folder
+python scripts/compare.py outputs/A outputs/B --html compare.html       two runs, and a page with their curves
+python scripts/compare.py group=sweep_2026-01-31_12-00-00_7f3a91        the runs of a sweep, wherever they lie
+"""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+
+from refold.cli import command
+from refold.errors import ConfigError
+from refold.report.compare import Comparison, compare, print_comparison
+from refold.report.records import find_runs
+from refold.runs.directory import write_atomically
+
+
+def main() -> None:
+    """Read, compare, print and write. Raises: RefoldError."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="a run, a folder of runs, or group=NAME")
+    parser.add_argument("--metric", help="what to sort by, such as test/r2; the default is checkpoint.monitor")
+    parser.add_argument("--each", action="store_true", help="one row per run, in place of the mean over seeds")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write an interactive page")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write one row per run")
+    given = parser.parse_args()
+    comparison = compare(find_runs(given.runs), given.metric, each=given.each)
+    print_comparison(comparison)
+    try:
+        if given.csv:
+            write_csv(given.csv, comparison)
+            print(f"table:    {given.csv}")
+        if given.html:
+            from refold.report.compare_page import write_comparison
+
+            write_comparison(given.html, comparison, title=f"{len(comparison.runs)} runs by {comparison.metric}")
+            print(f"page:     {given.html}")
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: it cannot be written: {error.strerror}") from None
+
+
+def write_csv(path: Path, comparison: Comparison) -> None:
+    """One row per run: its directory, status, seed, what differs, and all its metrics."""
+    names = list(dict.fromkeys(name for run in comparison.runs for name in run.metrics))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["directory", "run", "status", "seed", *comparison.settings, *names])
+    for run in (run for row in comparison.rows for run in row.runs):
+        settings = [run.settings.get(key, "") for key in comparison.settings]
+        metrics = [run.metrics.get(name, "") for name in names]
+        writer.writerow([run.directory, run.id, run.status, run.seed, *settings, *metrics])
+    write_atomically(path, table.getvalue())
+
+
+def command_line() -> int:
+    """Run `refold compare`. Returns: exit status."""
+    return command.run_command(main, command.CONF)

@@ -1,0 +1,31 @@
+"""The command `refold`: one subcommand per module of this folder."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train one autoencoder, or sweep with -m",
+    "score": "score bars with a finished run, and flag those that do not belong",
+    "encode": "write the latent vector of each window",
+    "export": "write a finished run as one file that needs no Refold",
+    "compare": "compare runs: what differs between them, best first",
+}
+
+
+def main() -> int:
+    """Run the subcommand that the first argument names.
+
+    Returns:
+        The exit status; 2 if there is no such subcommand.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: refold COMMAND ...\n")
+        print("\n".join(f"  {command:<10}{does}" for command, does in COMMANDS.items()))
+        print("\nrefold COMMAND --help says more of each.")
+        return 0
+    if name not in COMMANDS:
+        print(f"{name}: there is no such command; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"refold {name}", *sys.argv[2:]]
+    return import_module(f"refold.cli.{name}").command_line()
