@@ -21,8 +21,8 @@ from refold.cli.command import CONF
 from refold.config import build as config
 from refold.config.change import choose_anew, taken_up
 from refold.config.check import nearest
-from refold.data.datamodule import Source
 from refold.data.long.spool import TableSpool
+from refold.data.sources.base import Source
 from refold.errors import ConfigError, DataError
 from refold.runs.directory import whole_folder
 from refold.scoring.detector import Detector

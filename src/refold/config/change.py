@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from refold.cli.command import progress_bar
 from refold.config.check import check_sections, nearest
-from refold.data.datamodule import Source
 from refold.data.long.ordered import OrderedBars, batches_of, in_order
+from refold.data.sources.base import Source
 from refold.errors import ConfigError
 from refold.scoring.detector import Detector
 from refold.scoring.scan import refuse_unlike

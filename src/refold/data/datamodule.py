@@ -1,8 +1,8 @@
 """From a source to loaders of windows, as Lightning asks for them and as plain Python does."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -14,37 +14,13 @@ from refold.data.bars.checks import Checks
 from refold.data.bars.features import find
 from refold.data.long import cache as caching
 from refold.data.pipeline import Layout, Pieces, Prepared, Recipe, prepare
+from refold.data.sources.base import Divisible, Source
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Part, Split
 from refold.data.windows.views import Windows
 from refold.data.windows.weighting import AssetWeights, Draws, weights_of
 from refold.errors import DataError
-
-
-class Source(Protocol):
-    """Where bars come from; `str(source)` describes it."""
-
-    def load(self) -> pl.DataFrame:
-        """The canonical table; see `refold.data.bars.table`."""
-        ...
-
-    def identity(self) -> Any:
-        """What changes when the data may have, as plain values; None if that cannot be told without loading."""
-        ...
-
-
-@runtime_checkable
-class Divisible(Protocol):
-    """A source that can be read some assets, or some rows, at a time."""
-
-    def pieces(self) -> Pieces:
-        """Loaders of a few assets each; together they load what `load` does."""
-        ...
-
-    def batches(self) -> Iterator[pl.DataFrame]:
-        """The table of `load`, some rows at a time in its order."""
-        ...
 
 
 class WindowDataModule(LightningDataModule):

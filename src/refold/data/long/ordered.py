@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.checks import Checks, is_sorted, merge, refuse_two_kinds, survey
-from refold.data.datamodule import Divisible, Source
 from refold.data.long.pieces import ROWS, together
 from refold.data.long.spool import TableSpool
+from refold.data.sources.base import Divisible, Source
 from refold.errors import DataError
 
 SORTED = 500_000
