@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from refold.cli import command
 from refold.errors import ConfigError
-from refold.report.records import RunRecord, find_runs
 from refold.runs.directory import write_atomically
+from refold.runs.records import RunRecord, find_runs
 
 METRIC, SHOWN = "test/r2", ("test/r2", "val/r2", "val/exposure_gap")
 GROUPS = ("decoder", "teacher_forcing", "layers")

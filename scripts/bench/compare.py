@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import refold.config.build  # noqa: F401  registers the resolvers
-from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.runs.directory import METRICS, RESOLVED, write_result
+from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, STEPS = 60, 100

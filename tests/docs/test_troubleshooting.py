@@ -22,8 +22,8 @@ from refold.errors import RefoldError
 from refold.export import writer as export
 from refold.launch import workers as launch
 from refold.launch.hardware import Machine, plan
-from refold.report.records import find_runs, read_run
 from refold.runs import directory as run
+from refold.runs.records import find_runs, read_run
 from refold.runs.state import held
 from refold.scoring.scan import refuse_unlike
 from refold.training import loggers

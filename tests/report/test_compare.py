@@ -10,8 +10,9 @@ from rich.console import Console
 from runs_on_disk import measured, settings_of, write_run
 
 from refold.errors import ConfigError, DataError, Interrupted, RefoldError
-from refold.report.compare import compare, print_comparison, short_names, what_differs
-from refold.report.records import find_runs, read_metrics
+from refold.report.comparison_table import print_comparison, short_names
+from refold.runs.comparison import compare, what_differs
+from refold.runs.records import find_runs, read_metrics
 from refold.runs.state import STATE, held
 
 EPOCHS = "trainer.max_epochs=10"

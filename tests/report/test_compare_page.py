@@ -13,10 +13,10 @@ import pytest
 from conftest import ROOT, clean_environment
 from runs_on_disk import measured, settings_of, write_run
 
-from refold.report.compare import compare
-from refold.report.compare_page import write_comparison
-from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
-from refold.report.records import find_runs
+from refold.report.comparison_page import write_comparison
+from refold.runs.comparison import compare
+from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
+from refold.runs.records import find_runs
 
 CURVE = [0.9, 0.5, 0.4]
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from refold.cli import command
 from refold.errors import ConfigError
-from refold.report.compare import Comparison, compare, print_comparison
-from refold.report.records import find_runs
+from refold.report.comparison_table import print_comparison
+from refold.runs.comparison import Comparison, compare
 from refold.runs.directory import write_atomically
+from refold.runs.records import find_runs
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
             write_csv(given.csv, comparison)
             print(f"table:    {given.csv}")
         if given.html:
-            from refold.report.compare_page import write_comparison
+            from refold.report.comparison_page import write_comparison
 
             write_comparison(given.html, comparison, title=f"{len(comparison.runs)} runs by {comparison.metric}")
             print(f"page:     {given.html}")

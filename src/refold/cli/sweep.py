@@ -121,8 +121,9 @@ def report() -> None:
     """At the end of a sweep, in the process that was started: the table of its jobs, and which of them failed."""
     if Sweep.directory is None or not Sweep.directory.is_dir():
         return
-    from refold.report.compare import compare, print_comparison
-    from refold.report.records import find_runs
+    from refold.report.comparison_table import print_comparison
+    from refold.runs.comparison import compare
+    from refold.runs.records import find_runs
 
     jobs = job_directories(Sweep.directory)
     runs = [path for path in jobs if (path / run.RESOLVED).exists()]

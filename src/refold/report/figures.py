@@ -19,9 +19,9 @@ from torch import Tensor
 
 from refold.data import WindowDataModule, Windows
 from refold.errors import RefoldError
-from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.report.projection import first_two_axes
 from refold.runs.directory import METRICS
+from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.scoring.baselines import PCA, TrainingMean
 from refold.scoring.detector import Scores
 from refold.training.loggers import log_pictures

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refold.report.importance import FEWEST_RUNS, importance
+from refold.runs.importance import FEWEST_RUNS, importance
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from refold.report.compare import Comparison, best_rows, cell_text, label_of, short_names, smaller_is_better
-from refold.report.fixed_windows import FIXED_WINDOWS, FixedWindows
-from refold.report.importance import importance
+from refold.report.comparison_table import cell_text, label_of, short_names
 from refold.report.page import assemble
-from refold.report.records import RunRecord, read_metrics
+from refold.runs.comparison import Comparison, best_rows, smaller_is_better
 from refold.runs.directory import METRICS, write_atomically
+from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
+from refold.runs.importance import importance
+from refold.runs.records import RunRecord, read_metrics
 
 MOST_CURVES = 40
 """Runs whose curves are drawn: the best one of each row, in their order, then the second of each."""
