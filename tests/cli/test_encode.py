@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT, clean_environment, compose_run
 
 from refold.config import build as config
+from refold.library.run import load_run
 
 CONF = ROOT / "conf"
 
@@ -26,7 +27,7 @@ def test_the_runs_own_bars(run_dir, encode):
     assert status == 0
     table = pl.read_parquet(run_dir / "latents/own/latents.parquet")
     assert f"{table.height:,} windows, 4 numbers each: {run_dir}/latents/own/latents.parquet" in out
-    run = config.load_run(run_dir)
+    run = load_run(run_dir)
     data = config.build_data(run.config)
     windows = data.test_windows
     index = torch.arange(0, len(windows), 50)

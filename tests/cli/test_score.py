@@ -18,6 +18,7 @@ from refold.cli import command
 from refold.config import build as config
 from refold.config.change import choose_anew
 from refold.errors import ConfigError
+from refold.library.run import load_run
 from refold.runs.directory import whole_folder
 
 CONF = ROOT / "conf"
@@ -149,7 +150,7 @@ def test_a_directory_that_is_no_run_or_of_another_version_is_named(run_dir, tmp_
 
 
 def test_the_detector_of_a_run_comes_back(run_dir):
-    run = config.load_run(run_dir)
+    run = load_run(run_dir)
     result = json.loads((run_dir / "result.json").read_text())
     assert float(run.detector.threshold.level) == result["detector"]["level"]
     data = config.build_data(run.config)
@@ -158,7 +159,7 @@ def test_the_detector_of_a_run_comes_back(run_dir):
     share = (scored[np.isfinite(scored)] > result["detector"]["level"]).mean()
     assert share == pytest.approx(0.005, abs=0.002)
     (run_dir / "checkpoints/detector.pt").rename(run_dir / "checkpoints/gone.pt")
-    assert config.load_run(run_dir).detector is None
+    assert load_run(run_dir).detector is None
     (run_dir / "checkpoints/gone.pt").rename(run_dir / "checkpoints/detector.pt")
 
 

@@ -77,7 +77,8 @@ def test_a_run_from_the_command_line_to_its_directory(command, tmp_path):
 
 LOAD_IN_A_FRESH_PROCESS = """
 import torch
-from refold.config.build import build_data, load_run
+from refold.config.build import build_data
+from refold.library.run import load_run
 from refold.training.reconstruction_metrics import ReconstructionError
 
 run = load_run("outputs/latest")

@@ -13,6 +13,7 @@ from refold.config.check import check
 from refold.errors import ConfigError
 from refold.launch.hardware import find_machine
 from refold.library.evaluation import fit_baselines, measure_baselines
+from refold.library.run import load_run
 from refold.training.loggers import finish_loggers
 
 GROUPS = (
@@ -107,7 +108,7 @@ def test_every_key_carries_a_comment_and_every_file_says_when_to_choose_it():
 
 def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
     cfg, result = tiny_run("trainer.max_epochs=2")
-    loaded = config.load_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
     data = config.build_data(cfg)
     data.setup()
     module = config.build_module(cfg, data.num_features)
@@ -150,7 +151,7 @@ def test_the_panel_chooses_a_bridge_unless_told_otherwise():
 
 def test_a_run_with_a_linear_path_comes_back_with_it(tiny_run, tmp_path):
     tiny_run("bridge.linear_path=pca")
-    loaded = config.load_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
     learned = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(loaded.autoencoder.linear.to_code.weight, learned["autoencoder.linear.to_code.weight"])
 
@@ -164,6 +165,6 @@ def test_passwords_do_not_reach_a_logger():
 
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a finished run: there is no .*resolved\.yaml"):
-        config.load_run(tmp_path)
+        load_run(tmp_path)
     with pytest.raises(ConfigError, match=r"there is no .*nowhere"):
-        config.load_run(tmp_path / "nowhere")
+        load_run(tmp_path / "nowhere")

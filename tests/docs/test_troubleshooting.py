@@ -16,13 +16,15 @@ import pytest
 from conftest import CONF, ROOT, compose_run
 from hydra import compose, initialize_config_dir
 
-from refold.config.build import build_data, load_run, read_checkpoint, to_plain
+from refold.config.build import build_data, to_plain
 from refold.config.check import check, explain
 from refold.errors import RefoldError
 from refold.export import writer as export
 from refold.launch import workers as launch
 from refold.launch.hardware import Machine, plan
+from refold.library.run import load_run
 from refold.runs import directory as run
+from refold.runs.checkpoints import read_checkpoint
 from refold.runs.records import find_runs, read_run
 from refold.runs.state import held
 from refold.scoring.scan import refuse_unlike

@@ -16,11 +16,12 @@ import torch
 from conftest import ROOT, compose_run
 from torch import nn
 
-from refold.config.build import Run, build_autoencoder, build_data, build_detector
+from refold.config.build import build_autoencoder, build_data, build_detector
 from refold.data import Scaler
 from refold.errors import ConfigError, RefoldError
 from refold.export import writer as export
 from refold.export.writer import largest_difference, trace, write
+from refold.library.run import Run
 from refold.models import Autoencoder
 from refold.models.portable import portable
 

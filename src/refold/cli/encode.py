@@ -24,6 +24,7 @@ from refold.config.check import nearest
 from refold.data.long.spool import TableSpool
 from refold.data.sources.base import Source
 from refold.errors import ConfigError, DataError
+from refold.library.run import load_run
 from refold.runs.directory import whole_folder
 from refold.scoring.detector import Detector
 from refold.scoring.latents import scan_latents
@@ -41,7 +42,7 @@ def main() -> None:
     for key in settings:
         if key not in OWN and not key.startswith("data."):
             raise ConfigError(f"{key}: there is no such setting of encode.py{nearest(key, {*OWN, 'data.path'})}")
-    run = config.load_run(settings["run"])
+    run = load_run(settings["run"])
     cfg = choose_anew(run.config, {key: value for key, value in settings.items() if key not in OWN}, CONF)
     run.autoencoder.to(command.device(settings.get("device", "auto")))
     if run.detector is None:

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from refold.cli import command
 from refold.cli.command import CONF
-from refold.config import build as config
 from refold.config.check import nearest
 from refold.errors import ConfigError
+from refold.library.run import load_run
 
 KEYS = ("run", "format", "out")
 
@@ -34,7 +34,7 @@ def main() -> None:
     name = settings.get("format", "onnx")
     if name not in export.FORMATS:
         raise ConfigError(f"format is {name!r}; it must be one of {', '.join(export.FORMATS)}")
-    run = config.load_run(settings["run"])
+    run = load_run(settings["run"])
     out = Path(settings.get("out", run.directory / f"model{export.FORMATS[name].suffix}"))
     difference = export.write(run, out, name)
     longest = export.longest_window(run)

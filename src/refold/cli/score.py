@@ -31,6 +31,7 @@ from refold.data.bars.checks import merge, summary
 from refold.data.long.ordered import in_order
 from refold.data.long.spool import TableSpool
 from refold.errors import ConfigError, DataError
+from refold.library.run import Run, load_run
 from refold.report import evidence
 from refold.report.evidence import Evidence
 from refold.report.page import write_page
@@ -57,7 +58,7 @@ def main() -> None:
     settings = command.settings(sys.argv[1:], __doc__)
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
-    run = config.load_run(settings["run"])
+    run = load_run(settings["run"])
     others = {key: value for key, value in settings.items() if key not in OWN}
     cfg = choose_anew(run.config, others, CONF)
     run.autoencoder.to(command.device(settings.get("device", "auto")))
@@ -77,7 +78,7 @@ def main() -> None:
     print_result(detector, facts, out)
 
 
-def own_data(run: config.Run) -> Any:
+def own_data(run: Run) -> Any:
     """The data that a run was trained on, on the run's own scale."""
     data = config.build_data(run.config)
     data.scaler = run.scaler
@@ -89,7 +90,7 @@ def own_data(run: config.Run) -> Any:
     return data
 
 
-def refit(run: config.Run, cfg: DictConfig) -> Detector:
+def refit(run: Run, cfg: DictConfig) -> Detector:
     """A detector with the score, threshold and alignment of a configuration, fitted to the run's own data."""
     data = own_data(run)
     detector = config.build_detector(cfg, run.autoencoder, data, run.scaler, data.feature_names)
@@ -117,9 +118,7 @@ def score_bars(detector: Detector, source: Any, comparison: Comparing, folder: P
         return found, evidence.of_bars(detector, bars, pl.scan_parquet(folder / SCORES), HERE)
 
 
-def score_own(
-    run: config.Run, detector: Detector, comparison: Comparing, folder: Path
-) -> tuple[dict[str, Any], Evidence]:
+def score_own(run: Run, detector: Detector, comparison: Comparing, folder: Path) -> tuple[dict[str, Any], Evidence]:
     """Score the run's own validation and test parts into a folder. Returns: as `score_bars`."""
     data = own_data(run)
     bars = in_order([data.source.load()], detector.recipe.checks)
@@ -176,7 +175,7 @@ def write_findings(findings: pl.DataFrame, folder: Path) -> None:
     findings.write_csv(folder / FINDINGS)
 
 
-def write_rest(run: config.Run, detector: Detector, folder: Path, found: dict[str, Any], shown: Evidence) -> None:
+def write_rest(run: Run, detector: Detector, folder: Path, found: dict[str, Any], shown: Evidence) -> None:
     """Write scoring.json and report.html."""
     facts = {
         "run": run.config.run.id,

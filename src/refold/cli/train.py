@@ -27,6 +27,7 @@ from refold.launch import workers as launch
 from refold.launch.hardware import adopt, find_machine, plan
 from refold.runs import directory as run
 from refold.runs import state
+from refold.runs.checkpoints import usable_checkpoint
 
 log = logging.getLogger("refold")
 
@@ -148,7 +149,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # they repeat what our own first lines say
         if cfg.resume:  # refused here, if it is broken, and not inside the trainer
-            cfg.resume = str(config.usable_checkpoint(Path(cfg.resume)))
+            cfg.resume = str(usable_checkpoint(Path(cfg.resume)))
         lightning.seed_everything(cfg.seed, verbose=False)
         data = config.build_data(cfg)
         data.setup()

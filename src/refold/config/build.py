@@ -1,32 +1,22 @@
-"""Build objects from a composed configuration, and load them back from a run directory.
+"""Build objects from a composed configuration.
 
 With `refold.config.check` and `refold.cli` the only code that knows Hydra. Functions import torch and lightning when
 they are called, so that completion and `--help` do without them.
 """
 
-import logging
-import os
 import re
 import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from refold.errors import ConfigError, RefoldError
 from refold.launch.cluster import find_environment
 from refold.launch.workers import is_worker
-from refold.runs.directory import (
-    BEST_CHECKPOINT,
-    DETECTOR,
-    LAST_CHECKPOINT,
-    METRICS,
-    PREVIOUS_CHECKPOINT,
-    RESOLVED,
-    read_settings,
-)
+from refold.runs.directory import METRICS
 
 if TYPE_CHECKING:
     import lightning as L
@@ -39,8 +29,6 @@ if TYPE_CHECKING:
     from refold.studies.price_errors import PriceErrors
     from refold.training.module import AutoencoderModule
     from refold.training.teacher_forcing import TeacherForcing
-
-log = logging.getLogger(__name__)
 
 OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(3), use_cache=True, replace=True)
 
@@ -237,82 +225,3 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
         checkpoints,
         StopOnSignal(checkpoints, second_stops=not is_worker()),
     ]
-
-
-class Run(NamedTuple):
-    """A trained run: its directory, its configuration, what turns prices into reconstructions, and what judges those.
-
-    detector: fitted; None if the run has not come to its end, or is of a version that had none.
-    """
-
-    directory: Path
-    config: DictConfig
-    autoencoder: "Autoencoder"
-    scaler: "Scaler"
-    features: list[str]
-    detector: "Detector | None"
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU: plain values and tensors. Raises: ConfigError: it cannot be read."""
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"{path} cannot be read as a checkpoint: {reason[0]}") from None
-
-
-def usable_checkpoint(path: Path) -> Path:
-    """The checkpoint to go on with: this one, or the one before it where `last.ckpt` is broken.
-
-    Raises: ConfigError: neither can be read.
-    """
-    try:
-        read_checkpoint(path)
-    except ConfigError as error:
-        before = path.parents[1] / PREVIOUS_CHECKPOINT
-        if path != path.parents[1] / LAST_CHECKPOINT or not before.exists():
-            raise
-        read_checkpoint(before)
-        log.warning("%s; going on from the one before it, %s", error, before.name)
-        return before
-    return path
-
-
-def load_run(path: str | os.PathLike) -> Run:
-    """A run from its directory: the weights of best.ckpt, in evaluation mode on the CPU, and the scaler it came with.
-
-    Args: path: a run directory, such as "outputs/latest".
-    Raises: ConfigError: the directory, its resolved.yaml or its checkpoint is not there.
-    """
-    from refold.data import Scaler
-
-    directory = Path(path).resolve()
-    settings, weights = directory / RESOLVED, directory / BEST_CHECKPOINT
-    for needed in (directory, settings, weights):
-        if not needed.exists():
-            raise ConfigError(f"{path} is not a finished run: there is no {needed}")
-    cfg, checkpoint = read_settings(settings), read_checkpoint(weights)
-    data = checkpoint["WindowDataModule"]
-    scaler = Scaler.from_state_dict(data["scaler"])
-    try:
-        autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
-    except ConfigError as error:
-        raise ConfigError(f"{settings} does not build a model; is it of another version of refold? {error}") from None
-    prefix = "autoencoder."
-    state = {
-        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
-    }
-    try:
-        autoencoder.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ConfigError(f"{weights} does not fit {settings}; is it of another version of refold? {reason}") from None
-    autoencoder.eval()
-    detector = None
-    if (directory / DETECTOR).exists():
-        detector = build_detector(cfg, autoencoder, build_data(cfg), scaler, columns=[])
-        detector.load_state_dict(read_checkpoint(directory / DETECTOR))
-    return Run(directory, cfg, autoencoder, scaler, list(data["features"]), detector)

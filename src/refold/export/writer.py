@@ -18,16 +18,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from refold.config.build import Run
 from refold.errors import ConfigError, RefoldError
 from refold.models.portable import OPERATOR, portable
 from refold.scoring.scores import GaussStatic, LatentNeighbours, Mahalanobis, Score
+
+if TYPE_CHECKING:
+    from refold.library.run import Run
 
 OUTPUTS = ("reconstruction", "code", "score")
 
@@ -105,7 +107,7 @@ class Portable(nn.Module):
     Args: run: with a fitted detector.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: "Run") -> None:
         super().__init__()
         if run.detector is None:
             raise ConfigError(f"{run.directory} has no fitted score; it gets one at the end of its training")
@@ -136,7 +138,7 @@ class Portable(nn.Module):
         return (made * self.std + self.mean).to(features.dtype), code, score.to(features.dtype)
 
 
-def relative_columns(run: Run) -> list[int]:
+def relative_columns(run: "Run") -> list[int]:
     """Columns of which a window sees only the distance to its first bar (`Feature.relative`)."""
     from refold.data.bars.features import find
 
@@ -145,7 +147,7 @@ def relative_columns(run: Run) -> list[int]:
 
 
 @torch.inference_mode()
-def reference(run: Run, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def reference(run: "Run", features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What `Portable` computes, by the parts of the run themselves."""
     scaled = run.scaler.transform(features)
     for column in relative_columns(run):
@@ -166,7 +168,7 @@ def reference(run: Run, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 # ---- the files -------------------------------------------------------------------------------------------------------
 
 
-def trace(run: Run) -> ExportedProgram:
+def trace(run: "Run") -> ExportedProgram:
     """The graph of a run, B and T free; T up to `longest_window`."""
     longest = longest_window(run)
     T = max(run.config.data.window_size, 1 if longest == 1 else 2)  # a size of 1 in the example would stay fixed
@@ -183,12 +185,12 @@ def trace(run: Run) -> ExportedProgram:
             raise ConfigError(f"torch.export cannot follow one of {', '.join(parts)}: {reason}") from error
 
 
-def longest_window(run: Run) -> int | None:
+def longest_window(run: "Run") -> int | None:
     """Bars that a window may have; None: any number. A linear path has weights for each bar of the run's windows."""
     return None if run.autoencoder.linear is None else run.config.data.window_size
 
 
-def write(run: Run, path: Path, format: str) -> float:
+def write(run: "Run", path: Path, format: str) -> float:
     """Export a run, and keep the file only if it computes what the run does.
 
     Args: format: onnx or torch_export. Returns: the largest difference found, in the units of TOLERANCE.
@@ -215,7 +217,7 @@ def write(run: Run, path: Path, format: str) -> float:
     return difference
 
 
-def notes(run: Run) -> dict[str, str]:
+def notes(run: "Run") -> dict[str, str]:
     """What a user of the file must know, kept in it."""
     detector = run.detector
     return {
@@ -230,7 +232,7 @@ def notes(run: Run) -> dict[str, str]:
     }
 
 
-def largest_difference(run: Run, call: Callable[[Tensor], Sequence[Tensor]]) -> float:
+def largest_difference(run: "Run", call: Callable[[Tensor], Sequence[Tensor]]) -> float:
     """Between a file and the run, over random features of several B and T, in the units of TOLERANCE."""
     generator = torch.Generator().manual_seed(0)
     T = run.config.data.window_size

@@ -1,0 +1,38 @@
+"""Read the checkpoints of a run directory."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from refold.errors import ConfigError
+from refold.runs.directory import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
+
+log = logging.getLogger(__name__)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU: plain values and tensors. Raises: ConfigError: it cannot be read."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"{path} cannot be read as a checkpoint: {reason[0]}") from None
+
+
+def usable_checkpoint(path: Path) -> Path:
+    """The checkpoint to go on with: this one, or the one before it where `last.ckpt` is broken.
+
+    Raises: ConfigError: neither can be read.
+    """
+    try:
+        read_checkpoint(path)
+    except ConfigError as error:
+        before = path.parents[1] / PREVIOUS_CHECKPOINT
+        if path != path.parents[1] / LAST_CHECKPOINT or not before.exists():
+            raise
+        read_checkpoint(before)
+        log.warning("%s; going on from the one before it, %s", error, before.name)
+        return before
+    return path
