@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from refold.data.sources import Csv
-from scripts import plot_study
+from refold.studies import decoder_study
 
 README = (ROOT / "README.md").read_text()
 HEAD = ("| decoder", "teacher_forcing", "layers")
@@ -120,12 +120,12 @@ def test_the_result_shown_is_a_whole_table():
 
 def test_the_study_shown_is_whole():
     study = OmegaConf.load(CONF / "experiment/decoder_study.yaml").hydra.sweeper.params
-    block = README.partition(plot_study.BEGIN)[2].partition(plot_study.END)[0]
+    block = README.partition(decoder_study.BEGIN)[2].partition(decoder_study.END)[0]
     rows = {tuple(line.split(" | ")[:3]) for line in block.splitlines() if line.startswith("| ")} - {HEAD}
     decoders, schedules, layers = (text.split(",") for text in (study.decoder, study.teacher_forcing, study.layers))
     fed = [(decoder, schedule) for decoder in decoders for schedule in schedules if decoder != "repeat"]
     assert rows == {(f"| {one}", two, depth) for one, two in [*fed, ("repeat", "none")] for depth in layers}
-    for group in plot_study.GROUPS:
+    for group in decoder_study.GROUPS:
         assert f"- `{group}=" in block
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from refold.library.evaluation import against, anomaly_metrics, last_row
+from refold.library.evaluation import against, last_row
+from tests.studies.test_price_errors import evaluation
 
 
 def test_r2_against_a_baseline_is_zero_where_the_model_is_as_good():
@@ -20,7 +21,7 @@ def test_loggers_get_what_the_model_finds_of_planted_errors():
         {"scorer": "LSTM autoencoder", "kind": "bad tick", **dict.fromkeys(found, 0.2)},
         {"scorer": "LSTM autoencoder", "kind": "all kinds", **found},
     ]
-    metrics = anomaly_metrics({"errors": rows})
+    metrics = evaluation().metrics({"errors": rows})
     assert metrics == {"errors/average_precision": 0.4, "errors/vus_pr": 0.3, "errors/event_f1": 0.5}
     result = {
         "metrics": {"val/reconstruction_mse": 0.2, "val/r2": 0.1, "test/r2": 0.3, "val/r2_against_pca": 0.0, **metrics},

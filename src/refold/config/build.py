@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from refold.data import Scaler, WindowDataModule
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
+    from refold.scoring.protocols import Evaluation
     from refold.scoring.scores import Score
     from refold.scoring.thresholds import Threshold
-    from refold.studies.price_errors import PriceErrors
     from refold.training.module import AutoencoderModule
     from refold.training.teacher_forcing import TeacherForcing
 
@@ -123,7 +123,7 @@ def build_detector(
     )
 
 
-def build_evaluation(cfg: DictConfig) -> "PriceErrors | None":
+def build_evaluation(cfg: DictConfig) -> "Evaluation | None":
     """What an experiment measures beside the reconstruction error; None if nothing."""
     return _instantiate(cfg, "evaluation") if cfg.evaluation else None
 

@@ -20,7 +20,7 @@ from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
 from refold.scoring.labelled import against_labels
 from refold.scoring.neighbours import neighbour_preservation
-from refold.studies.price_errors import ALL, MODEL, PriceErrors
+from refold.scoring.protocols import Evaluation
 from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
 from refold.training.facts import run_facts
 from refold.training.loggers import log_end
@@ -44,7 +44,7 @@ def summarise(
     module: AutoencoderModule,
     data: WindowDataModule,
     detector: Detector,
-    evaluation: PriceErrors | None,
+    evaluation: Evaluation | None,
 ) -> dict[str, Any] | None:
     """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; measure
     what the experiment asks for; draw; write result.json.
@@ -77,7 +77,7 @@ def summarise(
     }
     if evaluation:
         result["price_errors"] = evaluation.run(detector, data, seed=cfg.seed)
-        metrics |= anomaly_metrics(result["price_errors"])
+        metrics |= evaluation.metrics(result["price_errors"])
     elif test_scores and hasattr(data.source, "labels"):
         found = against_labels(scored_bars(test_scores, data), data.source.labels(), verdict["level"])
         metrics |= {f"errors/{name}": value for name, value in found.items()}
@@ -99,12 +99,6 @@ def last_row(result: dict[str, Any], monitor: str) -> dict[str, float]:
     }
     row |= {f"{name}/{key}": value for name, errors in result["baselines"].items() for key, value in errors.items()}
     return row | {name: value for name, value in (result["detector"] or {}).items() if "/" in name}
-
-
-def anomaly_metrics(price_errors: dict[str, Any]) -> dict[str, float]:
-    """What the model finds of the planted errors, all kinds together."""
-    row = next(row for row in price_errors["errors"] if (row["scorer"], row["kind"]) == (MODEL, ALL))
-    return {f"errors/{name}": row[name] for name in ("average_precision", "vus_pr", "event_f1")}
 
 
 def scored_bars(test: ScoredPart, data: WindowDataModule) -> pl.DataFrame:

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from refold.studies.errors_table import SHOWN
+PLANTED = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
+"""Metrics of `experiment=price_errors` that tables show -> their captions."""
 
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:
@@ -62,7 +63,7 @@ def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None
     """All tables of a result.json in which the model stands beside baselines: caption -> row -> column -> value."""
     found = {"reconstruction running free, in training variances": beside_baselines(result)}
     if measured := result.get("price_errors"):
-        for metric, title in SHOWN.items():
+        for metric, title in PLANTED.items():
             rows: dict[str, dict[str, float | None]] = {}
             for row in measured["errors"]:
                 rows.setdefault(row["scorer"], {})[row["kind"]] = row[metric]

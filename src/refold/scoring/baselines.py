@@ -119,7 +119,7 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
     return {name: float(value) for name, value in error.compute().items()}
 
 
-# Detection: scorers of bars, as `refold.scoring.rules.Scorer` describes them ------------------------------------------
+# Detection: scorers of bars, as `refold.scoring.protocols.Scorer` describes them --------------------------------------
 
 
 class Components(nn.Module):

@@ -10,12 +10,13 @@ Sources: Brownlees and Gallo 2006; Barndorff-Nielsen et al. 2009, rules of devia
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import polars as pl
 
 from refold.data.bars.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, survey
+from refold.scoring.protocols import Scorer
 
 _MANY_DEVIATIONS = 5.0  # Barndorff-Nielsen et al. take 10 from tick to tick; of daily returns that would miss most
 _NEIGHBOURS = 50  # bars that a bar is compared with
@@ -27,18 +28,6 @@ _SHORTEST_STALE = 3  # repetitions of a close that are reason enough, however ra
 _NORMAL = 1.4826  # standard deviation of a normal distribution over the median of its size
 _CLOSE = pl.col("close")
 _RETURN = (_CLOSE / _CLOSE.shift(1)).log()
-
-
-class Scorer(Protocol):
-    """What the model, its baselines and the rules have in common."""
-
-    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Learn what is usual. Args: train, val: canonical bars of the two parts, free of errors."""
-        ...
-
-    def score(self, bars: pl.DataFrame) -> np.ndarray:
-        """(N,) float64, one for each row of bars in its order; larger is stranger, NaN where it cannot tell."""
-        ...
 
 
 class Rule(ABC):

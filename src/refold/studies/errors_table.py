@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from refold.report.summary import PLANTED
 from refold.runs.directory import RESULT, write_atomically
+from refold.studies.price_errors import RULES_ALONE, RULES_AND_MODEL
 
 RESULTS = "price_errors.csv"
 """In the directory of a sweep, or of a run on its own: one row per seed, scorer and kind, with all metrics."""
@@ -21,20 +21,6 @@ TEXT = "price_errors.txt"
 """Beside it: what was printed. `python -m refold.studies.errors_table DIRECTORY PAGE` puts it into a page."""
 
 _WIDTH = 128
-
-SHOWN = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
-
-
-class ErrorsTable(Callback):
-    """Hydra calls it in the first process, after a run or after the last run of a sweep."""
-
-    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table of one seed."""
-        finish(Path(config.hydra.runtime.output_dir))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table of all seeds, and write them into one CSV."""
-        finish(Path(config.hydra.sweep.dir))
 
 
 def finish(directory: Path) -> None:
@@ -47,7 +33,7 @@ def finish(directory: Path) -> None:
     rows = errors_frame(measured)
     write_atomically(directory / RESULTS, rows.write_csv())
     console = Console(width=_WIDTH, highlight=False, record=True)
-    for metric, title in SHOWN.items():
+    for metric, title in PLANTED.items():
         console.print(f"{title}; {_seeds(rows)}")
         console.print(_table(rows, metric))
     for line in [*_gain_lines(rows), "", *_checks_lines(measured), *_natural_lines(measured)]:
@@ -96,10 +82,8 @@ def _mean_and_spread(values: pl.Series) -> str:
 
 def _gain_lines(rows: pl.DataFrame) -> list[str]:
     """What the model adds to the rules, seed by seed: nothing, if that is so."""
-    from refold.studies.price_errors import RULES_ALONE, RULES_AND_MODEL  # brings torch; Hydra imports this file early
-
     lines = []
-    for metric, title in SHOWN.items():
+    for metric, title in PLANTED.items():
         wide = rows.pivot(on="scorer", index=["seed", "kind"], values=metric)
         for (kind,), part in wide.group_by("kind", maintain_order=True):
             gain = part[RULES_AND_MODEL] - part[RULES_ALONE]

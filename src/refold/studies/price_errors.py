@@ -38,11 +38,11 @@ from refold.scoring.detection_metrics import (
 )
 from refold.scoring.detector import Detector
 from refold.scoring.events import likely_kinds
+from refold.scoring.protocols import Scorer
 from refold.scoring.rules import (
     RULES,
     RobustReturn,
     Rule,
-    Scorer,
     SpikeReversal,
     SplitRatio,
     StaleRun,
@@ -182,6 +182,10 @@ class PriceErrors:
         parts = part_bars(data.source.load(), data.recipe)
         scorers = all_scorers(detector, data, seed)
         return {"seed": seed, **self.measure(parts, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)}
+
+    def metrics(self, measured: dict[str, Any]) -> dict[str, float]:
+        row = next(row for row in measured["errors"] if (row["scorer"], row["kind"]) == (MODEL, ALL))
+        return {f"errors/{name}": row[name] for name in ("average_precision", "vus_pr", "event_f1")}
 
     def measure(
         self,

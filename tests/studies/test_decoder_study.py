@@ -1,13 +1,13 @@
-"""scripts/plot_study.py: from the runs of the decoder study to a table, a figure and what won."""
+"""Decoder study: from the runs of the decoder study to a table, a figure and what won."""
 
 import pytest
 from conftest import ROOT
-from runs_on_disk import measured, settings_of, write_run
 
 from refold.cli import command
-from scripts import plot_study
+from refold.studies import decoder_study
+from tests.report.runs_on_disk import measured, settings_of, write_run
 
-PAGE = f"before\n{plot_study.BEGIN}\nold\n{plot_study.END}\nafter\n"
+PAGE = f"before\n{decoder_study.BEGIN}\nold\n{decoder_study.END}\nafter\n"
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def study(tmp_path):
 
 
 def test_table_figure_and_verdicts(study, tmp_path):
-    plot_study.main(study)
+    decoder_study.main(study)
     lines = (tmp_path / "page.md").read_text().splitlines()
     assert (lines[0], lines[-1]) == ("before", "after")
     assert "old" not in lines
@@ -42,7 +42,7 @@ def test_table_figure_and_verdicts(study, tmp_path):
         "over 3 pairs of runs that differ in it alone, ahead in 2 of them",
     ]
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
-    plot_study.main(study)  # a page that has a table gets the new one
+    decoder_study.main(study)  # a page that has a table gets the new one
     assert (tmp_path / "page.md").read_text().splitlines() == lines
 
 
@@ -56,5 +56,5 @@ def test_table_figure_and_verdicts(study, tmp_path):
     ],
 )
 def test_a_mistake_ends_in_one_message(study, change, message, capsys):
-    assert command.run_command(lambda: plot_study.main(change(study)), ROOT / "conf") == 2
+    assert command.run_command(lambda: decoder_study.main(change(study)), ROOT / "conf") == 2
     assert message in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""What other rooms must offer to be scored or measured here."""
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from refold.data import WindowDataModule
+    from refold.scoring.detector import Detector
+
+
+class Scorer(Protocol):
+    """A scorer of bars. The model, its baselines and the rules are scorers.
+
+    A scorer is fitted to the bars of the training and validation parts and scores those of any other. Bars are
+    canonical, sorted by asset, then time.
+    """
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Learn what is usual.
+
+        Args:
+            train: canonical bars of the training part, free of errors.
+            val: canonical bars of the validation part, free of errors.
+
+        Returns:
+            The scorer itself.
+        """
+        ...
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """Score each bar.
+
+        Args:
+            bars: N canonical bars.
+
+        Returns:
+            (N,) float64, one score for each row in its order; larger is stranger, NaN where there is no score.
+        """
+        ...
+
+
+class Evaluation(Protocol):
+    """What an experiment measures at the end of a run, beside the reconstruction error."""
+
+    def run(self, detector: "Detector", data: "WindowDataModule", *, seed: int) -> dict[str, Any]:
+        """Measure a trained model.
+
+        Args:
+            detector: fitted.
+            data: of the run, set up.
+            seed: of all that is drawn.
+
+        Returns:
+            Plain values for result.json.
+        """
+        ...
+
+    def metrics(self, measured: dict[str, Any]) -> dict[str, float]:
+        """Pick the numbers that loggers get.
+
+        Args:
+            measured: as `run` returns it.
+
+        Returns:
+            Logged name -> value.
+        """
+        ...
