@@ -11,9 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from refold.report import page
-from refold.report.page import WindowExample, thin, write_page
+from refold.report import asset_series, distributions
+from refold.report.asset_series import thin_bars
+from refold.report.page import write_page
 from refold.report.projection import first_two_axes
+from refold.report.sections import WindowExample
 
 FEATURES = ("log_return", "volume_change")
 ODD = "<b>A&B</b> \"'{{data}}</script><script>throw 1</script>"
@@ -178,14 +180,15 @@ def test_a_long_table_read_in_parts_gives_the_bars_of_the_whole(tmp_path, monkey
     given = {"title": "t", "scores": pl.scan_parquet(tmp_path / "scores.parquet"), "events": make_events(scores)}
     given["split_scores"] = {"test": given["scores"], "validation": np.array([1.0, 3.0])}
     write_page(tmp_path / "once.html", **given)
-    monkeypatch.setattr(page, "AT_ONCE", 250)
+    monkeypatch.setattr(asset_series, "ROWS_AT_ONCE", 250)
+    monkeypatch.setattr(distributions, "SCORES_AT_ONCE", 250)
     write_page(tmp_path / "parts.html", **given)
     once, parts = (payload(tmp_path / f"{name}.html") for name in ("once", "parts"))
     assert once["assets"] == parts["assets"]
     assert once["facts"] == parts["facts"]
     assert once["histogram"]["parts"]["test"]["count"] == parts["histogram"]["parts"]["test"]["count"] == 2 * 897
     assert numbers(parts["histogram"]["parts"]["test"]["share"]).sum() == pytest.approx(1)
-    monkeypatch.setattr(page, "MOST_POINTS_OF_ONE", 400)
+    monkeypatch.setattr(asset_series, "MOST_POINTS_OF_ONE", 400)
     write_page(tmp_path / "thin.html", **given)
     thin_ = payload(tmp_path / "thin.html")["assets"]["B"]
     assert 200 < thin_["shown"] < 420
@@ -238,7 +241,7 @@ def test_times_are_those_of_the_clock_on_the_wall(tmp_path):
 
 def test_thinning_keeps_what_the_eye_would_see():
     bars = make_scores(("A",), 20_000, flagged=50).with_columns(pl.col("score").fill_null(0))
-    kept = thin(bars, 800)
+    kept = thin_bars(bars, 800)
     assert 400 <= kept.height <= 860
     assert kept["timestamp"].is_sorted()
     assert kept.filter("verdict").equals(bars.filter("verdict"))
@@ -251,11 +254,11 @@ def test_thinning_keeps_what_the_eye_would_see():
             for frame in (bars, kept)
         ]
         assert spans[0].equals(spans[1])
-    assert thin(bars, 20_000) is bars
+    assert thin_bars(bars, 20_000) is bars
 
 
 def test_of_too_many_flagged_bars_the_highest_scores_are_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "MOST_FLAGGED", 7)
+    monkeypatch.setattr(asset_series, "MOST_FLAGGED", 7)
     scores = make_scores(("A", "B"), 100, flagged=6)
     write_page(tmp_path / "report.html", title="t", scores=scores)
     data = payload(tmp_path / "report.html")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refold.report.comparison_table import cell_text, label_of, short_names
-from refold.report.page import assemble
+from refold.report.html_page import assemble_page
 from refold.runs.comparison import Comparison, best_rows, smaller_is_better
 from refold.runs.directory import METRICS, write_atomically
 from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
@@ -53,7 +53,7 @@ def write_comparison(path: Path, comparison: Comparison, title: str) -> None:
         "curves": _curves(comparison, ranked),
         "windows": _windows(comparison, finished),
     }
-    write_atomically(path, assemble(title, payload, "compare"))
+    write_atomically(path, assemble_page(title, payload, "compare"))
 
 
 def sorted_runs(runs: Sequence[RunRecord], metric: str) -> list[RunRecord]:

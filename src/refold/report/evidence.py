@@ -15,7 +15,7 @@ from torch import Tensor
 from refold.data import Windows
 from refold.data.long.ordered import OrderedBars
 from refold.data.pipeline import whole
-from refold.report.page import WindowExample
+from refold.report.sections import WindowExample
 from refold.scoring.detector import Detector
 from refold.scoring.scan import SLICE, SLICES, context, sampled
 

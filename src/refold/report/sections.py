@@ -1,0 +1,126 @@
+"""Sections of the page that draw what is given to them: events, windows, codes, tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from refold.report.html_page import json_number, milliseconds, typed_array, wall_clock
+from refold.report.projection import first_two_axes
+
+MOST_EVENTS = 1_000
+"""Rows of the table of events, highest scores first."""
+
+MOST_LATENTS = 3_000
+"""Points of the latent map: codes at even distances, and those of the highest scores."""
+
+MOST_WINDOW_FEATURES = 8
+"""Features drawn of a window: those with the largest errors in it."""
+
+
+class WindowExample(NamedTuple):
+    """A window and its reconstruction.
+
+    Attributes:
+        asset: its name.
+        label: why it was chosen, such as "worst of test".
+        timestamps: (T,) datetime64.
+        truth: (T, F); NaN at absent bars.
+        reconstruction: (T, F), in the units of truth; NaN at absent bars.
+    """
+
+    asset: str
+    label: str
+    timestamps: np.ndarray
+    truth: np.ndarray
+    reconstruction: np.ndarray
+
+
+def event_table(events: pl.DataFrame) -> dict[str, Any]:
+    """Return the columns of the highest-scoring events, and how many events there are in all.
+
+    Args:
+        events: asset, start, end, peak, score, features, kind.
+    """
+    most = events.sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)
+    spans = most.select(milliseconds(name) for name in ("start", "end", "peak"))
+    return {
+        "total": events.height,
+        "asset": most["asset"].to_list(),
+        "score": [json_number(value) for value in most["score"]],
+        "kind": most["kind"].to_list(),
+        "features": most["features"].to_list(),
+        **{name: spans[name].to_list() for name in spans.columns},
+    }
+
+
+def window_lines(example: WindowExample, names: Sequence[str] | None) -> dict[str, Any]:
+    """Return truth and reconstruction of the features of a window that have the largest errors in it.
+
+    Args:
+        example: the window.
+        names: of its F features.
+
+    Raises:
+        ValueError: the names are not as many as the features.
+    """
+    truth, made = (np.asarray(part, dtype=np.float64) for part in (example.truth, example.reconstruction))
+    if names is None or len(names) != truth.shape[1]:
+        raise ValueError(f"features has {0 if names is None else len(names)} names; windows have {truth.shape[1]}")
+    squared = np.square(made - truth)
+    present = np.isfinite(squared)
+    errors = np.where(present, squared, 0).sum(0) / present.sum(0).clip(min=1)
+    shown = sorted(np.argsort(-errors, kind="stable")[:MOST_WINDOW_FEATURES])
+    times = example.timestamps.astype("datetime64[ms]").astype(np.int64)
+    return {
+        "asset": example.asset,
+        "label": example.label,
+        "time": typed_array(times, "f8"),
+        "start": int(times[0]),
+        "features": [names[n] for n in shown],
+        "of": len(names),
+        "errors": [json_number(errors[n]) for n in shown],
+        "truth": [typed_array(truth[:, n], "f4") for n in shown],
+        "made": [typed_array(made[:, n], "f4") for n in shown],
+    }
+
+
+def latent_points(latents: pl.DataFrame, zone: str | None) -> dict[str, Any]:
+    """Return codes on their first two principal axes: some at even distances, and those of the highest scores.
+
+    Args:
+        latents: timestamp, asset, score if there is one; every other column is a number of the code.
+        zone: time zone of the page; None if its times have none.
+    """
+    codes = latents.drop("timestamp", "asset", "score", strict=False).to_numpy()
+    places, shares = first_two_axes(codes)
+    chosen = np.linspace(0, latents.height - 1, min(MOST_LATENTS, latents.height)).astype(np.int64)
+    if "score" in latents.columns and latents.height > MOST_LATENTS:
+        strangest = latents["score"].fill_nan(None).fill_null(-np.inf).arg_sort(descending=True)[: MOST_LATENTS // 10]
+        chosen = np.union1d(chosen, strangest.to_numpy())
+    points = wall_clock(latents[chosen], zone, "timestamp")
+    scores = points["score"].fill_nan(None) if "score" in points.columns else None
+    return {
+        "total": latents.height,
+        "shares": shares.tolist(),
+        "x": typed_array(places[chosen, 0], "f4"),
+        "y": typed_array(places[chosen, 1], "f4"),
+        "time": typed_array(points.select(milliseconds("timestamp")), "f8"),
+        "asset": points["asset"].to_list(),
+        "score": None if scores is None else [json_number(value) for value in scores],
+        # one far point would else take all colours for itself
+        "brightest": None if scores is None else json_number(scores.quantile(0.99)),
+    }
+
+
+def number_table(caption: str, rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+    """Return a table of numbers, with an empty cell where a row lacks a column.
+
+    Args:
+        caption: of the table.
+        rows: row -> column -> value.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [[json_number(row.get(column)) for column in columns] for row in rows.values()]
+    return {"caption": caption, "columns": columns, "rows": list(rows), "cells": cells}
