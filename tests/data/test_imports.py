@@ -13,15 +13,8 @@ HEAVY = ("torch", "lightning")
 @pytest.mark.parametrize(
     ("code", "loaded"),
     [
-        (
-            "import refold.data.sources, refold.data.bars.checks, refold.data.bars.features, refold.data.long.ordered",
-            set(),
-        ),
-        (
-            "from refold.data import Batch, Scaler, Series, Windows, WindowLoader; import refold.data.pipeline",
-            {"torch"},
-        ),
-        ("from refold.data import WindowDataModule", {"torch", "lightning"}),
+        ("import refold.data.sources, refold.data.bars.checks, refold.data.bars.features", set()),
+        ("from refold.data import Batch, Scaler, WindowLoader; import refold.data.pipeline", {"torch"}),
     ],
 )
 def test_only_what_is_asked_for_is_imported(code, loaded):
