@@ -27,7 +27,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from refold.data import Scaler, Series, WindowDataModule, WindowLoader, Windows
-from refold.data.bars.checks import CHECKS, FINDINGS, Checks
+from refold.data.bars.checks import Checks
+from refold.data.bars.findings import CHECKS, FINDINGS
 from refold.data.bars.table import Table
 from refold.data.long import cache
 from refold.data.pipeline import Prepared

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from refold.data import Scaler, Series
-from refold.data.bars.checks import CHECKS, Checks
+from refold.data.bars.checks import Checks
+from refold.data.bars.findings import CHECKS
 from refold.data.pipeline import Recipe
 from refold.data.windows.split import ByFraction
 from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTMEncoder

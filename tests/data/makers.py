@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from refold.data import WindowDataModule
-from refold.data.bars.checks import CHECKS, Checks
+from refold.data.bars.checks import Checks
+from refold.data.bars.findings import CHECKS
 from refold.data.bars.table import Table
 from refold.data.windows.split import ByFraction
 

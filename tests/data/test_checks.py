@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from refold.data.bars.calendar import moments, sessions
-from refold.data.bars.checks import CHECKS, Checks, summary, survey, unbroken
+from refold.data.bars.checks import Checks, unbroken
+from refold.data.bars.findings import CHECKS, summary
+from refold.data.bars.market import survey
 from refold.data.sources import Stocks
 from refold.errors import DataError
 from tests.data.makers import SOFT, checks, random_bars, ready, table, with_value

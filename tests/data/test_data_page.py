@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from refold.data.bars.checks import CHECKS
 from refold.data.bars.features import PLAIN, TRAILING, find
+from refold.data.bars.findings import CHECKS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/data.md").read_text()

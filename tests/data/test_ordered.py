@@ -5,7 +5,7 @@ import gzip
 import polars as pl
 import pytest
 
-from refold.data.bars.checks import survey
+from refold.data.bars.market import survey
 from refold.data.long import ordered
 from refold.data.long import pieces as reading
 from refold.data.long.ordered import batches_of, in_order

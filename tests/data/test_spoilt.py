@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from refold.data import WindowDataModule
-from refold.data.bars.checks import CHECKS
+from refold.data.bars.findings import CHECKS
 from refold.data.sources import Csv
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, checks, fractions, module, table

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from refold.data.bars.checks import merge
+from refold.data.bars.findings import merge
 from refold.data.long import pieces as reading
 from refold.data.long.ordered import OrderedBars, batches_of, in_order
 from refold.data.pipeline import whole

@@ -27,7 +27,7 @@ from refold.cli.command import CONF
 from refold.config import build as config
 from refold.config.change import all_thresholds, choose_anew, taken_up
 from refold.data import Windows
-from refold.data.bars.checks import merge, summary
+from refold.data.bars.findings import merge, summary
 from refold.data.long.ordered import in_order
 from refold.data.long.spool import TableSpool
 from refold.errors import ConfigError, DataError

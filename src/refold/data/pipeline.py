@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from refold.data.bars import checks as checking
-from refold.data.bars.checks import Checked, Checks
+from refold.data.bars.checks import Checked, Checks, unbroken
 from refold.data.bars.features import Feature, find_all, longest_lookback
+from refold.data.bars.findings import EVERY_ROW, merge, summary
+from refold.data.bars.market import add_surveys, survey
 from refold.data.long.spool import Spool
 from refold.data.windows.scaler import Scaler, Statistics
 from refold.data.windows.split import PARTS, Interval, Part, Split, cut, timeline
@@ -122,7 +123,7 @@ def whole(
     Raises: DataError: a check refuses the bars, or they lack a column that the features or the scale ask for; or a
         whole table has less than two bars.
     """
-    counted = checking.EVERY_ROW if kept is None else pl.col(ROW).is_between(kept.start, kept.stop, closed="left")
+    counted = EVERY_ROW if kept is None else pl.col(ROW).is_between(kept.start, kept.stop, closed="left")
     single = _read(bars.with_row_index(ROW), recipe, market, counted)
     if market is None:
         _refuse_few(single.checked.bars.height)
@@ -201,9 +202,9 @@ def prepare(pieces: Pieces, recipe: Recipe, scaler: Scaler | None = None, folder
         in, so that no more than a piece of it is in memory; None: all of it is.
     Raises: DataError.
     """
-    market = None if len(pieces) == 1 else checking.add_surveys(checking.survey(load()) for load in pieces)
+    market = None if len(pieces) == 1 else add_surveys(survey(load()) for load in pieces)
     assembly = _Assembly(recipe, folder, fits=scaler is None)
-    tables = (assembly.note(_read(load(), recipe, market, checking.EVERY_ROW)) for load in pieces)
+    tables = (assembly.note(_read(load(), recipe, market, EVERY_ROW)) for load in pieces)
     for table in [_side_by_side(list(tables), recipe)] if recipe.layout == "panel" else tables:
         assembly.add(table)
     return assembly.finish(scaler)
@@ -280,7 +281,7 @@ class _Assembly:
         _refuse_few(self.bars)
         segments = {part: np.concatenate(pieces) for part, pieces in self.segments.items()}
         _refuse_empty(segments, self.longest, self.gap, self.recipe)
-        findings, table = checking.merge(self.findings), self.table
+        findings, table = merge(self.findings), self.table
         scaler = scaler or self._scaler()
         values = self._spool("values")
         for block in self.raw:
@@ -341,7 +342,7 @@ def _feature_rows(
     bars, policies = checked.bars, recipe.checks.policies
     asset = bars["asset"].rle_id().to_numpy().astype(np.int64)
     breaks = recipe.layout == "panel" or recipe.checks.calendar is not None
-    run = checking.unbroken(asset, checked.moment, holes_break=breaks)
+    run = unbroken(asset, checked.moment, holes_break=breaks)
     table = compute(bars, features, run)
     faulty = table.select(pl.any_horizontal(pl.all().is_not_null() & ~pl.all().is_finite())).to_series()
     findings = checked.table
@@ -458,7 +459,7 @@ def _summary(
     return (
         f"{bars:,} bars of {assets} asset{'s' * (assets != 1)}, {layout}, {calendar[0]} to {calendar[-1]}\n"
         f"features: {', '.join(recipe.features)}\n"
-        f"checks: {checking.summary(findings)}\n"
+        f"checks: {summary(findings)}\n"
         f"{timeline(intervals, calendar, gap)}"
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from refold.data.bars.checks import survey
+from refold.data.bars.market import survey
 from refold.scoring.rules import RULES
 
 KINDS = ("unit", "split", "bad tick", "stale")

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import polars as pl
 
-from refold.data.bars.checks import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, survey
+from refold.data.bars.market import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, survey
 from refold.scoring.protocols import Scorer
 
 _MANY_DEVIATIONS = 5.0  # Barndorff-Nielsen et al. take 10 from tick to tick; of daily returns that would miss most

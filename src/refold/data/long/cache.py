@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from refold.data.bars.checks import FINDINGS
+from refold.data.bars.findings import FINDINGS
 from refold.data.pipeline import Prepared, Recipe
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from refold.data.bars.checks import Checks, is_sorted, merge, refuse_two_kinds, survey
+from refold.data.bars.checks import Checks
+from refold.data.bars.findings import merge
+from refold.data.bars.market import is_sorted, refuse_two_kinds, survey
 from refold.data.long.pieces import ROWS, together
 from refold.data.long.spool import TableSpool
 from refold.data.sources.base import Divisible, Source
