@@ -19,7 +19,7 @@ from refold.config import build as config
 from refold.config.change import choose_anew
 from refold.errors import ConfigError
 from refold.library.run import load_run
-from refold.runs.directory import whole_folder
+from refold.runs.directory import atomic_folder
 
 CONF = ROOT / "conf"
 FILES = {"scores.parquet", "events.csv", "findings.csv", "scoring.json", "report.html"}
@@ -181,26 +181,26 @@ def test_a_file_takes_the_place_of_the_source_and_is_read_as_the_runs_own_file_w
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     nested = tmp_path / "scores" / "new" / "out"
-    with pytest.raises(FileNotFoundError), whole_folder(nested, "out", ["a"]) as folder:
+    with pytest.raises(FileNotFoundError), atomic_folder(nested, "out", ["a"]) as folder:
         (folder / "a" / "b").write_text("2")
-    with pytest.raises(ConfigError, match="cannot be written"), whole_folder(nested / ("n" * 300), "out", ["a"]):
+    with pytest.raises(ConfigError, match="cannot be written"), atomic_folder(nested / ("n" * 300), "out", ["a"]):
         pass
     assert list(tmp_path.iterdir()) == []  # nor the folders that it would have stood in
-    with whole_folder(nested, "out", ["a"]) as folder:
+    with atomic_folder(nested, "out", ["a"]) as folder:
         (folder / "a").write_text("1")
     assert (nested / "a").read_text() == "1"
     shutil.rmtree(tmp_path / "scores")
     out = tmp_path / "out"
-    with whole_folder(out, "out", ["a"]) as folder:
+    with atomic_folder(out, "out", ["a"]) as folder:
         (folder / "a").write_text("1")
         assert not out.exists()
     assert (out / "a").read_text() == "1"
-    with pytest.raises(FileNotFoundError), whole_folder(out, "out", ["a"]) as folder:
+    with pytest.raises(FileNotFoundError), atomic_folder(out, "out", ["a"]) as folder:
         (folder / "a" / "b").write_text("2")
     assert (out / "a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (out / "notes").write_text("mine")
-    with pytest.raises(ConfigError, match="other files are there"), whole_folder(out, "out", ["a"]):
+    with pytest.raises(ConfigError, match="other files are there"), atomic_folder(out, "out", ["a"]):
         pass
 
 

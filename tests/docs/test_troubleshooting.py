@@ -16,6 +16,7 @@ import pytest
 from conftest import CONF, ROOT, compose_run
 from hydra import compose, initialize_config_dir
 
+from refold.config.arguments import resume_arguments
 from refold.config.build import build_data, to_plain
 from refold.config.check import check, explain
 from refold.errors import RefoldError
@@ -23,10 +24,11 @@ from refold.export import writer as export
 from refold.launch import workers as launch
 from refold.launch.hardware import Machine, plan
 from refold.library.run import load_run
-from refold.runs import directory as run
 from refold.runs.checkpoints import read_checkpoint
+from refold.runs.directory import LAST_CHECKPOINT, RESULT, full_disk_as_refold_error, refuse_existing_run
 from refold.runs.records import find_runs, read_run
-from refold.runs.state import held
+from refold.runs.resume import Resume
+from refold.runs.state import lock_run
 from refold.scoring.scan import refuse_unlike
 from refold.training import loggers
 from tests.report.runs_on_disk import measured, settings_of, write_run
@@ -130,7 +132,7 @@ def diverged(tiny_run: Callable) -> str:
 
 def on_a_full_disk() -> str:
     def fill() -> None:
-        with run.full_disk_named(Path("outputs/run")):
+        with full_disk_as_refold_error(Path("outputs/run")):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     return raised(fill)
@@ -162,18 +164,18 @@ def finished(directory: str = "run") -> Path:
     """A run directory with settings, a result and an empty last.ckpt."""
     path = write_run(Path(directory), settings_of(), metrics=measured(0.5))
     (path / "checkpoints").mkdir()
-    (path / run.LAST_CHECKPOINT).touch()
+    (path / LAST_CHECKPOINT).touch()
     return path
 
 
 def held_twice() -> None:
-    with held(Path("run")), held(Path("run")):
+    with lock_run(Path("run")), lock_run(Path("run")):
         pass
 
 
 def broken_result() -> str:
     path = finished()
-    (path / run.RESULT).write_text('{"metrics": ')
+    (path / RESULT).write_text('{"metrics": ')
     return raised(read_run, path)
 
 
@@ -211,11 +213,11 @@ GIVEN: dict[str, Callable] = {
     "No space left on device": lambda use: on_a_full_disk(),
     "W&B: offline": lambda use: logged_offline(use("monkeypatch"), use("caplog")),
     "W&B: not logged": lambda use: logged_no_more(use("caplog")),
-    "resume is latest": lambda use: raised(run.resume_arguments, ["resume=latest"]),
-    "keeps its settings": lambda use: raised(run.Resume(str(finished())).config, ["optimizer.lr=0.1"]),
-    "a run is there already": lambda use: raised(run.refuse_second, compose_run([]), finished()),
+    "resume is latest": lambda use: raised(resume_arguments, ["resume=latest"]),
+    "keeps its settings": lambda use: raised(Resume(str(finished())).config, ["optimizer.lr=0.1"]),
+    "a run is there already": lambda use: raised(refuse_existing_run, compose_run([]), finished()),
     "is in use": lambda use: raised(held_twice),
-    "cannot be read as a checkpoint": lambda use: raised(read_checkpoint, finished() / run.LAST_CHECKPOINT),
+    "cannot be read as a checkpoint": lambda use: raised(read_checkpoint, finished() / LAST_CHECKPOINT),
     "is not a finished run": lambda use: raised(load_run, finished()),
     "missing open": lambda use: scored_on_closes(),
     "is not a run and holds none": lambda use: raised(find_runs, ["."]),

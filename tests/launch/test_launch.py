@@ -95,7 +95,7 @@ def test_a_process_that_fails_ends_the_job_and_is_the_one_shown(fault, message, 
     assert message in done.stderr
     assert done.stderr.count("Traceback") == bool(shown)  # not those of the others, which lost their peer
     (run_dir,) = (path for path in (tmp_path / "outputs").iterdir() if path.name != "latest")
-    assert message in find_state(run_dir).note
+    assert message in find_state(run_dir).reason
     assert left_behind(tmp_path) == ""
 
 
@@ -107,9 +107,9 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
         "def train(cfg, run_dir):\n"
         "    if os.environ['RANK'] == '1':\n"
         "        time.sleep(600)  # hangs here\n"
-        "    launch.ready()\n"
+        "    launch.report_ready()\n"
         "    time.sleep(600)\n"
-        "launch.work(pathlib.Path(sys.argv[2]), train)\n"
+        "launch.run_worker(pathlib.Path(sys.argv[2]), train)\n"
     )
     (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
     monkeypatch.setattr(launch, "START_S", 1.0)
@@ -131,7 +131,7 @@ def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):
         "        if os.environ['RANK'] == '1':\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(600)\n"
-        "work = lambda: launch.work(pathlib.Path(sys.argv[2]), train)\n"
+        "work = lambda: launch.run_worker(pathlib.Path(sys.argv[2]), train)\n"
         "sys.exit(command.run_command(work, pathlib.Path('.'), says_interrupted=False))\n"
     )
     (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
@@ -145,7 +145,7 @@ def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):
 def test_a_worker_whose_parent_has_ended_before_it_was_there_does_not_train(tmp_path, monkeypatch):
     monkeypatch.setenv("REFOLD_PARENT", "1")
     with pytest.raises(SystemExit, match="the process that started this one has ended"):
-        launch.work(tmp_path / "resolved.yaml", lambda *_: pytest.fail("it trained"))
+        launch.run_worker(tmp_path / "resolved.yaml", lambda *_: pytest.fail("it trained"))
 
 
 def test_a_failure_reaches_the_sweep_whose_jobs_run_in_other_processes():

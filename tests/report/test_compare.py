@@ -13,7 +13,7 @@ from refold.errors import ConfigError, DataError, Interrupted, RefoldError
 from refold.report.comparison_table import print_comparison, short_names
 from refold.runs.comparison import compare, what_differs
 from refold.runs.records import find_runs, read_metrics
-from refold.runs.state import STATE, held
+from refold.runs.state import STATE, lock_run
 
 EPOCHS = "trainer.max_epochs=10"
 
@@ -103,11 +103,11 @@ def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
             tmp_path / f"{number}_{name}", settings_of(f"seed={number}", EPOCHS), metrics=None, curve=[0.4, 0.2]
         )
         if name == "running":
-            running.enter_context(held(directory))
+            running.enter_context(lock_run(directory))
         elif name == "cut":
             (directory / STATE).write_text("{}\n")  # as it is when the process that held it was killed
         else:
-            with pytest.raises(type(reasons[name])), held(directory):
+            with pytest.raises(type(reasons[name])), lock_run(directory):
                 raise reasons[name]
     write_run(tmp_path / "5_waiting", settings_of("seed=5", EPOCHS), metrics=None)
     with running:
@@ -129,11 +129,11 @@ def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
 
 def test_a_resumed_run_is_running_again(tmp_path):
     directory = write_run(tmp_path / "0_a", settings_of(), metrics=None)
-    with pytest.raises(Interrupted), held(directory):
+    with pytest.raises(Interrupted), lock_run(directory):
         raise Interrupted("SIGINT")
-    with held(directory):
+    with lock_run(directory):
         assert find_runs([directory])[0].status == "running"
-        with pytest.raises(ConfigError, match="is in use: another process trains this run"), held(directory):
+        with pytest.raises(ConfigError, match="is in use: another process trains this run"), lock_run(directory):
             pass
         assert (directory / STATE).read_text() == "{}\n"
 

@@ -13,7 +13,7 @@ from typing import Any
 import refold
 from refold.config.check import explain
 from refold.errors import ConfigError, Interrupted, RefoldError
-from refold.launch.workers import sigterm_is_ctrl_c
+from refold.launch.workers import sigterm_as_ctrl_c
 
 CONF = Path(refold.__file__).parent / "conf"
 """The configuration: a link to conf/ in a checkout, the folder itself in a wheel."""
@@ -29,7 +29,7 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
         warnings.filterwarnings("ignore", category=category, module="lightning")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
     try:
-        with sigterm_is_ctrl_c():
+        with sigterm_as_ctrl_c():
             main()
     except RefoldError as error:
         return report(error)

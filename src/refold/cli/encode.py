@@ -25,7 +25,7 @@ from refold.data.long.spool import TableSpool
 from refold.data.sources.base import Source
 from refold.errors import ConfigError, DataError
 from refold.library.run import load_run
-from refold.runs.directory import whole_folder
+from refold.runs.directory import atomic_folder
 from refold.scoring.detector import Detector
 from refold.scoring.latents import scan_latents
 
@@ -53,7 +53,7 @@ def main() -> None:
     run.detector.recipe = data.recipe  # its checks may have been chosen anew
     name = Path(cfg.data.path).name.split(".")[0] if "data.path" in settings else "own"
     out = Path(settings.get("out", run.directory / "latents" / name))
-    with whole_folder(out, "out", [LATENTS]) as folder:
+    with atomic_folder(out, "out", [LATENTS]) as folder:
         count = encode_bars(run.detector, data.source, folder)
     size = run.autoencoder.code_size
     Console(soft_wrap=True, highlight=False).print(f"{count:,} windows, {size} numbers each: {out / LATENTS}")

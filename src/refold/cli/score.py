@@ -36,7 +36,7 @@ from refold.report import evidence
 from refold.report.evidence import Evidence
 from refold.report.page import write_page
 from refold.report.summary import tables
-from refold.runs.directory import FINDINGS, RESULT, whole_folder
+from refold.runs.directory import FINDINGS, RESULT, atomic_folder
 from refold.scoring.alarms import Comparison, covered
 from refold.scoring.detector import Detector, per_asset_year
 from refold.scoring.events import Events
@@ -69,7 +69,7 @@ def main() -> None:
     other_data = any(key.startswith("data.") for key in others)
     name = Path(cfg.data.path).name.split(".")[0] if other_data and cfg.data.get("path") else "own"
     out = Path(settings.get("out", run.directory / "scores" / name))
-    with whole_folder(out, "out", FILES) as folder:
+    with atomic_folder(out, "out", FILES) as folder:
         if other_data:
             facts, shown = score_bars(detector, data.source, comparing(detector, cfg), folder)
         else:

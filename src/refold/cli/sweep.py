@@ -16,7 +16,8 @@ import refold
 from refold.config.build import build_data, to_plain
 from refold.config.check import is_fed_bars
 from refold.errors import RefoldError
-from refold.runs import directory as run
+from refold.runs.directory import LAST_CHECKPOINT, RESOLVED, RESULT, discard_unused
+from refold.runs.resume import Resume
 from refold.runs.state import STATE, find_state
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Sweep(Callback):
 
 def job_directories(sweep: Path) -> list[Path]:
     """The run directories of a sweep's jobs in the order of their numbers, if hydra.sweep.subdir gives them any."""
-    jobs = [path for path in sweep.iterdir() if (path / run.RESOLVED).exists() or (path / STATE).exists()]
+    jobs = [path for path in sweep.iterdir() if (path / RESOLVED).exists() or (path / STATE).exists()]
 
     def number(path: Path) -> tuple[float, str]:
         head = path.name.partition("_")[0]
@@ -62,7 +63,7 @@ def take_up(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[str, Any] 
     if result:
         log.info("finished already: %s; sweep.skip_finished=false trains it again", earlier)
         return cfg, result
-    resume = run.Resume(str(earlier))
+    resume = Resume(str(earlier))
     log.info("going on with %s", earlier)
     cfg = resume.config([])
     cfg.resume = str(resume.checkpoint)
@@ -95,14 +96,14 @@ def find_earlier(digest: str, run_dir: Path) -> Path | None:
             continue
         if result_of(directory):
             return directory
-        if state.ended != "failed" and (directory / run.LAST_CHECKPOINT).exists():
+        if state.ended != "failed" and (directory / LAST_CHECKPOINT).exists():
             cut = directory
     return cut
 
 
 def _digest_of(directory: Path) -> str | None:
     try:
-        lines = (directory / run.RESOLVED).read_text().splitlines()
+        lines = (directory / RESOLVED).read_text().splitlines()
     except OSError:
         return None
     return next((line.split()[-1] for line in lines if line.startswith("  settings: ")), None)
@@ -111,7 +112,7 @@ def _digest_of(directory: Path) -> str | None:
 def result_of(directory: Path) -> dict[str, Any] | None:
     """What result.json says; None if it is not there or is not that of a run."""
     try:
-        result = json.loads((directory / run.RESULT).read_text())
+        result = json.loads((directory / RESULT).read_text())
     except (OSError, ValueError):
         return None
     return result if isinstance(result, dict) and "metrics" in result else None
@@ -126,7 +127,7 @@ def report() -> None:
     from refold.runs.records import find_runs
 
     jobs = job_directories(Sweep.directory)
-    runs = [path for path in jobs if (path / run.RESOLVED).exists()]
+    runs = [path for path in jobs if (path / RESOLVED).exists()]
     if runs:
         try:
             print_comparison(compare(find_runs(runs)), title=f"{Sweep.directory.name}: what differed, best first")
@@ -135,7 +136,7 @@ def report() -> None:
     for directory in jobs:
         state = find_state(directory)
         if state.ended == "failed":
-            print(f"failed: {directory}: {state.note}", file=sys.stderr)
+            print(f"failed: {directory}: {state.reason}", file=sys.stderr)
 
 
 def stand_in(run_dir: Path, earlier: Path) -> None:
@@ -149,6 +150,6 @@ def stand_in(run_dir: Path, earlier: Path) -> None:
             there.setFormatter(handler.formatter)
             root.addHandler(there)
     if earlier != run_dir:
-        run.discard_unused(run_dir)
+        discard_unused(run_dir)
         if not run_dir.exists():
             run_dir.symlink_to(os.path.relpath(earlier, run_dir.parent), target_is_directory=True)

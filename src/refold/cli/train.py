@@ -20,14 +20,33 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from refold.cli import sweep
 from refold.cli.command import CONF, help_of_options, report, report_status, run_command
 from refold.config import build as config
+from refold.config.arguments import resume_arguments
 from refold.config.check import check
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch import cluster
-from refold.launch import workers as launch
 from refold.launch.hardware import adopt, find_machine, plan
-from refold.runs import directory as run
-from refold.runs import state
+from refold.launch.workers import (
+    interruptible,
+    is_worker,
+    needs_workers,
+    report_ready,
+    restored_environment,
+    run_worker,
+    run_workers,
+)
 from refold.runs.checkpoints import usable_checkpoint
+from refold.runs.directory import (
+    FINDINGS,
+    LAST_CHECKPOINT,
+    RESOLVED,
+    discard_unused,
+    full_disk_as_refold_error,
+    identify,
+    open_run,
+    refuse_existing_run,
+)
+from refold.runs.resume import Resume, resume_command
+from refold.runs.state import lock_run, record_refusal
 
 log = logging.getLogger("refold")
 
@@ -45,16 +64,16 @@ def main(cfg: DictConfig) -> float:
     except RefoldError as error:
         if job.mode is not RunMode.MULTIRUN:
             if not cfg.resume and report_status(error) == 2:  # the log of a failure is kept
-                run.discard_unused(run_dir)
+                discard_unused(run_dir)
             sys.exit(report(error))  # past Hydra, which would add lines of its own
         print(f"\njob {job.job.num}, {job.job.override_dirname}, failed: {error}", file=sys.stderr)
-        if not (run_dir / run.RESOLVED).exists():
-            state.refuse(run_dir, error)
+        if not (run_dir / RESOLVED).exists():
+            record_refusal(run_dir, error)
         if cfg.sweep.stop_on_failure:
             raise Interrupted("sweep.stop_on_failure is true: the sweep ends here", report_status(error)) from error
         raise
     except Interrupted as stop:
-        hint = f". Go on with: {run.resume_command(run_dir)}" if (run_dir / run.LAST_CHECKPOINT).exists() else ""
+        hint = f". Go on with: {resume_command(run_dir)}" if (run_dir / LAST_CHECKPOINT).exists() else ""
         if job.mode is RunMode.MULTIRUN:
             hint = ". The same command goes on with the sweep" if cfg.sweep.skip_finished else ""
         raise Interrupted(f"{stop}{hint}") from None
@@ -77,17 +96,17 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         cfg, done = sweep.take_up(cfg, run_dir)
         if done:
             return done["metrics"][cfg.checkpoint.monitor]
-    run.refuse_second(cfg, run_dir)
-    with state.held(run_dir), launch.restored_environment():
-        run.open_run(cfg, run_dir)
+    refuse_existing_run(cfg, run_dir)
+    with lock_run(run_dir), restored_environment():
+        open_run(cfg, run_dir)
         for note in hardware.notes:
             log.info(note)
         for warning in hardware.warnings:
             log.warning(warning)
         if world:
             cluster.announce(run_dir)
-        if launch.needs_workers(hardware) and not world:
-            result = launch.run_workers(WORKER, run_dir, hardware, machine.cores)
+        if needs_workers(hardware) and not world:
+            result = run_workers(WORKER, run_dir, hardware, machine.cores)
         else:
             result = train(cfg, run_dir)
     print_summary(result, run_dir)
@@ -98,12 +117,12 @@ def run_as_started(cfg: DictConfig, run_dir: Path) -> None:
     """A process of a job that somebody started on its resolved.yaml: torchrun, srun, a user, or we as its worker."""
     from refold.report.summary import print_summary
 
-    if launch.is_worker():
+    if is_worker():
         train(cfg, run_dir)
         return
     world = cluster.find_world() or cluster.World(rank=0, processes=1, nodes=1, starter="this command")
     cfg.trainer = adopt(config.to_plain(cfg.trainer), world)
-    with state.held(run_dir) if world.rank == 0 else contextlib.nullcontext():
+    with lock_run(run_dir) if world.rank == 0 else contextlib.nullcontext():
         result = train(cfg, run_dir)
     if result:
         print_summary(result, run_dir)
@@ -114,8 +133,8 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     hydra_config = HydraConfig.get()
     overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     if cfg.resume:
-        resume = run.Resume(cfg.resume)
-        if resume.directory != run_dir.resolve():  # it came another way than `run.resume_arguments` looks at
+        resume = Resume(cfg.resume)
+        if resume.directory != run_dir.resolve():  # it came another way than `resume_arguments` looks at
             raise ConfigError(
                 f"resume is {cfg.resume}; give it on the command line, as resume={cfg.resume}, without ++"
             )
@@ -127,7 +146,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     with open_dict(cfg):
         cfg.resume = None
         cfg.run = {
-            "id": run.identify(run_dir),
+            "id": identify(run_dir),
             "group": sweep,
             "choices": choices,
             "overrides": overrides,
@@ -140,7 +159,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 def train(cfg: DictConfig, run_dir: Path) -> dict | None:
     """What every process of a job runs. Returns: the result, on the first process."""
-    with launch.interruptible(run_dir), run.full_disk_named(run_dir):
+    with interruptible(run_dir), full_disk_as_refold_error(run_dir):
         import lightning
 
         from refold.library.evaluation import summarise
@@ -166,8 +185,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
             )
             log.info(data.description)
             if trainer.is_global_zero:
-                data.findings.write_csv(run_dir / run.FINDINGS)
-            launch.ready()
+                data.findings.write_csv(run_dir / FINDINGS)
+            report_ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             detector = config.build_detector(cfg, module.autoencoder, data, data.scaler, data.feature_names)
             result = summarise(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
@@ -189,13 +208,13 @@ def start(arguments: list[str]) -> None:
     if arguments[:1] == ["--job"]:
         if len(arguments) != 2:
             raise ConfigError("--job takes a resolved.yaml and nothing else; resume=DIRECTORY goes on with settings")
-        launch.work(Path(arguments[1]).resolve(), run_as_started)
+        run_worker(Path(arguments[1]).resolve(), run_as_started)
     elif world and world.rank > 0:
         if run_dir := cluster.wait_for_run():
-            launch.work(run_dir / run.RESOLVED, run_as_started)
+            run_worker(run_dir / RESOLVED, run_as_started)
     else:
         try:
-            sys.argv[1:] = run.resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
+            sys.argv[1:] = resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
             if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
                 raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
             with help_of_options(sys.argv):

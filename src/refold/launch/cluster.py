@@ -22,7 +22,7 @@ WAIT = timedelta(minutes=10)
 DISMISS_S = 60.0
 """Seconds that the first process waits, before it leaves, until the others have heard whether there is a run."""
 
-_TOLD = "refold/told"
+_HEARD = "refold/heard"
 """How many of the others have read what the first process wrote."""
 
 _STARTED_BY_OTHERS = {"TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"}
@@ -69,7 +69,7 @@ def find_world() -> World | None:
 
 
 @functools.cache
-def _meeting_point() -> "TCPStore":
+def _shared_store() -> "TCPStore":
     """A store of short texts that all processes reach: torchrun's own, or one that the first process holds."""
     from torch.distributed import TCPStore
 
@@ -93,17 +93,17 @@ def _key() -> str:
 
 def announce(run_dir: Path) -> None:
     """The first process names the directory of the run; the others start to train."""
-    _meeting_point().set(_key(), str(run_dir))
+    _shared_store().set(_key(), str(run_dir))
 
 
 def dismiss(world: World) -> None:
     """The first process leaves: if without a run, the others need not wait. It holds a store of its own until they
     know, or would look for it in vain."""
-    store = _meeting_point()
+    store = _shared_store()
     if not store.check([_key()]):
         store.set(_key(), "")
     end = time.monotonic() + DISMISS_S
-    while not _is_shared() and store.add(_TOLD, 0) < world.processes - 1 and time.monotonic() < end:
+    while not _is_shared() and store.add(_HEARD, 0) < world.processes - 1 and time.monotonic() < end:
         time.sleep(0.1)
 
 
@@ -115,9 +115,9 @@ def wait_for_run() -> Path | None:
     from torch.distributed import DistError
 
     try:
-        store = _meeting_point()
+        store = _shared_store()
         run_dir = store.get(_key()).decode()
-        store.add(_TOLD, 1)
+        store.add(_HEARD, 1)
     except DistError as error:
         reason = str(error).splitlines()[0]
         raise RefoldError(f"the first process has not opened a run directory: {reason}") from None

@@ -22,8 +22,15 @@ from typing import Any, NamedTuple
 from refold.errors import Interrupted, RefoldError
 from refold.launch.cluster import find_world
 from refold.launch.hardware import Plan
-from refold.runs import directory as run
-from refold.runs.directory import RESOLVED, RESULT
+from refold.runs.directory import (
+    LAST_CHECKPOINT,
+    LOG,
+    RESOLVED,
+    RESULT,
+    describe_kept,
+    read_settings,
+    write_atomically,
+)
 
 GRACE_S = 60.0
 """Seconds that workers have to write a checkpoint and leave after a signal, before they are killed."""
@@ -70,13 +77,13 @@ def interruptible(run_dir: Path) -> Iterator[None]:
     """Within, ctrl-C and SIGTERM raise `Interrupted`, which says what of the run is kept."""
 
     def stop(number: int, frame: Any) -> None:
-        raise Interrupted(f"{signal.Signals(number).name}: stopped, {run.what_is_kept(run_dir)}")
+        raise Interrupted(f"{signal.Signals(number).name}: stopped, {describe_kept(run_dir)}")
 
     with _handled_by(stop, signal.SIGINT, signal.SIGTERM):
         yield
 
 
-def sigterm_is_ctrl_c() -> contextlib.AbstractContextManager[None]:
+def sigterm_as_ctrl_c() -> contextlib.AbstractContextManager[None]:
     """Within, SIGTERM raises KeyboardInterrupt, as ctrl-C does."""
 
     def interrupt(*_: Any) -> None:
@@ -110,7 +117,7 @@ def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -
     Raises: JobFailedError: a process failed, or has not started. Interrupted: a signal came, to this process or to a
         worker; the workers have been told, and have left.
     """
-    with tempfile.TemporaryDirectory(prefix="refold-") as signs, _meeting_point() as address, sigterm_is_ctrl_c():
+    with tempfile.TemporaryDirectory(prefix="refold-") as signs, _worker_store() as address, sigterm_as_ctrl_c():
         shared = {**address, _SIGNS: signs, _PARENT: str(os.getpid())}
         if plan.settings["accelerator"] == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
@@ -123,11 +130,11 @@ def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -
         except KeyboardInterrupt:
             with _handled_by(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):  # a second one cuts no clean-up short
                 workers.terminate()
-            raise Interrupted(f"stopped, {run.what_is_kept(run_dir)}") from None
+            raise Interrupted(f"stopped, {describe_kept(run_dir)}") from None
         finally:
             workers.reap(FAILED_GRACE_S)
     if failure:
-        raise _told(failure, run_dir / "train.log")
+        raise _job_failed(failure, run_dir / LOG)
     return json.loads((run_dir / RESULT).read_text())
 
 
@@ -139,7 +146,7 @@ class Failure(NamedTuple):
     traceback: str
 
 
-def _told(failure: Failure, log: Path) -> JobFailedError:
+def _job_failed(failure: Failure, log: Path) -> JobFailedError:
     """Show where it failed, once, and keep that in the log; the message alone suffices for a user's mistake."""
     if failure.status == 2:
         return JobFailedError(failure.message, failure.status)
@@ -241,7 +248,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _meeting_point() -> Iterator[dict[str, str]]:
+def _worker_store() -> Iterator[dict[str, str]]:
     """The store at which the workers meet, held by this process: its port is taken before they hear of it."""
     from torch.distributed import TCPStore
 
@@ -262,7 +269,7 @@ def is_worker() -> bool:
     return _SIGNS in os.environ
 
 
-def work(resolved: Path, train: Callable[..., Any]) -> Any:
+def run_worker(resolved: Path, train: Callable[..., Any]) -> Any:
     """What a worker does: die with its parent, log into the job's files, and train.
 
     Args: resolved: the job's configuration. train: (cfg, run directory) -> result.
@@ -272,14 +279,14 @@ def work(resolved: Path, train: Callable[..., Any]) -> Any:
     _end_with_parent()  # first of all: the imports take seconds
     from lightning.pytorch.utilities import rank_zero_only
 
-    cfg = run.read_settings(resolved)
-    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / "train.log")]
+    cfg = read_settings(resolved)
+    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / LOG)]
     level = logging.WARNING if rank_zero_only.rank else logging.INFO
     logging.basicConfig(level=level, format=JOB_LOG_FORMAT, handlers=handlers)
-    last = resolved.parent / run.LAST_CHECKPOINT
+    last = resolved.parent / LAST_CHECKPOINT
     if not cfg.resume and last.exists():
         cfg.resume = str(last)  # restarted, by torchrun or Slurm, after it was cut
-    with _reported():
+    with _failures_recorded():
         return train(cfg, resolved.parent)
 
 
@@ -296,7 +303,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _reported() -> Iterator[None]:
+def _failures_recorded() -> Iterator[None]:
     """Leave a note of what fails for the process that started this one: the first failure is the one to show."""
     signs = os.environ.get(_SIGNS)
     if signs is None:
@@ -312,13 +319,13 @@ def _reported() -> Iterator[None]:
             lines = str(error) if known else "".join(traceback.format_exception_only(error)).strip()
             note = {"time": time.time(), "status": 2 if known else 1, "message": lines}
             note["traceback"] = "" if known else traceback.format_exc()
-            run.write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(note))
+            write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(note))
             sys.exit(note["status"])
         finally:
             faulthandler.unregister(signal.SIGUSR1)
 
 
-def ready() -> None:
+def report_ready() -> None:
     """Tell the process that started this one, if one did, that it is about to meet the others."""
     if signs := os.environ.get(_SIGNS):
         Path(f"{signs}/ready-{os.environ['RANK']}").touch()

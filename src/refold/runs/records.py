@@ -124,7 +124,7 @@ def read_run(directory: Path) -> RunRecord:
         began = state.began or epoch is not None
         status = "running" if state.running else state.ended or ("cut" if began else "not started")
         reached = "" if epoch is None else f"epoch {int(epoch) + 1} of {cfg['trainer']['max_epochs']}"
-        return RunRecord(**common, status=status, note=state.note or reached, metrics=so_far)
+        return RunRecord(**common, status=status, note=state.reason or reached, metrics=so_far)
     measured = {name: result[name] for name in ("windows_per_s", "parameters", "epochs") if result.get(name)}
     return RunRecord(
         **common,

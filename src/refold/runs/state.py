@@ -20,19 +20,30 @@ Ended = Literal["stopped", "failed"]
 
 
 class State(NamedTuple):
-    """What is known of a run without its result. ended: how, if it said so; note: why it ended."""
+    """What is known of a run that has no result.
+
+    Attributes:
+        running: a process trains it now.
+        began: a process has trained it, now or before.
+        ended: how it ended, if it said so.
+        reason: why it ended, in one line, or nothing.
+    """
 
     running: bool
     began: bool
     ended: Ended | None
-    note: str
+    reason: str
 
 
 @contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Within, the run in this directory is running, and no other process may go on with it; then it says how it ended.
+def lock_run(directory: Path) -> Iterator[None]:
+    """Lock the run directory while its run is training, and record how it ended; the lock ends with the block.
 
-    Raises: ConfigError: another process trains it, or the directory cannot be written.
+    Args:
+        directory: the run directory; it is made if it is not there.
+
+    Raises:
+        ConfigError: another process trains the run, or the directory cannot be written.
     """
     file = _open(directory)
     try:
@@ -46,39 +57,45 @@ def held(directory: Path) -> Iterator[None]:
         try:
             yield
         except (Interrupted, KeyboardInterrupt) as stop:
-            _write(file, {"ended": "stopped", "note": _first_line(stop)})
+            _write(file, {"ended": "stopped", "reason": _first_line(stop)})
             raise
         except Exception as error:
-            _write(file, {"ended": "failed", "note": _first_line(error)})
+            _write(file, {"ended": "failed", "reason": _first_line(error)})
             raise
     finally:
         os.close(file)
 
 
-def refuse(directory: Path, error: RefoldError) -> None:
-    """Say of a job that was refused before it began why it was; not of a run that another process trains there."""
+def record_refusal(directory: Path, error: RefoldError) -> None:
+    """Record why a job was refused before it began; a run that another process trains there is left alone.
+
+    Args:
+        directory: the run directory; it is made if it is not there.
+        error: the refusal.
+    """
     file = _open(directory)
     if _lock(file, fcntl.LOCK_EX):
-        _write(file, {"ended": "failed", "note": _first_line(error)})
+        _write(file, {"ended": "failed", "reason": _first_line(error)})
     os.close(file)
 
 
 def find_state(directory: Path) -> State:
-    """What state.json and its lock say of a run directory."""
+    """Read what state.json and its lock say of a run directory."""
     try:
         with (directory / STATE).open() as file:
             running = not _lock(file.fileno(), fcntl.LOCK_SH)
             text = file.read()
     except OSError:
-        return State(running=False, began=False, ended=None, note="")
+        return State(running=False, began=False, ended=None, reason="")
     try:
         content = json.loads(text)
     except ValueError:  # cut while it was written
         content = {}
-    return State(running, began=True, ended=None if running else content.get("ended"), note=content.get("note", ""))
+    return State(running, began=True, ended=None if running else content.get("ended"), reason=content.get("reason", ""))
 
 
 def _open(directory: Path) -> int:
+    """Open state.json for writing, and make it if needed."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return os.open(directory / STATE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -87,17 +104,19 @@ def _open(directory: Path) -> int:
 
 
 def _write(file: int, content: dict[str, str]) -> None:
+    """Replace the content of state.json in place: a renamed file would leave the lock behind."""
     with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
-        os.ftruncate(file, 0)  # in place: a renamed file would leave the lock behind
+        os.ftruncate(file, 0)
         os.pwrite(file, (json.dumps(content) + "\n").encode(), 0)
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _lock(file: int, kind: int) -> bool:
-    """True if the file could be locked; also on a file system without locks."""
+    """Try to lock a file; a file system without locks counts as success."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

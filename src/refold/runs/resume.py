@@ -1,0 +1,62 @@
+"""Where a stopped run goes on, and which of its settings may change then."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from refold.errors import ConfigError
+from refold.runs.directory import LAST_CHECKPOINT, RESOLVED, read_settings
+
+CHANGEABLE = ("trainer.", "logger.", "checkpoint.every_minutes", "early_stopping.patience")
+"""Keys that a resumed run may change. Others are part of what its checkpoint is a state of."""
+
+
+def resume_command(directory: Path) -> str:
+    """Return the command that goes on with a run, quoted for a shell."""
+    latest = Path("outputs/latest")
+    where = "latest" if latest.resolve() == directory.resolve() else str(directory)
+    return f"python train.py {shlex.quote(f'resume={where}')}"
+
+
+class Resume:
+    """A run to go on with: its directory, its checkpoint, and its configuration.
+
+    Args:
+        where: `latest`, a run directory or a checkpoint in one.
+
+    Raises:
+        ConfigError: there is no such run, or it has not written a checkpoint yet.
+    """
+
+    def __init__(self, where: str) -> None:
+        path = Path("outputs/latest" if where == "latest" else where)
+        self.directory = (path.parent.parent if path.suffix == ".ckpt" else path).resolve()
+        self.checkpoint = path.resolve() if path.suffix == ".ckpt" else self.directory / LAST_CHECKPOINT
+        for needed in (self.directory / RESOLVED, self.checkpoint):
+            if not needed.is_file():
+                raise ConfigError(f"resume is {where}; there is no {needed}, so there is nothing to go on with")
+
+    def config(self, overrides: Sequence[str]) -> DictConfig:
+        """Read the run's own configuration and put the values that were given this time on top.
+
+        Args:
+            overrides: texts such as "trainer.max_epochs=9"; `resume=...` is left out.
+
+        Returns:
+            The configuration to go on with.
+
+        Raises:
+            ConfigError: an override changes what the checkpoint depends on, or a key that the run does not have.
+        """
+        cfg = read_settings(self.directory / RESOLVED)
+        for override in overrides:
+            key = override.lstrip("+~").partition("=")[0]
+            if key == "resume":
+                continue
+            if not key.startswith(CHANGEABLE) or OmegaConf.select(cfg, key, default=KeyError) is KeyError:
+                allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in CHANGEABLE)
+                raise ConfigError(f"{override}: a resumed run keeps its settings; what can change is {allowed}")
+            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
+        return cfg
