@@ -1,7 +1,15 @@
-"""The model: encoder, bridge, decoders and the autoencoder that joins them. Imports torch and `refold.bounds` alone."""
+"""The model: an encoder, a bridge, a decoder, and the autoencoder that joins them.
+
+This package imports torch, `refold.bounds` and `refold.errors` alone, so it works in any training loop.
+
+One letter has one meaning in all of Refold: B windows in a batch, T bars in a window, F features of a bar, H hidden
+size, Z numbers of a code, L layers. In this package C is the size of a decoder's conditioning: Z, or H under
+bridge=states.
+"""
 
 from refold.models.autoencoder import Autoencoder
-from refold.models.bridge import LatentBridge, StatesBridge
+from refold.models.bridge import Bridge, LatentBridge, StatesBridge
+from refold.models.build import build
 from refold.models.closed_loop import Feeding
 from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder, RepeatDecoder
 from refold.models.encoder import LSTMEncoder
@@ -11,6 +19,7 @@ from refold.models.masks import lengths_to_mask
 __all__ = [
     "Autoencoder",
     "AutoregressiveDecoder",
+    "Bridge",
     "ConditionalDecoder",
     "Feeding",
     "LSTMEncoder",
@@ -18,5 +27,6 @@ __all__ = [
     "LinearPath",
     "RepeatDecoder",
     "StatesBridge",
+    "build",
     "lengths_to_mask",
 ]

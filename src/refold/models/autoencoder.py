@@ -1,57 +1,81 @@
-"""Encoder, bridge and decoder as one model. Pure torch: it trains in any loop."""
+"""Encoder, bridge and decoder as one model. Pure torch: it trains in any loop. Letters as in `refold.models`."""
 
 import torch
 from torch import Tensor, nn
 
-from refold.models.bridge import check_code
+from refold.models.bridge import Bridge, check_code
 from refold.models.closed_loop import Feeding
 from refold.models.encoder import check_windows
-from refold.models.linear import LinearPath, rest_of
+from refold.models.linear import LinearPath, subtract_straight
 from refold.models.masks import check_mask, mean_of_windows
 
-SMALLEST_SIZE = 1e-6  # of a window, in training standard deviations, and of a code: what is all zeros has none
+SMALLEST_SIZE = 1e-6
+"""Smallest size of a window, in training standard deviations, and of a code: zeros alone have no size to divide by."""
 
 
-def size_of(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Root mean square of the present rows of each element of a batch, positive, in float32 at least.
+def root_mean_square(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute the root mean square of each element of a batch over its present rows, in float32 at least.
 
-    Args: values: (B, T, F). mask: (B, T), None: all are present. Returns: (B, 1, 1).
+    Args:
+        values: (B, T, F).
+        mask: (B, T) bool, True at present rows; None if all are present.
+
+    Returns:
+        (B, 1, 1), at least `SMALLEST_SIZE`.
     """
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     return mean_of_windows(values.square(), mask).clamp(min=SMALLEST_SIZE**2).sqrt()[:, None, None]
 
 
 class Autoencoder(nn.Module):
-    """Windows (B, T, F) to codes (B, Z) and back.
+    """Encode windows (B, T, F) to codes (B, Z), and decode codes to windows.
 
-    With `bridge.normalize_windows`, s times a window has s times its code and s times its reconstruction: the encoder
-    reads it in units of its own root mean square, the code has that length, and what the decoder makes of the code's
-    direction is put back on it. (Reversible instance normalisation, Kim et al. 2022, but the size passes through the
-    bottleneck too, and means stay where they are.) What is learned of calm windows then holds in wild ones, which an
-    LSTM's bounded state could not follow.
+    With `bridge.normalize_windows`, s times a window has s times its code and s times its reconstruction. The encoder
+    reads the window in units of its own root mean square, the code gets that length, and the decoder's output for the
+    code's direction is multiplied by it. This is reversible instance normalisation (Kim et al. 2022), except that the
+    size passes through the bottleneck too, and means are kept. A model that has learned from calm windows then works
+    on wild ones, which the bounded state of an LSTM could not follow.
 
-    Args: encoder: windows -> state. bridge: state -> code -> conditioning and first state. decoder: these -> windows.
-        linear: adds to the code and to the reconstruction; None: the LSTMs alone.
+    Args:
+        encoder: (windows, mask) -> state (h, c), each (L, B, H).
+        bridge: state -> code (B, Z), and code -> conditioning (B, C) and the decoder's first state.
+        decoder: conditioning and first state -> windows (B, T, F).
+        linear: linear maps that are added to the code and to the reconstruction; None: the LSTMs alone.
     """
 
+    bridge: Bridge
+    linear: LinearPath | None
+
     def __init__(
-        self, encoder: nn.Module, bridge: nn.Module, decoder: nn.Module, linear: LinearPath | None = None
+        self, encoder: nn.Module, bridge: Bridge, decoder: nn.Module, linear: LinearPath | None = None
     ) -> None:
         super().__init__()
         self.encoder, self.bridge, self.decoder, self.linear = encoder, bridge, decoder, linear
-        self.code_size: int = bridge.code_size
+        self.code_size = bridge.code_size
         self.normalize_windows: bool = getattr(bridge, "normalize_windows", False)  # a user's own may not say
 
     def encode(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Windows (B, T, F) with an optional mask (B, T) of present bars -> codes (B, Z)."""
+        """Encode windows.
+
+        Args:
+            windows: (B, T, F), scaled features, floating point.
+            mask: (B, T) bool, True at present bars; None if all are present.
+
+        Returns:
+            Codes (B, Z).
+
+        Raises:
+            ValueError: windows or mask do not fit; the message names value, bound and config key.
+        """
         if self.normalize_windows:
             check_windows(windows, windows.shape[-1])
             if mask is not None:
                 check_mask(mask, *windows.shape[:2])
-            size = size_of(windows, mask)
+            size = root_mean_square(windows, mask)
             code = self.bridge.encode(self.encoder((windows / size).to(windows.dtype), mask))
             exact = torch.promote_types(code.dtype, windows.dtype)  # under autocast codes are less precise than windows
-            return (code * (size / size_of(code.unsqueeze(1))).squeeze(2)).to(exact)
+            # (B, 1, 1) -> (B, 1): the code gets the window's size as its own
+            return (code * (size / root_mean_square(code.unsqueeze(1))).squeeze(2)).to(exact)
         code = self.bridge.encode(self.encoder(windows, mask))
         return code if self.linear is None else code + self.linear.encode(windows, mask)
 
@@ -63,10 +87,24 @@ class Autoencoder(nn.Module):
         feeding: Feeding | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Codes (B, Z) -> windows (B, T, F). Runs free, and needs no truth, unless `feeding` says otherwise."""
+        """Decode codes to windows. The decoder runs free and needs no truth unless `feeding` has coins.
+
+        Args:
+            code: (B, Z), floating point.
+            window_size: T, at least 1.
+            truth: (B, T, F), the true windows; only where coins may pick them.
+            feeding: the steps that are fed the truth; None runs free.
+            mask: (B, T) bool, True at bars to write; None writes all.
+
+        Returns:
+            Windows (B, T, F) in the order of time, finite but without meaning at absent bars.
+
+        Raises:
+            ValueError: an argument does not fit; the message names value, bound and config key.
+        """
         if self.normalize_windows:
             check_code(code, self.code_size, "bridge.latent_dim")
-            size = size_of(code.unsqueeze(1))
+            size = root_mean_square(code.unsqueeze(1))
             if (
                 truth is not None
                 and truth.is_floating_point()
@@ -79,32 +117,50 @@ class Autoencoder(nn.Module):
         if self.linear is None:
             return self._unroll(code, window_size, truth, feeding, mask)
         straight = self.linear.decode(code, window_size)
-        return straight + self._unroll(code, window_size, rest_of(truth, straight), feeding, mask)
+        return straight + self._unroll(code, window_size, subtract_straight(truth, straight), feeding, mask)
 
     def _unroll(
         self, code: Tensor, window_size: int, truth: Tensor | None, feeding: Feeding | None, mask: Tensor | None
     ) -> Tensor:
-        """What the LSTM makes of a code, (B, T, F)."""
+        """Decode codes (B, Z) with the LSTM alone -> (B, T, F)."""
         conditioning, state = self.bridge.decode(code)
         return self.decoder(conditioning, state, window_size=window_size, truth=truth, feeding=feeding, mask=mask)
 
     @torch.no_grad()
     def start_from_components(self, mean: Tensor, components: Tensor, scale: float) -> None:
-        """Reconstruct as principal components do: they become the linear path, and what the LSTMs add becomes 0.
+        """Make the model reconstruct as principal components do, by its linear path alone.
 
-        The LSTMs keep their random weights; only the two maps that end in the sum are zeroed, so all of them learn.
+        The LSTMs keep their random weights. Only the two maps whose outputs are added to the linear path's are zeroed,
+        so that the LSTMs add nothing at first, and every weight still learns.
 
-        Args: as `LinearPath.start_from`.
+        Args:
+            mean: (T F,), mean of the flat windows.
+            components: (T F, Z or fewer), orthonormal columns.
+            scale: unit of the code, positive.
+
+        Raises:
+            ValueError: the model has no linear path.
         """
+        if self.linear is None:
+            raise ValueError("bridge.linear_path is none; it must be pca to start from principal components")
         self.linear.start_from(mean, components, scale)
-        for last in (self.bridge.to_code, self.decoder.projection):
-            last.weight.zero_()
-            last.bias.zero_()
+        for name in ("bridge.to_code", "decoder.projection"):
+            for weights in self.get_submodule(name).parameters():
+                weights.zero_()
 
     def forward(self, windows: Tensor, mask: Tensor | None = None, feeding: Feeding | None = None) -> Tensor:
-        """Reconstruct windows (B, T, F). Without `feeding` the decoder never sees the true window, only the code.
+        """Reconstruct windows. Without `feeding` the decoder sees the code alone, never the true window.
 
-        Raises: ValueError: windows, mask or coins do not fit; the message names value, bound and config key.
+        Args:
+            windows: (B, T, F), scaled features, floating point.
+            mask: (B, T) bool, True at present bars; None if all are present.
+            feeding: the steps that are fed the truth; None runs free.
+
+        Returns:
+            Reconstructions (B, T, F), in the units of the windows.
+
+        Raises:
+            ValueError: windows, mask or coins do not fit; the message names value, bound and config key.
         """
         truth = windows if feeding is not None and feeding.coins is not None else None
         return self.decode(self.encode(windows, mask), windows.shape[1], truth, feeding, mask)

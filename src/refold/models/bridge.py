@@ -1,8 +1,9 @@
 """From the encoder's final state to a code, and from a code to the decoder's first state.
 
-Legend: B windows, Z numbers of a code, L layers, H hidden size. A state is a pair (h, c), each (L, B, size).
+Letters as in `refold.models`. A state is a pair (h, c), each (L, B, H).
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 import torch
@@ -13,33 +14,91 @@ from refold.models.fused import State
 
 
 def _to_vector(state: State) -> Tensor:
-    """A state as one vector per window: (h, c), each (L, B, H) -> (B, 2 L H), h of all layers first."""
+    """Flatten a state to one vector per window: (h, c), each (L, B, H) -> (B, 2 L H), h of all layers first."""
     return torch.cat(state).transpose(0, 1).flatten(1)
 
 
 def _to_state(vector: Tensor, num_layers: int) -> State:
-    """The state that `_to_vector` turns into this vector: (B, 2 L H) -> (h, c), each (L, B, H)."""
+    """Undo `_to_vector`: (B, 2 L H) -> (h, c), each (L, B, H)."""
     layers = vector.unflatten(1, (2 * num_layers, -1)).transpose(0, 1)  # (B, 2 L H) -> (2 L, B, H)
     return layers[:num_layers].contiguous(), layers[num_layers:].contiguous()
 
 
 def check_code(code: Tensor, code_size: int, key: str) -> None:
-    """Refuse what is no code. Raises: ValueError: it is not (B, Z) or not floating point; key says what gives Z."""
+    """Refuse a tensor that is no code.
+
+    Args:
+        code: to be (B, Z), floating point.
+        code_size: Z.
+        key: the config key, or the product of keys, that gives Z; for the message.
+
+    Raises:
+        ValueError: the tensor has another shape or type.
+    """
     if code.ndim != 2 or code.shape[1] != code_size:
         raise ValueError(f"code is {tuple(code.shape)}; it must be (B, {code_size}), its width given by {key}")
     if not code.is_floating_point():
         raise ValueError(f"code is {code.dtype}; it must be a floating-point tensor as the encoder gives it")
 
 
-class LatentBridge(nn.Module):
-    """A bottleneck: one linear map of the encoder's state to z (B, Z), another of z to the decoder's first state.
+class Bridge(nn.Module, ABC):
+    """The way from the encoder's state to a code, and from a code to what a decoder starts from.
+
+    A subclass sets `code_size` (Z) and `conditioning_size` (C, numbers of the conditioning that decoders get).
+    """
+
+    code_size: int
+    conditioning_size: int
+    normalize_windows = False
+    """True: the autoencoder divides windows by their size before it encodes them."""
+    with_linear_path = False
+    """True: the autoencoder needs a `LinearPath` beside this bridge."""
+
+    @abstractmethod
+    def encode(self, state: State) -> Tensor:
+        """Turn the encoder's state into a code.
+
+        Args:
+            state: (h, c), each (L, B, state size of the encoder).
+
+        Returns:
+            Code (B, Z).
+        """
+
+    @abstractmethod
+    def decode(self, code: Tensor) -> tuple[Tensor, State]:
+        """Turn a code into what a decoder starts from.
+
+        Args:
+            code: (B, Z), floating point.
+
+        Returns:
+            Conditioning (B, C), and the decoder's first (h, c), each (L, B, H).
+
+        Raises:
+            ValueError: the code is not (B, Z) or not floating point.
+        """
+
+
+class LatentBridge(Bridge):
+    """A bottleneck: one linear map from the encoder's state to z (B, Z), and one from z to the decoder's first state.
 
     The layers and sizes of encoder and decoder may differ. Decoders are conditioned on z.
 
-    Args: latent_dim: Z. dropout: probability of dropping a number of the encoder's state while training. linear_path:
-        what the autoencoder is to have beside this: none, or pca, a `LinearPath` that starts from principal components.
-        normalize_windows: whether windows are read in units of their own size, which the code's length then says
-        (`Autoencoder`). The other sizes are those of the encoder and the decoder that it joins.
+    Args:
+        latent_dim: Z, at least 1.
+        dropout: probability of dropping a number of the encoder's state while training, in [0, 1).
+        linear_path: "pca" asks for a `LinearPath` beside this bridge that starts from principal components; "none" for
+            none.
+        normalize_windows: True has the autoencoder read windows in units of their own size, which becomes the length
+            of the code. It excludes linear_path="pca" and needs latent_dim of at least 2.
+        encoder_num_layers: L of the encoder.
+        encoder_state_size: H of the encoder, or 2 H if it is bidirectional.
+        decoder_num_layers: L of the decoder.
+        decoder_hidden_size: H of the decoder.
+
+    Raises:
+        ValueError: a value is out of bounds, or normalize_windows is True with one that it excludes.
     """
 
     @checked("bridge")
@@ -75,27 +134,27 @@ class LatentBridge(nn.Module):
         self.to_state = nn.Linear(latent_dim, 2 * decoder_num_layers * decoder_hidden_size)
 
     def encode(self, state: State) -> Tensor:
-        """(h, c), each (L, B, state size) -> code (B, Z)."""
         return self.to_code(self.dropout(_to_vector(state)))
 
     def decode(self, code: Tensor) -> tuple[Tensor, State]:
-        """Code (B, Z) -> conditioning (B, Z) and the decoder's first (h, c), each (L, B, H).
-
-        Raises: ValueError: the code is not (B, Z) or not floating point.
-        """
         check_code(code, self.code_size, "bridge.latent_dim")
         return code, _to_state(self.to_state(code), self.decoder_num_layers)
 
 
-class StatesBridge(nn.Module):
-    """The decoder starts from the encoder's (h, c) of every layer as they are; the code is all of them, Z = 2 L H.
+class StatesBridge(Bridge):
+    """Start the decoder from the encoder's (h, c) of every layer as they are; the code is all of them, Z = 2 L H.
 
-    Decoders are conditioned on the top layer's h. There is no bottleneck, and nothing to learn.
+    Decoders are conditioned on the top layer's h, C = H. There is no bottleneck, and nothing to learn.
 
-    Raises: ValueError: encoder and decoder differ in layers or in the size of a state.
+    Args:
+        encoder_num_layers: L of the encoder.
+        encoder_state_size: H of the encoder, or 2 H if it is bidirectional.
+        decoder_num_layers: L of the decoder, equal to the encoder's.
+        decoder_hidden_size: H of the decoder, equal to the size of the encoder's state.
+
+    Raises:
+        ValueError: encoder and decoder differ in layers or in the size of a state.
     """
-
-    with_linear_path = False
 
     @checked("bridge")
     def __init__(
@@ -124,14 +183,9 @@ class StatesBridge(nn.Module):
         self.conditioning_size = decoder_hidden_size
 
     def encode(self, state: State) -> Tensor:
-        """(h, c), each (L, B, H) -> code (B, 2 L H)."""
         return _to_vector(state)
 
     def decode(self, code: Tensor) -> tuple[Tensor, State]:
-        """Code (B, 2 L H) -> conditioning (B, H), the top layer's h, and (h, c), each (L, B, H).
-
-        Raises: ValueError: the code is not (B, 2 L H) or not floating point.
-        """
         check_code(code, self.code_size, "2 * decoder.num_layers * decoder.hidden_size")
         state = _to_state(code, self.num_layers)
-        return state[0][-1], state
+        return state[0][-1], state  # the top layer's h, (L, B, H) -> (B, H)

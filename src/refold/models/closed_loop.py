@@ -1,12 +1,12 @@
-"""Decoding in a closed loop, each step fed the truth or the output of the step before: exact, and in fused calls.
+"""Decode in a closed loop, each step fed the truth or the output of the step before: exactly, and in fused calls.
 
-Legend: B windows, T bars, F features, H hidden size, Z conditioning size, L layers.
+Letters as in `refold.models`.
 
-**The fold.** A decoder of one layer computes, with input u_t (F), an optional constant z (Z) and output y_t (F),
+**The fold.** A decoder of one layer computes, with input u_t (F), an optional constant z (C) and output y_t (F),
 
     gates_t = W_x u_t + W_z z + W_h h_{t-1} + b        y_t = W_o h_t + b_o
 
-and where it is fed its own output, u_t = y_{t-1} = W_o h_{t-1} + b_o is linear in the state that the cell multiplies by
+Where it is fed its own output, u_t = y_{t-1} = W_o h_{t-1} + b_o is linear in the state that the cell multiplies by
 W_h anyway:
 
     gates_t = (W_h + W_x W_o) h_{t-1} + W_z z + (b + W_x b_o)
@@ -37,6 +37,7 @@ gradients of the inputs stop there.
 `torch.func` raise a RuntimeError there; paths of fused calls alone take both on a CPU (cuDNN has no second derivative).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,13 +48,15 @@ from refold.models.stepping import step_by_step
 
 
 class Feeding(NamedTuple):
-    """Which decoding steps are fed the truth. Step 0 always takes the start token, so its coin is never looked at.
+    """The decoding steps that are fed the truth. Step 0 always takes the start token, so its coin is never read.
 
-    coins: bool, on the CPU (reading them then waits for no GPU), True = truth. (T,) one per step, shared by the batch;
-        (B, 1) one per sequence; (B, T) one per sequence and step; None = run free.
-    detach_feedback: no gradient flows through an output that is fed back.
-    parallel_passes: 0 = exact. n >= 2, with coins (B, T) = an approximation (Mihaylova & Martins 2019): n passes fed
-        the truth and, where a coin is False, the output of the pass before. With n >= T it is exact again.
+    Args:
+        coins: bool, on the CPU so that reading them waits for no GPU; True is the truth. (T,) has one per step, shared
+            by the batch; (B, 1) one per sequence; (B, T) one per sequence and step; None runs free.
+        detach_feedback: True stops the gradient at an output that is fed back.
+        parallel_passes: 0 is exact. n of at least 2, with coins (B, T), is an approximation (Mihaylova & Martins
+            2019): n passes are fed the truth and, where a coin is False, the output of the pass before. With n of at
+            least T it is exact again.
     """
 
     coins: Tensor | None
@@ -65,23 +68,38 @@ FREE = Feeding(coins=None, detach_feedback=False, parallel_passes=0)
 
 
 class Weights(NamedTuple):
-    """A decoder's LSTM and its projection. dropout: probability of dropping a number between two layers, 0 in eval."""
+    """The weights of a decoder's LSTM and of its projection, and the dropout between its layers."""
 
-    layers: list[Layer]
+    layers: Sequence[Layer]
     w_o: Tensor  # (F, H)
     b_o: Tensor  # (F,)
-    dropout: float
+    dropout: float  # probability of dropping a number between two layers, 0 in evaluation
 
 
 def weights_of(lstm: nn.LSTM, projection: nn.Linear) -> Weights:
-    """The weights of two modules, as the functions here take them."""
+    """Collect the weights of two modules for the functions of this file.
+
+    Args:
+        lstm: with batch_first and biases.
+        projection: (B, T, H) -> (B, T, F).
+
+    Returns:
+        The weights; dropout is 0 unless the LSTM is in training mode.
+    """
     return Weights(lstm.all_weights, projection.weight, projection.bias, lstm.dropout if lstm.training else 0.0)
 
 
 def check_feeding(feeding: Feeding, truth: Tensor | None, batch_size: int, window_size: int) -> None:
-    """Refuse coins of the wrong shape, type or place, coins without a truth, and passes that are not to be had.
+    """Refuse coins of the wrong shape, type or device, coins without a truth, and passes that do not go with them.
 
-    Raises: ValueError: names the value, its bound and the config key.
+    Args:
+        feeding: to be checked.
+        truth: (B, T, F), or None.
+        batch_size: B.
+        window_size: T.
+
+    Raises:
+        ValueError: one is refused; the message names the value, its bound and the config key.
     """
     coins, passes = feeding.coins, feeding.parallel_passes
     if passes < 0 or passes == 1:
@@ -104,9 +122,15 @@ def check_feeding(feeding: Feeding, truth: Tensor | None, batch_size: int, windo
 
 
 def fold(weights: Weights) -> Layer:
-    """The weights of one layer that is fed its own output: W_h + W_x W_o and b + W_x b_o in place of W_h and b.
+    """Fold the projection of a one-layer decoder into its LSTM: W_h + W_x W_o and b + W_x b_o replace W_h and b.
 
-    Computed in the weights' own precision, under autocast too: a fold rounded to bf16 would be rounded twice.
+    The fold is computed in the weights' own precision, under autocast too: in bf16 it would be rounded twice.
+
+    Args:
+        weights: of one layer.
+
+    Returns:
+        The layer that runs free: its input is the difference of what is fed to it and its own last output.
     """
     ((w_ih, w_hh, b_ih, b_hh),) = weights.layers
     w_x = w_ih[:, : len(weights.b_o)]  # the columns of the fed-back output stand before those of the conditioning
@@ -115,9 +139,15 @@ def fold(weights: Weights) -> Layer:
 
 
 def segments(coins: list[bool]) -> list[tuple[int, int, bool]]:
-    """Cut steps into the fewest stretches (start, end, fed the truth) whose steps after the first have equal coins.
+    """Cut steps into the fewest stretches whose steps after the first have equal coins.
 
-    Longest first is fewest, because what remains of a stretch when its head is cut off is a stretch again.
+    Taking the longest stretch each time gives the fewest, because a stretch without its head is a stretch again.
+
+    Args:
+        coins: T, True where a step is fed the truth.
+
+    Returns:
+        For each stretch its first step, the step after its last, and the coin of its steps after the first.
     """
     cut, start = [], 0
     while start < len(coins):
@@ -131,43 +161,67 @@ def segments(coins: list[bool]) -> list[tuple[int, int, bool]]:
 
 
 def by_segments(weights: Weights, fed: Tensor, coins: list[bool], conditioning: Tensor | None, state: State) -> Tensor:
-    """One fused call per segment, one layer. fed: (B, T, F). coins: T, the first True. Returns outputs (B, T, F)."""
+    """Decode with one layer, in one fused call per segment.
+
+    Args:
+        weights: of one layer.
+        fed: (B, T, F), the input of the steps whose coin is True.
+        coins: T, the first True.
+        conditioning: (B, C) beside each input, or None.
+        state: first (h, c), each (1, B, H).
+
+    Returns:
+        Outputs (B, T, F).
+    """
     project = nn.functional.linear
     folded = fold(weights)
     hidden = []
     for start, end, kind in segments(coins):
-        own = None if coins[start] and kind else project(state[0][-1], weights.w_o, weights.b_o)  # y_{start-1}
-        first = fed[:, start] if coins[start] else own
+        first = fed[:, start]
+        # y_{start-1}, which a segment that is fed the truth throughout does not need
+        own = first if coins[start] and kind else project(state[0][-1], weights.w_o, weights.b_o)
+        first = first if coins[start] else own
         if kind:
             inputs = torch.cat([first.unsqueeze(1), fed[:, start + 1 : end]], dim=1)
-        else:
+        else:  # (B, F) -> (B, end - start, F), 0 after the first step: the folded layer adds its own output
             inputs = nn.functional.pad((first - own).unsqueeze(1), (0, 0, 0, end - start - 1))
         out, state = fused_lstm(_beside(inputs, conditioning), state, weights.layers if kind else [folded], 0.0)
         hidden.append(out)
-    together = hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1)  # cat would copy a single one
-    return project(together, weights.w_o, weights.b_o)
+    joined = hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1)  # cat would copy a single one
+    return project(joined, weights.w_o, weights.b_o)  # (B, T, H) -> (B, T, F), one product for all steps
 
 
 def truth_fed(weights: Weights, fed: Tensor, conditioning: Tensor | None, state: State) -> Tensor:
-    """All steps take fed (B, T, F): one fused call for any number of layers. Returns outputs (B, T, F)."""
+    """Decode with every step fed from outside, in one fused call for any number of layers.
+
+    Args:
+        weights: of the decoder.
+        fed: (B, T, F), the inputs.
+        conditioning: (B, C) beside each input, or None.
+        state: first (h, c), each (L, B, H).
+
+    Returns:
+        Outputs (B, T, F).
+    """
     hidden, _ = fused_lstm(_beside(fed, conditioning), state, weights.layers, weights.dropout)
     return nn.functional.linear(hidden, weights.w_o, weights.b_o)
 
 
 def _beside(inputs: Tensor, conditioning: Tensor | None) -> Tensor:
-    """Inputs (B, T, F), with the conditioning (B, Z) beside each -> (B, T, F + Z)."""
+    """Put the conditioning (B, C) beside each input (B, T, F) -> (B, T, F + C)."""
     if conditioning is None:
         return inputs
     return torch.cat([inputs, conditioning.unsqueeze(1).expand(-1, inputs.shape[1], -1)], dim=2)
 
 
 def _mix(fed: Tensor, coins: Tensor, outputs: Tensor) -> Tensor:
-    """Step inputs (B, T, F): fed where coins (1 or B, T) are True, else the output of the step before."""
+    """Pick each step's input: fed (B, T, F) where coins (1 or B, T) are True, else the output of the step before."""
     before = nn.functional.pad(outputs[:, :-1], (0, 0, 1, 0))
     return torch.where(coins.unsqueeze(2).to(fed.device, non_blocking=True), fed, before)
 
 
-SEGMENTS_PER_STEP = 0.2  # where segments are shorter than 5 steps on average, stepping is faster (docs/benchmarks.md)
+SEGMENTS_PER_STEP = 0.2
+"""Stepping is faster where segments are shorter than 5 steps on average (docs/benchmarks.md)."""
 
 
 def unroll(
@@ -179,19 +233,29 @@ def unroll(
     truth: Tensor | None,
     feeding: Feeding,
 ) -> Tensor:
-    """Decode T steps in a closed loop, each by the fastest exact way that the coins allow.
+    """Decode T steps in a closed loop, by the fastest exact way that the coins allow.
 
-    Args: start_token: (F,) input of step 0. conditioning: (B, Z) beside each input, or None. state: (h, c), each
-        (L, B, H). window_size: T. truth: (B, T, F) in the order of decoding, None without coins. feeding: checked.
-    Returns: outputs (B, T, F) in the order of decoding.
+    Args:
+        weights: of the decoder.
+        start_token: (F,), input of step 0.
+        conditioning: (B, C) beside each input, or None.
+        state: first (h, c), each (L, B, H).
+        window_size: T.
+        truth: (B, T, F) in the order of decoding; None without coins.
+        feeding: the steps that are fed the truth; checked.
+
+    Returns:
+        Outputs (B, T, F) in the order of decoding.
     """
     B, T = state[0].shape[1], window_size
-    coins = torch.zeros(T, dtype=torch.bool) if feeding.coins is None else feeding.coins.clone()
-    if coins.shape == (B, 1):
-        return _sequences_apart(weights, start_token, conditioning, state, T, truth, feeding)
-    coins[..., 0] = True
     start = start_token.expand(B, 1, -1)
-    fed = start.expand(B, T, -1) if feeding.coins is None else torch.cat([start, truth[:, :-1]], dim=1)
+    if feeding.coins is None or truth is None:
+        coins, fed = torch.zeros(T, dtype=torch.bool), start.expand(B, T, -1)
+    elif feeding.coins.shape == (B, 1):
+        return _sequences_apart(weights, start_token, conditioning, state, T, truth, feeding)
+    else:  # step t is fed bar t - 1
+        coins, fed = feeding.coins.clone(), torch.cat([start, truth[:, :-1]], dim=1)
+    coins[..., 0] = True
     if coins.all():
         return truth_fed(weights, fed, conditioning, state)
     if feeding.parallel_passes:
@@ -213,7 +277,7 @@ def unroll(
 def _in_parallel(
     weights: Weights, fed: Tensor, coins: Tensor, conditioning: Tensor | None, state: State, feeding: Feeding
 ) -> Tensor:
-    """The approximation that `Feeding.parallel_passes` describes. fed: (B, T, F), coins: (B, T). Returns (B, T, F)."""
+    """Approximate coins (B, T) as `Feeding.parallel_passes` describes. fed: (B, T, F). Returns (B, T, F)."""
     outputs = truth_fed(weights, fed, conditioning, state)
     for _ in range(feeding.parallel_passes - 1):
         own = outputs.detach() if feeding.detach_feedback else outputs
@@ -230,8 +294,9 @@ def _sequences_apart(
     truth: Tensor,
     feeding: Feeding,
 ) -> Tensor:
-    """Coins (B, 1): unroll the truth-fed and the free sequences apart, and put them back in their order."""
+    """Decode under coins (B, 1): truth-fed and free sequences apart, then put back in their order -> (B, T, F)."""
     parts, rows = [], []
+    assert feeding.coins is not None
     for kind in (True, False):
         row = (feeding.coins[:, 0] == kind).nonzero().squeeze(1)
         if len(row):

@@ -1,7 +1,4 @@
-"""A window becomes the final state of a stacked LSTM.
-
-Legend: B windows, T bars, F features, H hidden size, L layers.
-"""
+"""Encoders: from a window to the final state of a stacked LSTM. Letters as in `refold.models`."""
 
 from typing import Annotated
 
@@ -16,7 +13,12 @@ from refold.models.masks import check_mask, present_last, take
 def check_windows(windows: Tensor, num_features: int) -> None:
     """Refuse windows that are not (B, T, F) floating point with at least one bar.
 
-    Raises: ValueError: names the shape or type, what it must be and the config key.
+    Args:
+        windows: to be (B, T, F), T at least 1, floating point.
+        num_features: F.
+
+    Raises:
+        ValueError: the shape or the type is another one; the message names it, what it must be and the config key.
     """
     if windows.ndim != 3 or windows.shape[2] != num_features or windows.shape[1] < 1:
         raise ValueError(
@@ -28,14 +30,20 @@ def check_windows(windows: Tensor, num_features: int) -> None:
 
 
 def states_of_present(lstm: nn.LSTM, windows: Tensor, mask: Tensor) -> State:
-    """Final states of windows read without their absent bars: one fused call for each layer and direction.
+    """Read windows without their absent bars, in one fused call for each layer and direction.
 
-    Present bars are moved to the end of their window, so that all windows end together, and a net that starts from the
-    zero state must stay in it until a window's first present bar. An extra input, 1 at absent bars, shuts the input
-    gate: its sigmoid is exactly 0 at -1e4 in every precision, hence c = f * 0 + 0 * g = 0 and h = o * tanh(0) = 0, and
-    no gradient passes.
+    Present bars are moved to the end of their window, so that all windows end together. The net then has to stay in
+    the zero state that it starts from until a window's first present bar. An extra input, 1 at absent bars, shuts the
+    input gate: its sigmoid is exactly 0 at -1e4 in every precision, hence c = f * 0 + 0 * g = 0 and
+    h = o * tanh(0) = 0, and no gradient passes.
 
-    Args: windows: (B, T, F). mask: (B, T) bool. Returns: (h, c), each (L, B, H), or (2 L, B, H) as nn.LSTM stacks them.
+    Args:
+        lstm: with batch_first and biases.
+        windows: (B, T, F), anything at absent bars.
+        mask: (B, T) bool, True at present bars.
+
+    Returns:
+        Final (h, c), each (L, B, H), or (2 L, B, H) as nn.LSTM stacks two directions.
     """
     B, T, _ = windows.shape
     order = present_last(mask)
@@ -64,11 +72,17 @@ def states_of_present(lstm: nn.LSTM, windows: Tensor, mask: Tensor) -> State:
 
 
 class LSTMEncoder(nn.Module):
-    """Stacked LSTM, one- or bidirectional, read at the last present bar.
+    """Stacked LSTM, in one direction or both, whose state after the last present bar stands for the window.
 
-    Args: input_size: F. hidden_size: H of each direction. num_layers: L. dropout: probability of dropping a number
-        between two layers while training. bidirectional: a second LSTM reads from the last bar to the first;
-        `state_size` is then 2 H.
+    Args:
+        input_size: F, at least 1.
+        hidden_size: H of each direction, at least 1.
+        num_layers: L, at least 1.
+        dropout: probability of dropping a number between two layers while training, in [0, 1).
+        bidirectional: True adds a second LSTM that reads from the last bar to the first; `state_size` is then 2 H.
+
+    Raises:
+        ValueError: a value is out of bounds.
     """
 
     @checked("encoder")
@@ -91,9 +105,15 @@ class LSTMEncoder(nn.Module):
     def forward(self, windows: Tensor, mask: Tensor | None) -> State:
         """Read windows; absent bars are skipped, so the state is that of each window's present bars alone.
 
-        Args: windows: (B, T, F), anything at absent bars, NaN too. mask: (B, T) bool, True at present bars, or None.
-        Returns: (h, c), each (L, B, state_size), after the last present bar; the two directions side by side.
-        Raises: ValueError: windows are not (B, T, F) floating point, or the mask does not fit them (`check_mask`).
+        Args:
+            windows: (B, T, F), floating point; anything may stand at absent bars, NaN too.
+            mask: (B, T) bool, True at present bars; None if all are present.
+
+        Returns:
+            (h, c), each (L, B, state_size), after the last present bar; the two directions side by side.
+
+        Raises:
+            ValueError: the windows are not (B, T, F) floating point, or the mask does not fit them (`check_mask`).
         """
         check_windows(windows, self.lstm.input_size)
         if mask is None:

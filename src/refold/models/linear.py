@@ -1,16 +1,14 @@
 """A linear path beside the LSTMs, from a window to its code and back.
 
-Legend: B windows, T bars, F features, Z numbers of a code.
-
     code = W_e x + LSTM part              x: the window, flat, absent bars 0
     reconstruction = W_d code + LSTM decoder's output
 
 Principal components of windows beat most LSTM autoencoders of returns. With the path started at them, and the LSTMs'
 parts at 0, training starts at PCA's error and learns from there.
 
-**The closed loop is as exact as without.** W_d code is known before the first step, so it stays outside the loop: the
-decoder unrolls what the path leaves over. Its own output is fed back as it is, and where a coin picks the truth it is
-fed the true rest, truth - W_d code. The truth is data: no gradient flows through what is fed of it.
+**The closed loop stays exact.** W_d code is known before the first step, so it stays outside the loop, and the decoder
+unrolls the rest of the window. Its own output is fed back as it is. Where a coin picks the truth, the decoder is fed
+the true rest, truth - W_d code. The truth is data: no gradient flows through it. Letters as in `refold.models`.
 """
 
 import torch
@@ -22,7 +20,10 @@ class LinearPath(nn.Module):
 
     A bar is known by its place from the end of the window: a shorter window is one whose first bars are absent.
 
-    Args: window_size: T of the longest windows. num_features: F. code_size: Z.
+    Args:
+        window_size: T of the longest windows.
+        num_features: F.
+        code_size: Z.
     """
 
     def __init__(self, *, window_size: int, num_features: int, code_size: int) -> None:
@@ -32,9 +33,17 @@ class LinearPath(nn.Module):
         self.to_window = nn.Linear(code_size, window_size * num_features)
 
     def encode(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """Windows (B, T, F) with an optional mask (B, T) -> what the path adds to the code (B, Z).
+        """Compute the path's part of the code.
 
-        Raises: ValueError: the windows have more bars than the path was made for.
+        Args:
+            windows: (B, T, F).
+            mask: (B, T) bool, True at present bars; None if all are present.
+
+        Returns:
+            (B, Z).
+
+        Raises:
+            ValueError: the windows have more bars than the path was made for.
         """
         missing = self._missing_bars(windows.shape[1])
         if mask is not None:
@@ -44,14 +53,23 @@ class LinearPath(nn.Module):
         return self.to_code(windows.flatten(1))
 
     def decode(self, code: Tensor, window_size: int) -> Tensor:
-        """Codes (B, Z) -> what the path adds to the reconstruction (B, T, F).
+        """Compute the path's part of the reconstruction.
 
-        Raises: ValueError: window_size is more than the path was made for.
+        Args:
+            code: (B, Z).
+            window_size: T.
+
+        Returns:
+            (B, T, F).
+
+        Raises:
+            ValueError: window_size is more than the path was made for.
         """
         missing = self._missing_bars(window_size)
         return self.to_window(code).unflatten(1, (self.window_size, self.num_features))[:, missing:]
 
     def _missing_bars(self, window_size: int) -> int:
+        """Count the bars that a window lacks of the longest one, or refuse a longer one."""
         if window_size > self.window_size:
             raise ValueError(
                 f"windows have {window_size} bars; under bridge.linear_path=pca they must have at most "
@@ -63,8 +81,10 @@ class LinearPath(nn.Module):
     def start_from(self, mean: Tensor, components: Tensor, scale: float) -> None:
         """Make the path the projection on principal components: code = components' (x - mean) / scale, and back.
 
-        Args: mean: (T F,). components: (T F, Z or fewer), orthonormal columns; numbers of the code beyond them stay out
-            of the path. scale: positive, the unit of the code.
+        Args:
+            mean: (T F,), mean of the flat windows.
+            components: (T F, Z or fewer), orthonormal columns; numbers of the code beyond them stay out of the path.
+            scale: unit of the code, positive.
         """
         kept = components.shape[1]
         for weights in self.parameters():
@@ -75,10 +95,18 @@ class LinearPath(nn.Module):
         self.to_window.bias.copy_(mean)
 
 
-def rest_of(truth: Tensor | None, straight: Tensor) -> Tensor | None:
-    """What the path leaves of the true windows, as data. Args: truth, straight: (B, T, F), in the order of time.
+def subtract_straight(truth: Tensor | None, straight: Tensor) -> Tensor | None:
+    """Subtract the path's part from the true windows; no gradient flows through the result.
 
-    Raises: ValueError: the truth is of another shape.
+    Args:
+        truth: (B, T, F), or None.
+        straight: (B, T, F), from `LinearPath.decode`.
+
+    Returns:
+        (B, T, F), what the decoder is to add to the path's part; None without a truth.
+
+    Raises:
+        ValueError: the truth has another shape.
     """
     if truth is None:
         return None

@@ -1,17 +1,15 @@
-"""An autoencoder in a form that can be traced with any number of windows and bars, for export.
+"""Turn an autoencoder into a form that can be traced with any number of windows and bars, for export.
 
-Letters: B windows, T bars, F features, Z numbers of a code, H hidden size, L layers.
+**LSTMs.** Tracing unrolls an LSTM into as many steps as the example has bars. Here an LSTM is one opaque operator with
+a rule for its shapes; the writer of a format replaces it by the LSTM of that format.
 
-**LSTMs.** Traced as it is, an LSTM is unrolled into as many steps as the example has bars. Here it is one opaque
-operator with a rule for its shapes; whoever writes the graph down puts an LSTM of the format in its place.
-
-**The closed loop.** With one layer the decoder that reads its own output is folded into one LSTM (closed_loop.py), its
-folded weights are stored. With more layers it is a loop over bars, `scan`.
+**The closed loop.** With one layer the decoder that reads its own output is folded into one LSTM (closed_loop.py), and
+the folded weights are stored. With more layers it is a loop over bars, `scan`. Letters as in `refold.models`.
 """
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +33,8 @@ def _lstm(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`torch.lstm`, argument by argument, so that one can stand in the other's place."""
-    return torch.lstm(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+    """Call `torch.lstm` with the same arguments in the same order."""
+    return torch.lstm(input, list(hx), list(params), has_biases, num_layers, dropout, train, bidirectional, batch_first)
 
 
 @_lstm.register_fake
@@ -47,17 +45,17 @@ def _(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, 
 
 
 OPERATOR = torch.ops.refold.lstm.default
-"""In a traced graph: takes what `aten.lstm.input` takes, and gives what it gives."""
+"""The LSTM in a traced graph: same arguments and results as `aten.lstm.input`."""
 
 
 class _LSTM(nn.Module):
-    """An nn.LSTM as the opaque operator; called like it."""
+    """An nn.LSTM as the opaque operator; same call."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
         self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
         self.num_layers, self.bidirectional = lstm.num_layers, lstm.bidirectional
-        self.weights = nn.ParameterList(weight.detach() for layer in lstm.all_weights for weight in layer)
+        self.weights = _detached(weight for layer in lstm.all_weights for weight in layer)
 
     def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if state is None:
@@ -70,15 +68,13 @@ class _LSTM(nn.Module):
 
 
 class _Folded(nn.Module):
-    """A one-layer decoder that reads its own output, as one LSTM; called like the decoder, runs free."""
+    """A one-layer decoder that reads its own output, as one LSTM; same call as the decoder, always free running."""
 
     def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
         super().__init__()
         self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
         self.lstm = _LSTM(decoder.lstm)
-        self.lstm.weights = nn.ParameterList(
-            part.detach() for part in fold(weights_of(decoder.lstm, decoder.projection))
-        )
+        self.lstm.weights = _detached(fold(weights_of(decoder.lstm, decoder.projection)))
         self.projection = decoder.projection
         self.start_token = nn.Parameter(decoder.start_token.detach().clone())
 
@@ -94,14 +90,12 @@ class _Folded(nn.Module):
 
 
 class _Stepped(nn.Module):
-    """A decoder of several layers that reads its own output, as a loop over bars; called like it, runs free."""
+    """A decoder of several layers that reads its own output, as a loop over bars; same call, always free running."""
 
     def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
         super().__init__()
         self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
-        self.layers = nn.ModuleList(
-            nn.ParameterList(part.detach() for part in layer) for layer in decoder.lstm.all_weights
-        )
+        self.layers = nn.ModuleList(_detached(layer) for layer in decoder.lstm.all_weights)
         self.projection = decoder.projection
         self.start_token = nn.Parameter(decoder.start_token.detach().clone())
 
@@ -112,7 +106,8 @@ class _Stepped(nn.Module):
             fed, *states = carry
             hidden = torch.cat([fed, conditioning], dim=1) if self.conditioned else fed
             after = []
-            for n, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.layers):
+            for n, layer in enumerate(self.layers):
+                w_ih, w_hh, b_ih, b_hh = cast(nn.ParameterList, layer)
                 h, c = states[2 * n : 2 * n + 2]
                 gates = nn.functional.linear(hidden, w_ih, b_ih) + nn.functional.linear(h, w_hh, b_hh)
                 i, f, g, o = gates.chunk(4, dim=1)
@@ -131,8 +126,10 @@ class _Stepped(nn.Module):
 
 
 class _LinearPath(nn.Module):
-    """A linear path bar by bar, the last bar first: as many weights are taken as there are bars, and nothing is padded,
-    because whether there is something to pad would be a branch."""
+    """A linear path bar by bar, the last bar first.
+
+    It takes as many weights as there are bars instead of padding windows, because padding or not would be a branch.
+    """
 
     def __init__(self, path: LinearPath) -> None:
         super().__init__()
@@ -153,13 +150,30 @@ class _LinearPath(nn.Module):
 
 
 def portable(autoencoder: Autoencoder) -> Autoencoder:
-    """A copy that can be traced with any number of bars, and that always runs free."""
+    """Copy an autoencoder into a form that can be traced with any number of bars, and that always runs free.
+
+    Args:
+        autoencoder: its encoder and decoder hold their nn.LSTM as `lstm`.
+
+    Returns:
+        The copy, in evaluation mode, with the same calls.
+    """
     clone = copy.deepcopy(autoencoder).eval()
-    clone.encoder.lstm = _LSTM(clone.encoder.lstm)
+    _replace_lstm(clone.encoder)
     if clone.linear is not None:
-        clone.linear = _LinearPath(clone.linear)
+        clone.add_module("linear", _LinearPath(clone.linear))
     if isinstance(clone.decoder, AutoregressiveDecoder | ConditionalDecoder):
         clone.decoder = (_Folded if clone.decoder.num_layers == 1 else _Stepped)(clone.decoder)
     else:
-        clone.decoder.lstm = _LSTM(clone.decoder.lstm)
+        _replace_lstm(clone.decoder)
     return clone
+
+
+def _replace_lstm(part: nn.Module) -> None:
+    """Replace the LSTM of an encoder or decoder by the opaque operator."""
+    part.add_module("lstm", _LSTM(cast(nn.LSTM, part.get_submodule("lstm"))))
+
+
+def _detached(weights: Iterable[Tensor]) -> nn.ParameterList:
+    """Hold weights as parameters apart from the graph that they were computed in."""
+    return nn.ParameterList(weight.detach() for weight in weights)

@@ -9,21 +9,21 @@ function over all T steps with its backward written out, so that per step only w
 - backward, the factors that do not depend on gradients (o(1 - o) tanh c, ...) are computed for all steps at once,
 - and so is each weight's gradient: one product per layer after the loop.
 
-Legend: B windows, T bars, F features, H hidden size, L layers.
+Letters as in `refold.models`; I numbers that a layer reads at a step.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from refold.models.fused import Layer, State
 
 
 class _Tape(NamedTuple):
-    """What one layer keeps of all steps. Step t reads joint[t] and cells[t] and writes h and c of t + 1."""
+    """The values of one layer at all steps. Step t reads joint[t] and cells[t], and writes h and c of t + 1."""
 
     joint: Tensor  # (T + 1, H + I, B): h_{t-1} above the layer's input u_t
     gates: Tensor  # (T, 4 H, B): o, i, f, g after their nonlinearity
@@ -31,7 +31,8 @@ class _Tape(NamedTuple):
     tanh_cells: Tensor  # (T, H, B)
 
 
-def _tape(h: Tensor, c: Tensor, input_size: int, T: int) -> _Tape:
+def _make_tape(h: Tensor, c: Tensor, input_size: int, T: int) -> _Tape:
+    """Allocate a layer's tape and write its first h and c, each (H, B), into it."""
     H, B = h.shape
     sizes = (T + 1, H + input_size, B), (T, 4 * H, B), (T + 1, H, B), (T, H, B)
     tape = _Tape(*(h.new_empty(size) for size in sizes))
@@ -40,7 +41,7 @@ def _tape(h: Tensor, c: Tensor, input_size: int, T: int) -> _Tape:
 
 
 def _cell_steps(tape: _Tape, constant: Tensor, weight: Tensor) -> Callable[[int], Tensor]:
-    """A function of t that computes step t of one layer and returns h_t (H, B). Views are made once, here."""
+    """Return a function of t that computes step t of one layer and returns h_t (H, B). Views are made once, here."""
     H = tape.cells.shape[1]
     sigmoids, cell_inputs = tape.gates[:, : 3 * H].unbind(), tape.gates[:, 3 * H :].unbind()
     outs, ins, forgets = (tape.gates[:, n * H : (n + 1) * H].unbind() for n in range(3))
@@ -59,9 +60,10 @@ def _cell_steps(tape: _Tape, constant: Tensor, weight: Tensor) -> Callable[[int]
 
 
 def _local_derivatives(tape: _Tape) -> tuple[Tensor, Tensor, Tensor]:
-    """What turns gradients of h and c into those of the gates' sums, for all steps at once.
+    """Compute, for all steps at once, the factors that turn gradients of h and c into those of the gates' sums.
 
-    Returns: factors (T, 4, H, B), the first times dh, the others times dc; dc/dh (T, H, B); dc_{t-1}/dc_t (T, H, B).
+    Returns:
+        Factors (T, 4, H, B), the first for dh, the others for dc; dc/dh (T, H, B); dc_{t-1}/dc_t (T, H, B).
     """
     T, H, B = tape.tanh_cells.shape
     o, i, f, g = tape.gates.view(T, 4, H, B).unbind(1)
@@ -76,9 +78,10 @@ def _local_derivatives(tape: _Tape) -> tuple[Tensor, Tensor, Tensor]:
 def _cell_backward_steps(
     tape: _Tape, weight: Tensor, d_joint: Tensor, d_c: Tensor
 ) -> tuple[Callable[[int], None], Tensor]:
-    """A function of t that takes d_joint's h part and d_c from after step t to before it, and the input's gradient too.
+    """Return a function of t that goes back over step t of one layer, and the gradients that it fills.
 
-    It leaves the gradients of the gates' sums in the tensor (T, 4 H, B) that is returned beside it.
+    The function turns d_joint (H + I, B), whose h part is the gradient after step t, and d_c (H, B) into those before
+    step t, in place. It writes the gradients of the gates' sums into the tensor (T, 4 H, B) that is returned too.
     """
     factors, from_hidden, from_next = _local_derivatives(tape)
     d_gates = factors.flatten(1, 2)  # a view
@@ -96,18 +99,18 @@ def _cell_backward_steps(
     return step, d_gates
 
 
-def _over_steps(left: Tensor, right: Tensor) -> Tensor:
-    """Sum over t of left_t right_t' as one product: (T, N, B), (T, M, B) -> (N, M)."""
+def _sum_over_steps(left: Tensor, right: Tensor) -> Tensor:
+    """Sum left_t right_t' over t in one product: (T, N, B), (T, M, B) -> (N, M)."""
     left, right = (part.transpose(0, 1).flatten(1) for part in (left, right))  # -> (N, T B), (M, T B)
     return (right @ left.t()).t()  # with the smaller one first: a fifth less time on a CPU than left @ right'
 
 
 class Stepping(torch.autograd.Function):
-    """T closed-loop steps of an LSTM of L layers and its projection. See `step_by_step` for what it computes."""
+    """T closed-loop steps of an LSTM of L layers and its projection, as `step_by_step` describes them."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         fed: Tensor,
         coins: Tensor,
         kept: Tensor | None,
@@ -118,13 +121,27 @@ class Stepping(torch.autograd.Function):
         detach_feedback: bool,
         *constants_and_weights: Tensor,
     ) -> Tensor:
-        """Args: fed: (T, F, B). coins: (T, 1, B or 1) bool. kept: (L - 1, T, H, B) factors of dropout, or None. h, c:
-        (L, H, B). w_o (F, H), b_o (F,). Then for each layer its constant (4 H, B) and its weight (4 H, H + I), rows in
-        the order o, i, f, g. Returns: outputs (T, F, B).
+        """Compute all steps, and keep the values that the gradients need.
+
+        Args:
+            ctx: torch's, to keep values in.
+            fed: (T, F, B), the input of the steps whose coin is True.
+            coins: (T, 1, B or 1) bool.
+            kept: (L - 1, T, H, B), factors of dropout between layers; None without dropout.
+            h: (L, H, B).
+            c: (L, H, B).
+            w_o: (F, H), of the projection.
+            b_o: (F,), of the projection.
+            detach_feedback: True stops the gradient at an output that is fed back.
+            constants_and_weights: first each layer's constant (4 H, B), then each layer's weight (4 H, H + I), rows
+                in the order o, i, f, g.
+
+        Returns:
+            Outputs (T, F, B).
         """
         T, (L, H, _) = len(fed), h.shape
         constants, weights = constants_and_weights[:L], constants_and_weights[L:]
-        tapes = [_tape(h[n], c[n], weights[n].shape[1] - H, T) for n in range(L)]
+        tapes = [_make_tape(h[n], c[n], weights[n].shape[1] - H, T) for n in range(L)]
         cells = [_cell_steps(*layer) for layer in zip(tapes, constants, weights, strict=True)]
         inputs = [tape.joint[:, H:].unbind() for tape in tapes]
         outputs = fed.new_empty(fed.shape)
@@ -144,7 +161,11 @@ class Stepping(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  the decorator has no types
+        ctx: Any, *gradients: Any
+    ) -> tuple[Tensor | None, ...]:
+        """Go back over all steps; takes the gradient of the outputs (T, F, B), and returns one per argument."""
+        (d_outputs,) = gradients
         coins, kept, w_o, *rest = ctx.saved_tensors
         L = len(rest) // 5
         H = w_o.shape[1]
@@ -166,14 +187,14 @@ class Stepping(torch.autograd.Function):
             if t > 0 and not ctx.detach_feedback:
                 d_outputs[t - 1].addcmul_(d_input, own[t])
         d_state = torch.stack(d_h), torch.stack(d_c)
-        d_w_o = _over_steps(d_outputs, tapes[-1].joint[1:, :H])
+        d_w_o = _sum_over_steps(d_outputs, tapes[-1].joint[1:, :H])
         d_constants = [d.sum(0) for d in d_gates]
-        d_weights = [_over_steps(d, tape.joint[:-1]) for d, tape in zip(d_gates, tapes, strict=True)]
+        d_weights = [_sum_over_steps(d, tape.joint[:-1]) for d, tape in zip(d_gates, tapes, strict=True)]
         return d_fed.mul_(coins), None, None, *d_state, d_w_o, d_outputs.sum((0, 2)), None, *d_constants, *d_weights
 
 
 def step_by_step(
-    layers: list[Layer],
+    layers: Sequence[Layer],
     w_o: Tensor,
     b_o: Tensor,
     fed: Tensor,
@@ -184,14 +205,24 @@ def step_by_step(
     dropout: float,
     detach_feedback: bool,
 ) -> Tensor:
-    """Outputs (B, T, F) of T closed-loop steps: step t takes fed[:, t] where its coin is True, else the output before.
+    """Decode T closed-loop steps: step t takes fed[:, t] where its coin is True, else the output of the step before.
 
-    Computed in the weights' own precision, under autocast too: this many small casts would cost more than they save.
+    The steps run in the weights' own precision, under autocast too: so many small casts would cost more than they
+    save.
 
-    Args: layers: weights of each layer. w_o (F, H), b_o (F,): the projection. fed: (B, T, F). coins: (T,) or (B, T)
-        bool on the CPU, the first True. conditioning: (B, Z), beside each input, or None. state: (h, c), each
-        (L, B, H). dropout: probability of dropping a number between two layers. detach_feedback: no gradient flows
-        through an output that is fed back.
+    Args:
+        layers: weights of the L layers.
+        w_o: (F, H), of the projection.
+        b_o: (F,), of the projection.
+        fed: (B, T, F).
+        coins: (T,) or (B, T) bool, on the CPU, True at the first step.
+        conditioning: (B, C) beside each input, or None.
+        state: first (h, c), each (L, B, H).
+        dropout: probability of dropping a number between two layers, in [0, 1).
+        detach_feedback: True stops the gradient at an output that is fed back.
+
+    Returns:
+        Outputs (B, T, F).
     """
     B, T, _ = fed.shape
     H = w_o.shape[1]
@@ -200,7 +231,7 @@ def step_by_step(
     picks = coins.expand(1 if coins.ndim == 1 else B, T).t().unsqueeze(1).contiguous()  # -> (T, 1, 1 or B)
     picks = picks.to(fed.device, non_blocking=True)
     with torch.autocast(fed.device.type, enabled=False):
-        constants, weights = _joined(layers, len(b_o), conditioning)
+        constants, weights = _join(layers, len(b_o), conditioning)
         constants = [constant.roll(H, 0).expand(-1, B) for constant in constants]  # rows i, f, g, o -> o, i, f, g
         weights = [weight.roll(H, 0) for weight in weights]
         kept = None
@@ -210,8 +241,8 @@ def step_by_step(
     return outputs.permute(2, 0, 1)  # (T, F, B) -> (B, T, F)
 
 
-def _joined(layers: list[Layer], F: int, conditioning: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-    """Per layer what is added at each step, (4 H, 1 or B), and the matrix [W_h W_x] that multiplies [h; u]."""
+def _join(layers: Sequence[Layer], F: int, conditioning: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Return for each layer the constant that every step adds (4 H, 1 or B), and the matrix [W_h W_x] of [h; u]."""
     constants = [(b_ih + b_hh).unsqueeze(1) for _, _, b_ih, b_hh in layers]
     inputs = [w_ih for w_ih, _, _, _ in layers]
     if conditioning is not None:  # the same at each step, so that its product leaves the loop

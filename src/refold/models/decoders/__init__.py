@@ -1,4 +1,4 @@
-"""Decoders: from a code to a window. One file each; all are called alike."""
+"""Decoders: from a code to a window. Each has a file of its own, and all take the same arguments."""
 
 from refold.models.decoders.autoregressive import AutoregressiveDecoder
 from refold.models.decoders.conditional import ConditionalDecoder

@@ -1,4 +1,4 @@
-"""The decoder whose input at each step is the bar before it: the true one, or the one that it put out."""
+"""The autoregressive decoder, whose input at each step is the bar before it: the true one or its own output."""
 
 from typing import Annotated, Literal
 
@@ -15,9 +15,17 @@ class AutoregressiveDecoder(Decoder):
 
     It knows the code through its first state alone; the conditioning is not used.
 
-    Args: output_size: F. conditioning_size: Z. hidden_size: H. num_layers: L. dropout: probability of dropping a number
-        between two layers while training. reverse: decode from the last present bar to the first. start_token: input of
-        step 0, zeros or learned.
+    Args:
+        output_size: F, at least 1.
+        conditioning_size: C, at least 1.
+        hidden_size: H, at least 1.
+        num_layers: L, at least 1.
+        dropout: probability of dropping a number between two layers while training, in [0, 1).
+        reverse: True decodes from the last present bar to the first.
+        start_token: input of step 0, "zeros" or "learned".
+
+    Raises:
+        ValueError: a value is out of bounds.
     """
 
     @checked("decoder")
@@ -41,7 +49,7 @@ class AutoregressiveDecoder(Decoder):
             dropout=dropout,
             reverse=reverse,
         )
-        self.keep_start_token(start_token)
+        self.add_start_token(start_token)
 
     def unroll(
         self, conditioning: Tensor, state: State, window_size: int, truth: Tensor | None, feeding: Feeding

@@ -1,4 +1,4 @@
-"""What all decoders share: sizes, an LSTM, one projection, and the way from a code to a window in the order of time."""
+"""The base class of decoders: sizes, an LSTM, one projection, checks, and the order of time."""
 
 from abc import ABC, abstractmethod
 
@@ -10,15 +10,22 @@ from refold.models.decoders.boundary import State, check_inputs, to_decoding_ord
 
 
 class Decoder(nn.Module, ABC):
-    """An LSTM and one linear projection shared by all steps. A decoder says what its LSTM reads, and how it unrolls.
+    """An LSTM and one linear projection shared by all steps. A subclass defines the LSTM's inputs in `unroll`.
 
-    Args: input_size: numbers that the LSTM reads at a step. output_size: F. conditioning_size: Z. hidden_size: H.
-        num_layers: L. dropout: probability of dropping a number between two layers while training. reverse: decode
-        from the last present bar to the first.
+    Args:
+        input_size: numbers that the LSTM reads at a step.
+        output_size: F.
+        conditioning_size: C.
+        hidden_size: H.
+        num_layers: L.
+        dropout: probability of dropping a number between two layers while training, in [0, 1).
+        reverse: True decodes from the last present bar to the first.
     """
 
     fed_bars = True
-    """Whether its LSTM reads bars, the true ones or its own: teacher forcing then makes a difference."""
+    """True if the LSTM reads bars, true ones or its own: teacher forcing then makes a difference."""
+
+    start_token: Tensor
 
     def __init__(
         self,
@@ -50,10 +57,19 @@ class Decoder(nn.Module, ABC):
     ) -> Tensor:
         """Decode T bars.
 
-        Args: conditioning: (B, Z). state: first (h, c), each (L, B, H). window_size: T. truth: (B, T, F), needed only
-            where coins may pick it. feeding: which steps get the truth; None = run free. mask: (B, T) bool or None.
-        Returns: (B, T, F) in the order of time; finite but without meaning at absent bars.
-        Raises: ValueError: an argument does not fit (`check_inputs`, `check_feeding`).
+        Args:
+            conditioning: (B, C), from the bridge.
+            state: first (h, c), each (L, B, H), from the bridge.
+            window_size: T, at least 1.
+            truth: (B, T, F), needed only where coins may pick it.
+            feeding: the steps that are fed the truth; None runs free.
+            mask: (B, T) bool, True at bars to write; None writes all.
+
+        Returns:
+            (B, T, F) in the order of time, finite but without meaning at absent bars.
+
+        Raises:
+            ValueError: an argument does not fit (`check_inputs`, `check_feeding`).
         """
         check_inputs(
             conditioning=conditioning, state=state, window_size=window_size, truth=truth, mask=mask, sizes=self.sizes
@@ -61,16 +77,32 @@ class Decoder(nn.Module, ABC):
         feeding = feeding or FREE
         check_feeding(feeding, truth, conditioning.shape[0], window_size)
         truth = to_decoding_order(truth, mask, self.reverse)
+        # no absent bar stands before a present one from here on, so `unroll` needs no mask
         return to_time_order(self.unroll(conditioning, state, window_size, truth, feeding), mask, self.reverse)
 
     @abstractmethod
     def unroll(
         self, conditioning: Tensor, state: State, window_size: int, truth: Tensor | None, feeding: Feeding
     ) -> Tensor:
-        """As `forward`, with checked arguments, in the order of decoding -> (B, T, F)."""
+        """Decode T bars in the order of decoding.
 
-    def keep_start_token(self, kind: str) -> None:
-        """Hold the input of step 0, (F,), as `start_token`: zeros, or learned from zeros on."""
+        Args:
+            conditioning: (B, C).
+            state: first (h, c), each (L, B, H).
+            window_size: T.
+            truth: (B, T, F) in the order of decoding; None without coins.
+            feeding: the steps that are fed the truth; checked.
+
+        Returns:
+            (B, T, F) in the order of decoding.
+        """
+
+    def add_start_token(self, kind: str) -> None:
+        """Add the input of step 0 as `start_token`, (F,), zeros at first.
+
+        Args:
+            kind: "learned" makes it a parameter, "zeros" a buffer that stays 0.
+        """
         token = torch.zeros(self.projection.out_features)
         if kind == "learned":
             self.start_token = nn.Parameter(token)

@@ -1,4 +1,4 @@
-"""What every decoder does at its boundary: check what comes in, and bring bars into the order of decoding and back."""
+"""Checks of what comes into a decoder, and the way of bars into the order of decoding and back."""
 
 import torch
 from torch import Tensor
@@ -16,9 +16,18 @@ def check_inputs(
     mask: Tensor | None,
     sizes: tuple[int, int, int, int],
 ) -> None:
-    """Refuse what does not fit a decoder of sizes (L, H, conditioning_size, F).
+    """Refuse arguments that do not fit a decoder.
 
-    Raises: ValueError: names the tensor, its shape, the shape that it must have and the config key behind it.
+    Args:
+        conditioning: to be (B, C), floating point.
+        state: to be (h, c), each (L, B, H), of the conditioning's type.
+        window_size: T, at least 1.
+        truth: to be (B, T, F), floating point, or None.
+        mask: to be (B, T) bool, or None.
+        sizes: L, H, C and F of the decoder.
+
+    Raises:
+        ValueError: one does not fit; the message names it, its shape, the shape that it must have and the config key.
     """
     num_layers, hidden_size, conditioning_size, output_size = sizes
     if window_size < 1:
@@ -51,7 +60,16 @@ def check_inputs(
 
 
 def to_decoding_order(truth: Tensor | None, mask: Tensor | None, reverse: bool) -> Tensor | None:
-    """Truth (B, T, F) in the order of decoding; what stands at absent bars, NaN perhaps, is set to 0 and comes last."""
+    """Put the truth into the order of decoding. Absent bars, which may hold NaN, are set to 0 and come last.
+
+    Args:
+        truth: (B, T, F) in the order of time, or None.
+        mask: (B, T) bool, True at present bars; None if all are present.
+        reverse: True decodes from the last present bar to the first.
+
+    Returns:
+        (B, T, F), or None without a truth.
+    """
     if truth is None:
         return None
     if mask is not None:
@@ -60,7 +78,16 @@ def to_decoding_order(truth: Tensor | None, mask: Tensor | None, reverse: bool) 
 
 
 def to_time_order(outputs: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
-    """Outputs (B, T, F) in the order of decoding, brought back into the order of time."""
+    """Put outputs back into the order of time.
+
+    Args:
+        outputs: (B, T, F) in the order of decoding.
+        mask: (B, T) bool, True at present bars; None if all are present.
+        reverse: True if the last present bar was decoded first.
+
+    Returns:
+        (B, T, F).
+    """
     if mask is not None:
         return take(outputs, inverse(decoding_order(mask, reverse)))
     return outputs.flip(1) if reverse else outputs

@@ -1,4 +1,4 @@
-"""The decoder whose input at each step is the bar before it, true or its own, and beside it the code."""
+"""The conditional decoder, whose input at each step is the bar before it, true or its own, and the code."""
 
 from typing import Annotated, Literal
 
@@ -11,15 +11,22 @@ from refold.models.decoders.boundary import State
 
 
 class ConditionalDecoder(Decoder):
-    """LSTM whose input at step t is bar t - 1 in the order of decoding beside the conditioning, and one
-    linear projection shared by all steps.
+    """LSTM whose input at step t is bar t - 1 in the order of decoding and the conditioning, and one projection.
 
-    The conditioning (B, Z) is z under bridge=latent (its direction, where windows are normalised) and the top layer's
+    The conditioning (B, C) is z under bridge=latent (its direction, where windows are normalised) and the top layer's
     h under bridge=states.
 
-    Args: output_size: F. conditioning_size: Z. hidden_size: H. num_layers: L. dropout: probability of dropping a number
-        between two layers while training. reverse: decode from the last present bar to the first. start_token: input of
-        step 0, zeros or learned.
+    Args:
+        output_size: F, at least 1.
+        conditioning_size: C, at least 1.
+        hidden_size: H, at least 1.
+        num_layers: L, at least 1.
+        dropout: probability of dropping a number between two layers while training, in [0, 1).
+        reverse: True decodes from the last present bar to the first.
+        start_token: input of step 0, "zeros" or "learned".
+
+    Raises:
+        ValueError: a value is out of bounds.
     """
 
     @checked("decoder")
@@ -43,7 +50,7 @@ class ConditionalDecoder(Decoder):
             dropout=dropout,
             reverse=reverse,
         )
-        self.keep_start_token(start_token)
+        self.add_start_token(start_token)
 
     def unroll(
         self, conditioning: Tensor, state: State, window_size: int, truth: Tensor | None, feeding: Feeding

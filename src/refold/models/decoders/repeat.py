@@ -1,4 +1,4 @@
-"""The decoder whose input at each step is the code."""
+"""The repeat decoder, whose input at each step is the code."""
 
 from typing import Annotated
 
@@ -16,8 +16,16 @@ class RepeatDecoder(Decoder):
     Known as RepeatVector or the unconditional decoder (Srivastava et al. 2015). It is never fed the truth, so teacher
     forcing changes nothing.
 
-    Args: output_size: F. conditioning_size: Z. hidden_size: H. num_layers: L. dropout: probability of dropping a number
-        between two layers while training. reverse: decode from the last present bar to the first.
+    Args:
+        output_size: F, at least 1.
+        conditioning_size: C, at least 1.
+        hidden_size: H, at least 1.
+        num_layers: L, at least 1.
+        dropout: probability of dropping a number between two layers while training, in [0, 1).
+        reverse: True decodes from the last present bar to the first.
+
+    Raises:
+        ValueError: a value is out of bounds.
     """
 
     fed_bars = False
@@ -46,6 +54,6 @@ class RepeatDecoder(Decoder):
     def unroll(
         self, conditioning: Tensor, state: State, window_size: int, truth: Tensor | None, feeding: Feeding
     ) -> Tensor:
-        repeated = conditioning.unsqueeze(1).expand(-1, window_size, -1)  # (B, Z) -> (B, T, Z)
+        repeated = conditioning.unsqueeze(1).expand(-1, window_size, -1)  # (B, C) -> (B, T, C)
         hidden, _ = self.lstm(repeated, state)
         return self.projection(hidden)

@@ -1,0 +1,105 @@
+"""`refold.models.build`: the sizes that follow, defaults as in conf/, and what it refuses."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from conftest import CONF, compose_run
+
+from refold import models
+from refold.config.build import build_autoencoder
+
+B, T, F = 3, 7, 5
+BRIDGES = ["latent", "latent_normalized", "latent_pca", "states"]
+DECODERS = ["repeat", "autoregressive", "conditional"]
+
+
+def section(path):
+    """The keys of one YAML of conf/, without those it inherits."""
+    return yaml.safe_load((CONF / path).read_text())
+
+
+@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("encoder", [None, "lstm", "bilstm"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_same_model_as_from_the_configuration(bridge, decoder, encoder, layers):
+    if bridge == "states" and encoder == "bilstm":
+        pytest.skip("bridge=states refuses a bidirectional encoder of the decoder's size")
+    chosen = [] if encoder is None else [f"encoder={encoder}"]
+    cfg = compose_run([f"bridge={bridge}", f"decoder={decoder}", f"layers={'one' if layers == 1 else 'two'}", *chosen])
+    window = {"window_size": cfg.data.window_size} if bridge == "latent_pca" else {}
+    ours = models.build(F, encoder=encoder, bridge=bridge, decoder=decoder, layers=layers, **window)
+    configured = build_autoencoder(cfg, num_features=F)
+    assert repr(ours) == repr(configured)  # modules, sizes, dropout
+    assert {name: part.shape for name, part in ours.state_dict().items()} == {
+        name: part.shape for name, part in configured.state_dict().items()
+    }
+    assert ours.decoder.reverse == configured.decoder.reverse
+    assert ours.normalize_windows == configured.normalize_windows
+    ours.load_state_dict(configured.state_dict())
+    windows = torch.randn(B, T, F)
+    assert torch.equal(ours.eval()(windows), configured.eval()(windows))
+    assert ours(windows).shape == (B, T, F)
+
+
+def test_defaults_are_those_of_conf():
+    defaults = {name: part.default for name, part in inspect.signature(models.build).parameters.items()}
+    chosen = {group: option for line in section("train.yaml")["defaults"] if isinstance(line, dict)
+              for group, option in line.items()}  # fmt: skip
+    one, latent, fed = section("layers/one.yaml"), section("bridge/latent.yaml"), section("decoder/autoregressive.yaml")
+    assert (chosen["decoder"], chosen["bridge"], chosen["layers"]) == (defaults["decoder"], defaults["bridge"], "one")
+    assert one == {"num_layers": defaults["layers"], **{name: defaults[name] for name in ("hidden_size", "latent_dim")}}
+    assert latent["dropout"] == defaults["bridge_dropout"]
+    assert (fed["dropout"], fed["reverse"], fed["start_token"]) == (
+        defaults["dropout"], defaults["reverse"], defaults["start_token"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_features": 0}, "build.num_features is 0; it must be at least 1"),
+        ({"layers": 0}, "build.layers is 0; it must be at least 1"),
+        ({"hidden_size": -1}, "build.hidden_size is -1; it must be at least 1"),
+        ({"latent_dim": 0}, "build.latent_dim is 0; it must be at least 1"),
+        ({"dropout": 1.0}, r"build.dropout is 1.0; it must be in \[0, 1\)"),
+        ({"bridge_dropout": 1.0}, r"build.bridge_dropout is 1.0; it must be in \[0, 1\)"),
+        ({"decoder": "vrnn"}, "build.decoder is 'vrnn'; it must be one of repeat, autoregressive, conditional"),
+        ({"encoder": "gru"}, "build.encoder is 'gru'; it must be one of bilstm, lstm"),
+        ({"bridge": "latent_pca"}, "build.window_size is None; with bridge=latent_pca it must be at least 1"),
+        ({"bridge": "latent_normalized", "latent_dim": 1}, "bridge.latent_dim is 1; .* it must be at least 2"),
+        ({"bridge": "states", "encoder": "bilstm"}, "decoder.hidden_size is 64; .* it must be equal to .* 128"),
+    ],
+)
+def test_what_is_refused_names_value_and_bound(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(**{"num_features": F, **arguments})
+
+
+ALONE = """
+import importlib.abc, sys
+import torch, torch.nn.functional
+torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)  # torch imports parts of itself when they are used
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        ours = name == "refold" or name.startswith(("refold.models", "refold.bounds", "refold.errors"))
+        if not (ours or name.partition(".")[0] in {"torch", *sys.stdlib_module_names}):
+            raise ModuleNotFoundError(f"{name} is refused")
+
+sys.meta_path.insert(0, Refuse())
+from refold import models
+for bridge in ("latent", "latent_normalized", "states"):
+    for decoder in ("repeat", "autoregressive", "conditional"):
+        model = models.build(2, bridge=bridge, decoder=decoder, layers=2, hidden_size=4, latent_dim=3)
+        model(torch.randn(2, 4, 2)).sum().backward()
+"""
+
+
+def test_the_model_builds_and_learns_where_every_import_but_torch_is_refused():
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
