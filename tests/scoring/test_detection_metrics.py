@@ -2,29 +2,28 @@
 
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from refold.scoring.detection_metrics import (
-    AUROC,
-    Affiliation,
-    AveragePrecision,
-    BestThreshold,
-    DetectionDelay,
-    EventF1,
-    VolumeUnderSurface,
+    affiliation,
+    auroc,
+    average_precision,
+    best_threshold,
+    detection_delay,
+    event_f1,
+    pool,
+    volume_under_surface,
 )
 
 
 def measure(metric, *series):
     """A metric over series, each a pair of texts or arrays: scores, labels."""
-    for scores, labels in series:
-        labels = [mark == "x" for mark in labels] if isinstance(labels, str) else labels
-        metric.update(torch.as_tensor(scores, dtype=torch.float64), torch.as_tensor(labels))
-    return metric.compute()
+    as_labels = [[mark == "x" for mark in labels] if isinstance(labels, str) else labels for _, labels in series]
+    return metric(pool(zip((scores for scores, _ in series), as_labels, strict=True)))
 
 
 def random_case(seed, bars=200, share=0.03, longest=6):
@@ -48,43 +47,43 @@ def flags(text):
 
 def test_average_precision_by_hand():
     # from the top: hit (1/1), miss, hit (2/3), miss
-    assert measure(AveragePrecision(), ([4, 3, 2, 1], "x.x.")).item() == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
-    assert measure(AveragePrecision(), ([1, 1, 1, 1], "x...")).item() == 0.25
+    assert measure(average_precision, ([4, 3, 2, 1], "x.x.")) == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
+    assert measure(average_precision, ([1, 1, 1, 1], "x...")) == 0.25
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
 def test_ranking_is_that_of_scikit_learn_on_any_scale(scale):
     for seed in range(6):
         scores, labels = random_case(seed)
-        ap = measure(AveragePrecision(), (scores * scale, labels)).item()
-        auroc = measure(AUROC(), (scores * scale, labels)).item()
+        ap = measure(average_precision, (scores * scale, labels))
+        area = measure(auroc, (scores * scale, labels))
         assert ap == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
-        assert auroc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+        assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
 def test_auroc_by_hand():
-    assert measure(AUROC(), ([3, 2, 2, 1], "x.x.")).item() == pytest.approx(3.5 / 4)
+    assert measure(auroc, ([3, 2, 2, 1], "x.x.")) == pytest.approx(3.5 / 4)
 
 
 def test_series_are_pooled():
     one, two = random_case(0), random_case(1)
     whole = (np.concatenate([one[0], two[0]]), np.concatenate([one[1], two[1]]))
-    assert measure(AveragePrecision(), one, two) == measure(AveragePrecision(), whole)
+    assert measure(average_precision, one, two) == measure(average_precision, whole)
 
 
 def test_without_an_anomaly_there_is_nothing_to_measure():
     case = ([1.0, 2.0], "..")
-    for metric in (AveragePrecision(), AUROC()):
+    for metric in (average_precision, auroc):
         assert math.isnan(measure(metric, case))
-    for metric in (VolumeUnderSurface(max_buffer=2), Affiliation(threshold=0.0), BestThreshold()):
+    for metric in (partial(volume_under_surface, max_buffer=2), partial(affiliation, threshold=0.0), best_threshold):
         assert all(math.isnan(value) for value in measure(metric, case).values())
 
 
 def test_missing_scores_and_other_shapes_are_refused():
     with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
-        AUROC().update(torch.tensor([1.0, torch.nan]), torch.tensor([True, False]))
+        pool([([1.0, math.nan], [True, False])])
     with pytest.raises(ValueError, match=r"scores are \(2,\) and labels \(1,\)"):
-        AUROC().update(torch.zeros(2), torch.tensor([True]))
+        pool([(np.zeros(2), [True])])
 
 
 # Volume under the surface ---------------------------------------------------------------------------------------------
@@ -96,9 +95,9 @@ def test_vus_without_buffer_is_average_precision_where_all_thresholds_are_looked
     labels[::10] = True  # single bars: a share of events touched of less than 1 is what recall says already, squared
     labels[10:] = False
     scores = generator.permutation(150).astype(float)
-    got = measure(VolumeUnderSurface(max_buffer=0, num_thresholds=150), (scores, labels))
-    assert got["vus_pr"].item() == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
-    assert got["vus_roc"].item() == pytest.approx(roc_auc_score(labels, scores), abs=0.01)
+    got = measure(partial(volume_under_surface, max_buffer=0, num_thresholds=150), (scores, labels))
+    assert got["vus_pr"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    assert got["vus_roc"] == pytest.approx(roc_auc_score(labels, scores), abs=0.01)
 
 
 def test_vus_by_hand():
@@ -108,8 +107,8 @@ def test_vus_by_hand():
     root = math.sqrt(0.5)
     recall = root / (1 + root / 2)
     soft = recall * root + (1 - recall) * (1 + root) / 2
-    got = measure(VolumeUnderSurface(max_buffer=2, num_thresholds=3), ([3, 2, 1], ".x."))
-    assert got["vus_pr"].item() == pytest.approx((0.5 + 0.5 + soft) / 3, abs=1e-15)
+    got = measure(partial(volume_under_surface, max_buffer=2, num_thresholds=3), ([3, 2, 1], ".x."))
+    assert got["vus_pr"] == pytest.approx((0.5 + 0.5 + soft) / 3, abs=1e-15)
 
 
 def published():
@@ -128,23 +127,23 @@ def test_vus_is_the_published_one(seed):
     grader, _, _ = published()
     scores, labels = random_case(seed)
     *_, roc, pr = grader.RangeAUC_volume_opt(labels.astype(int), scores, windowSize=9, thre=60)
-    got = measure(VolumeUnderSurface(max_buffer=9, num_thresholds=60), (scores, labels))
-    assert got["vus_pr"].item() == pytest.approx(pr, abs=1e-12)
-    assert got["vus_roc"].item() == pytest.approx(roc, abs=1e-12)
+    got = measure(partial(volume_under_surface, max_buffer=9, num_thresholds=60), (scores, labels))
+    assert got["vus_pr"] == pytest.approx(pr, abs=1e-12)
+    assert got["vus_roc"] == pytest.approx(roc, abs=1e-12)
 
 
 def test_buffers_end_with_their_series():
     # the highest score is right after an event of the first asset: near it, were they one series
     one, two = ([1, 2, 8], "..x"), ([9, 1, 2, 1, 1, 1], "......")
-    apart = measure(VolumeUnderSurface(max_buffer=4, num_thresholds=9), one, two)
-    joined = measure(VolumeUnderSurface(max_buffer=4, num_thresholds=9), (one[0] + two[0], one[1] + two[1]))
+    apart = measure(partial(volume_under_surface, max_buffer=4, num_thresholds=9), one, two)
+    joined = measure(partial(volume_under_surface, max_buffer=4, num_thresholds=9), (one[0] + two[0], one[1] + two[1]))
     assert apart["vus_pr"] < joined["vus_pr"]
 
 
 def test_many_bars_are_no_burden():
     """100,000 bars with 1,000 events and buffers up to 100: arrays of bars x thresholds would need 20 GB."""
     scores, labels = random_case(2, bars=100_000, share=0.01)
-    assert 0 < measure(VolumeUnderSurface(max_buffer=100), (scores, labels))["vus_pr"] < 1
+    assert 0 < measure(partial(volume_under_surface, max_buffer=100), (scores, labels))["vus_pr"] < 1
 
 
 # Events ---------------------------------------------------------------------------------------------------------------
@@ -152,8 +151,8 @@ def test_many_bars_are_no_burden():
 
 def test_event_f1_by_hand():
     # two of three events found, one of them twice; two bars flagged for nothing
-    got = measure(EventF1(threshold=0.5), (flags(".!!..!..!."), ".xx..x..xx"), (flags("!!.."), "...x"))
-    assert {name: value.item() for name, value in got.items()} == {
+    got = measure(partial(event_f1, threshold=0.5), (flags(".!!..!..!."), ".xx..x..xx"), (flags("!!.."), "...x"))
+    assert got == {
         "event_f1": pytest.approx(2 * 3 / (3 + 2 + 4)),
         "event_precision": 3 / 5,
         "event_recall": 3 / 4,
@@ -161,43 +160,43 @@ def test_event_f1_by_hand():
 
 
 def test_flagging_everything_does_not_pay():
-    got = measure(EventF1(threshold=0.5), (np.ones(100), [bar in (20, 21, 60) for bar in range(100)]))
-    assert got["event_f1"].item() == pytest.approx(2 * 2 / (2 + 97 + 2))
+    got = measure(partial(event_f1, threshold=0.5), (np.ones(100), [bar in (20, 21, 60) for bar in range(100)]))
+    assert got["event_f1"] == pytest.approx(2 * 2 / (2 + 97 + 2))
     assert got["event_recall"] == 1
 
 
 def test_events_of_two_series_are_two():
     # as one series the event would be found whole
-    got = measure(EventF1(threshold=0.5), (flags(".!"), ".x"), (flags(".."), "x."))
+    got = measure(partial(event_f1, threshold=0.5), (flags(".!"), ".x"), (flags(".."), "x."))
     assert got["event_recall"] == 0.5
 
 
 def test_nothing_flagged():
-    assert measure(EventF1(threshold=2.0), (flags(".!"), ".x"))["event_f1"] == 0
-    assert math.isnan(measure(EventF1(threshold=2.0), (flags(".!"), ".x"))["event_precision"])
-    assert math.isnan(measure(DetectionDelay(threshold=2.0), (flags(".!"), ".x"))["mean_delay_bars"])
+    assert measure(partial(event_f1, threshold=2.0), (flags(".!"), ".x"))["event_f1"] == 0
+    assert math.isnan(measure(partial(event_f1, threshold=2.0), (flags(".!"), ".x"))["event_precision"])
+    assert math.isnan(measure(partial(detection_delay, threshold=2.0), (flags(".!"), ".x"))["mean_delay_bars"])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_best_threshold_is_the_best_of_all(seed):
     case = random_case(seed)
-    best = measure(BestThreshold(), case)
+    best = measure(best_threshold, case)
     scores = np.unique(case[0])
     tried = [-np.inf, *((scores[1:] + scores[:-1]) / 2)]
-    values = [measure(EventF1(threshold=float(threshold)), case)["event_f1"].item() for threshold in tried]
-    assert best["event_f1"].item() == pytest.approx(max(values), abs=1e-15)
-    assert measure(EventF1(threshold=best["threshold"].item()), case)["event_f1"].item() == best["event_f1"].item()
-    assert best["threshold"].item() == max(t for t, value in zip(tried, values, strict=True) if value == max(values))
+    values = [measure(partial(event_f1, threshold=float(threshold)), case)["event_f1"] for threshold in tried]
+    assert best["event_f1"] == pytest.approx(max(values), abs=1e-15)
+    assert measure(partial(event_f1, threshold=best["threshold"]), case)["event_f1"] == best["event_f1"]
+    assert best["threshold"] == max(t for t, value in zip(tried, values, strict=True) if value == max(values))
 
 
 def test_of_equal_scores_all_are_flagged():
-    best = measure(BestThreshold(), ([1, 1, 1, 1], ".xx."))
+    best = measure(best_threshold, ([1, 1, 1, 1], ".xx."))
     assert best["threshold"] == -math.inf
-    assert best["event_f1"].item() == pytest.approx(2 / (1 + 2 + 1))
+    assert best["event_f1"] == pytest.approx(2 / (1 + 2 + 1))
 
 
 def test_delay_by_hand():
-    got = measure(DetectionDelay(threshold=0.5), (flags("!..!..!...."), ".xxx..xx.xx"))  # 2, 0, never
+    got = measure(partial(detection_delay, threshold=0.5), (flags("!..!..!...."), ".xxx..xx.xx"))  # 2, 0, never
     assert got["mean_delay_bars"] == 1
     assert got["median_delay_bars"] == 1
 
@@ -209,12 +208,12 @@ def test_affiliation_by_hand():
     # One event [4, 6) in [0, 10): flagging it alone is perfect. Flagging the bar [8, 9): distances 2 to 3, of the zone
     # 2 (event) + 2 d is nearer: precision 1 - (2 + 2 * 2.5) / 10. The event is 2 to 4 away from it: y = 4..6 has
     # d = 8 - y, margins y and 10 - y: the smaller of both is d where y > 4 (d <= y), so recall = 1 - 2 * 3 / 10.
-    perfect = measure(Affiliation(threshold=0.5), (flags("....!!...."), "....xx...."))
-    assert {name: value.item() for name, value in perfect.items()} == dict.fromkeys(perfect, 1.0)
-    near = measure(Affiliation(threshold=0.5), (flags("........!."), "....xx...."))
-    assert near["affiliation_precision"].item() == pytest.approx(0.3, abs=1e-15)
-    assert near["affiliation_recall"].item() == pytest.approx(0.4, abs=1e-15)
-    nothing = measure(Affiliation(threshold=0.5), (flags(".........."), "....xx...."))
+    perfect = measure(partial(affiliation, threshold=0.5), (flags("....!!...."), "....xx...."))
+    assert perfect == dict.fromkeys(perfect, 1.0)
+    near = measure(partial(affiliation, threshold=0.5), (flags("........!."), "....xx...."))
+    assert near["affiliation_precision"] == pytest.approx(0.3, abs=1e-15)
+    assert near["affiliation_recall"] == pytest.approx(0.4, abs=1e-15)
+    nothing = measure(partial(affiliation, threshold=0.5), (flags(".........."), "....xx...."))
     assert nothing["affiliation_recall"] == nothing["affiliation_f1"] == 0
 
 
@@ -225,14 +224,14 @@ def test_affiliation_is_the_published_one(seed):
     for threshold in (0.0, 1.0, 2.0):
         predicted = as_events((scores > threshold).astype(int))
         theirs = score_events(predicted, as_events(labels.astype(int)), (0, len(labels)))
-        got = measure(Affiliation(threshold=threshold), (scores, labels))
-        assert got["affiliation_precision"].item() == pytest.approx(theirs["Affiliation_Precision"], abs=1e-12)
-        assert got["affiliation_recall"].item() == pytest.approx(theirs["Affiliation_Recall"], abs=1e-12)
+        got = measure(partial(affiliation, threshold=threshold), (scores, labels))
+        assert got["affiliation_precision"] == pytest.approx(theirs["Affiliation_Precision"], abs=1e-12)
+        assert got["affiliation_recall"] == pytest.approx(theirs["Affiliation_Recall"], abs=1e-12)
 
 
 def test_affiliation_of_several_series_is_the_mean_over_their_events():
     one, two = random_case(0), random_case(2)
-    together = measure(Affiliation(threshold=1.0), one, two, (np.ones(50) * 5, "." * 50))
+    together = measure(partial(affiliation, threshold=1.0), one, two, (np.ones(50) * 5, "." * 50))
     events = [np.diff(case[1].astype(int), prepend=0).clip(min=0).sum() for case in (one, two)]
-    recall = [measure(Affiliation(threshold=1.0), case)["affiliation_recall"] for case in (one, two)]
-    assert together["affiliation_recall"].item() == pytest.approx(np.average(recall, weights=events))
+    recall = [measure(partial(affiliation, threshold=1.0), case)["affiliation_recall"] for case in (one, two)]
+    assert together["affiliation_recall"] == pytest.approx(np.average(recall, weights=events))

@@ -11,14 +11,13 @@ not. A scorer that cannot tell of a bar counts as finding nothing there.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from refold.bounds import at_least, checked, more_than
 from refold.data import WindowDataModule
@@ -29,13 +28,15 @@ from refold.data.windows.split import PARTS, Part
 from refold.errors import DataError
 from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
 from refold.scoring.detection_metrics import (
-    AUROC,
-    Affiliation,
-    AveragePrecision,
-    BestThreshold,
-    DetectionDelay,
-    EventF1,
-    VolumeUnderSurface,
+    LabelledScores,
+    affiliation,
+    auroc,
+    average_precision,
+    best_threshold,
+    detection_delay,
+    event_f1,
+    pool,
+    volume_under_surface,
 )
 from refold.scoring.detector import Detector
 from refold.scoring.events import likely_kinds
@@ -128,14 +129,14 @@ class Copy:
     error: np.ndarray
     jump: np.ndarray
 
-    def series(self, scores: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    def series(self, scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Scores and labels of the bars that count, asset by asset."""
         asset = self.bars["asset"].rle_id().to_numpy()
         known = np.where(np.isnan(scores), -np.inf, scores)
         for number in range(asset[-1] + 1):
             chosen = self.kept & (asset == number)
             if chosen.any():
-                yield torch.from_numpy(known[chosen]), torch.from_numpy(self.error[chosen])
+                yield known[chosen], self.error[chosen]
 
 
 def spoil(bars: pl.DataFrame, kind: str, *, per_thousand: float, warm_up: int, generator: np.random.Generator) -> Copy:
@@ -211,10 +212,7 @@ class PriceErrors:
         rows, natural = [], []
         for name, scorer in scorers.items():
             scorer.fit(parts["train"], parts["val"])
-            best = BestThreshold()
-            for one in copies["val"]:
-                _feed(one, scorer.score(one.bars), best)
-            threshold = best.compute()["threshold"].item()
+            threshold = best_threshold(_pooled((one, scorer.score(one.bars)) for one in copies["val"]))["threshold"]
             scored = [(one, scorer.score(one.bars)) for one in copies["test"]]
             for kind in (*self.kinds, ALL):
                 chosen = [(one, scores) for one, scores in scored if kind in (one.kind, ALL)]
@@ -224,30 +222,23 @@ class PriceErrors:
         return {"errors": rows, "checks": found, "natural": natural}
 
     def _measure(self, scored: Sequence[tuple[Copy, np.ndarray]], threshold: float) -> dict[str, float | None]:
-        metrics = [
-            AveragePrecision(),
-            AUROC(),
-            VolumeUnderSurface(max_buffer=self.max_buffer),
-            EventF1(threshold=threshold),
-            Affiliation(threshold=threshold),
-            DetectionDelay(threshold=threshold),
-        ]
-        for one, scores in scored:
-            _feed(one, scores, *metrics)
-        ap, auroc, *others = (metric.compute() for metric in metrics)
-        values = {"average_precision": ap, "auroc": auroc}
-        for several in others:
-            values |= several
+        seen = _pooled(scored)
+        measured = {
+            "average_precision": average_precision(seen),
+            "auroc": auroc(seen),
+            **volume_under_surface(seen, max_buffer=self.max_buffer),
+            **event_f1(seen, threshold=threshold),
+            **affiliation(seen, threshold=threshold),
+            **detection_delay(seen, threshold=threshold),
+        }
         jumps = np.concatenate([scores[one.jump & one.kept] for one, scores in scored])
-        measured = {name: float(value) for name, value in values.items()}
         measured |= {"jumps_flagged": float((jumps > threshold).mean()), "threshold": threshold}
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}  # JSON has no NaN
 
 
-def _feed(one: Copy, scores: np.ndarray, *metrics: Any) -> None:
-    for known, labels in one.series(scores):
-        for metric in metrics:
-            metric.update(known, labels)
+def _pooled(scored: Iterable[tuple[Copy, np.ndarray]]) -> LabelledScores:
+    """Put the bars that count of several scored copies one after another, asset by asset."""
+    return pool(series for one, scores in scored for series in one.series(scores))
 
 
 def _seen_by_checks(bars: pl.DataFrame) -> list[str]:
