@@ -24,7 +24,7 @@ def test_mapped_and_held_in_memory_are_equal(tmp_path):
         assert mapped.description == held.description
         assert mapped.findings.equals(held.findings)
         for part in ("train", "val", "test"):
-            one, two = held._part(part), mapped._part(part)
+            one, two = held.windows(part), mapped.windows(part)
             index = np.arange(len(one))
             assert torch.equal(one.gather(index), two.gather(index))
             assert torch.equal(one.mask(index), two.mask(index))

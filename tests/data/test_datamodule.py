@@ -83,7 +83,7 @@ def test_windows_do_not_cross_a_missing_day():
 def test_parts_are_the_gap_apart():
     data = ready(random_bars([200]), features=["trailing_volatility_5"])
     assert data.gap_bars == 7 + 5
-    ends = [data._part(part).timestamps([0, len(data._part(part)) - 1]) for part in ("train", "val", "test")]
+    ends = [data.windows(part).timestamps([0, len(data.windows(part)) - 1]) for part in ("train", "val", "test")]
     for early, late in itertools.pairwise(ends):
         assert late[0, 0] - early[1, -1] == np.timedelta64(13, "D")
 
@@ -186,6 +186,8 @@ def test_parts_without_windows_are_named(settings, message):
 def test_bounds_of_settings():
     with pytest.raises(ValueError, match=r"data\.window_size is 0; it must be at least 1"):
         module(random_bars([90]), window_size=0)
+    with pytest.raises(ValueError, match=r"data\.cache is ''; it must be a folder, or null"):
+        module(random_bars([90]), cache="")
 
 
 class Recorder(LightningModule):

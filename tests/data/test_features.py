@@ -89,6 +89,11 @@ def test_an_asset_is_computed_as_if_it_were_alone(name):
         (["log_retrun"], "data.features has 'log_retrun'; did you mean log_return?"),
         (["relative_volume"], "did you mean relative_volume_20?"),
         (["relative_volume_1"], "data.features has 'relative_volume_1'"),
+        (
+            ["relative_volume_99999999999999999999"],
+            "data.features has 'relative_volume_99999999999999999999'; its number of bars must be in [2, 1000000]",
+        ),
+        (["price_zscore_1000001"], "its number of bars must be in [2, 1000000]"),
         (["log_return", "log_return"], "data.features has log_return more than once"),
         ([], "data.features is empty"),
         (["volume_change"], "data.features has volume_change, which needs volume; the source has only close"),

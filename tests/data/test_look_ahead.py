@@ -85,7 +85,7 @@ def assert_nothing_before_changed(first, second, cut: date = CUT, felt_after: bo
     assert first.scaler == second.scaler
     end, felt = np.datetime64(cut), False
     for part in ("train", "val", "test"):
-        before, after = first._part(part), second._part(part)
+        before, after = first.windows(part), second.windows(part)
         index = np.arange(len(before))
         held = {
             (asset, stamps[0]): number

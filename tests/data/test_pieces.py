@@ -35,7 +35,7 @@ def assert_equal(one, two) -> None:
     assert one.description == two.description
     assert one.feature_names == two.feature_names
     for part in ("train", "val", "test"):
-        first, second = one._part(part), two._part(part)
+        first, second = one.windows(part), two.windows(part)
         index = np.arange(len(first))
         assert len(first) == len(second)
         assert torch.equal(first.gather(index), second.gather(index))

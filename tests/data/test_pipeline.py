@@ -124,7 +124,7 @@ def days(data, asset: str | None = None) -> dict[str, set[int]]:
     """Part -> days that its windows (of an asset) hold, counted from the first."""
     held = {}
     for part in ("train", "val", "test"):
-        windows = data._part(part)
+        windows = data.windows(part)
         index = np.arange(len(windows))
         own = [asset in (None, name) for name in windows.assets(index)]
         held[part] = set((windows.timestamps(index)[own] - FIRST_DAY).astype(int).reshape(-1).tolist())
@@ -211,7 +211,7 @@ def test_no_look_ahead_in_any_layout_and_policy(layout, policy, change):
     first, second = ready(bars, **settings), ready(other, **settings)
     assert first.scaler == second.scaler
     for part in ("train", "val", "test"):
-        before, after = first._part(part), second._part(part)
+        before, after = first.windows(part), second.windows(part)
         index = np.arange(len(before))
         index = index[(before.timestamps(index) < np.datetime64(calendar[170])).all(axis=1)]
         assert len(index) >= 10 or part == "test"

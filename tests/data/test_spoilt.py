@@ -145,7 +145,7 @@ def test_random_bars_give_sound_windows_or_a_data_error(
     event("windows")
     owner: dict[int, str] = {}
     for part in ("train", "val", "test"):
-        windows = data._part(part)
+        windows = data.windows(part)
         index = np.arange(len(windows))
         values, mask, rows = windows.gather(index), windows.mask(index), windows.rows(index)
         assert len(windows) > 0

@@ -219,14 +219,13 @@ def test_a_run_with_lengths_and_weights(tiny_run):
 
 
 @pytest.mark.slow
-def test_lengths_and_weights_of_two_processes_are_those_of_one(command, tmp_path):
-    settings = [*TINY, "loss=mse", "bridge.dropout=0", "bridge=latent_normalized", "teacher_forcing=constant"]
+def test_lengths_and_weights_of_two_processes_are_those_of_one(command, tiny_run, tmp_path):
+    settings = ["loss=mse", "bridge.dropout=0", "bridge=latent_normalized", "teacher_forcing=constant"]
     settings += ["data.shortest_window=6", "data.asset_weights={AAPL: 2, FB: 0.5}", "data.shuffle_bars=true"]
-    curves = []
-    for processes in (1, 2):
-        done = command(*settings, f"trainer.devices={processes}", f"hydra.run.dir={processes}")
-        assert done.returncode == 0, done.stderr
-        table = pl.read_csv(tmp_path / str(processes) / "metrics.csv", infer_schema_length=None)
-        curves.append(table["train/loss"].drop_nulls().to_numpy())
+    tiny_run(*settings, directory="one")
+    done = command(*TINY, *settings, "trainer.devices=2", "hydra.run.dir=two")
+    assert done.returncode == 0, done.stderr
+    tables = [pl.read_csv(tmp_path / name / "metrics.csv", infer_schema_length=None) for name in ("one", "two")]
+    curves = [table["train/loss"].drop_nulls().to_numpy() for table in tables]
     assert len(curves[0]) == len(curves[1]) >= 5
     assert curves[0] == pytest.approx(curves[1], abs=1e-5)

@@ -1,4 +1,4 @@
-"""From a source to loaders of windows, as Lightning asks for them and as plain Python does."""
+"""Turn a source into loaders of windows, for Lightning and for plain Python."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,19 +24,34 @@ from refold.errors import DataError
 
 
 class WindowDataModule(LightningDataModule):
-    """Windows of market data for training, validation and test.
+    """Prepare windows of market data for training, validation and test.
 
-    Args: source: bars. features: see `refold.data.bars.features`. layout: "per_asset" or "panel". min_assets: share
-        of the assets that a moment of a panel needs; fewer, and it is absent. window_size: bars. shortest_window: bars
-        of the shortest training batch, each batch having a length of its own; None: all have window_size. shuffle_bars:
-        whether the bars of a training window come in a random order, each time another. stride: bars between the starts
-        of neighbouring windows. asset_weights: how often the training windows of an asset come: "balanced" as often as
-        any other's, or a weight by name; None: each window once in an epoch. max_masked: bars without values that a
-        window may hold in a row. batch_size: windows per step over all processes. split, fold: parts. checks: what is
-        refused, masked or dropped. cache: folder to build and map the series in; None keeps it in memory. device: "cpu"
-        keeps the series in main memory, "auto" puts it on the trainer's device if it takes at most a quarter of the
-        free memory there. seed: of the training order. path, uri: what the source reads, for configurations that name
-        it once; the source has it already.
+    Args:
+        source: where the bars come from.
+        features: names; see `refold.data.bars.features`.
+        layout: "per_asset" makes each asset a series of its own, "panel" makes all assets one series.
+        min_assets: share of the assets that a moment of a panel needs to count as present, in (0, 1].
+        window_size: T, bars in a window, at least 1.
+        shortest_window: bars of the shortest training batch, at most window_size; each batch has a length of its own.
+            None gives all batches window_size bars.
+        shuffle_bars: True gives the bars of a training window in a random order, each epoch another.
+        stride: bars between the starts of neighbouring windows, at least 1.
+        asset_weights: "balanced" draws as many training windows of each asset, a mapping gives weights by name, None
+            draws each window once in an epoch.
+        max_masked: bars without values that a window may contain in a row, at least 0, below the shortest window.
+        batch_size: windows per step over all processes, at least 1.
+        split: divides the calendar into parts.
+        fold: number of the fold of the split, from 0.
+        checks: refuse, mask or drop faulty bars.
+        cache: folder to build the series in and to map it from; None keeps the series in memory.
+        device: "cpu" keeps the series in main memory, "auto" copies it to the trainer's GPU if it takes at most a
+            quarter of the free memory there.
+        seed: of the training order, at least 0.
+        path: ignored; configurations name it once for the source, which has it already.
+        uri: ignored, as path.
+
+    Raises:
+        ValueError: a setting is out of bounds, or does not go with another one.
     """
 
     # a small validation part may leave a process without a batch; that is no mistake
@@ -54,7 +69,7 @@ class WindowDataModule(LightningDataModule):
         shortest_window: Annotated[int | None, at_least(1)],
         shuffle_bars: bool,
         stride: Annotated[int, at_least(1)],
-        asset_weights: AssetWeights,
+        asset_weights: AssetWeights | None,
         max_masked: Annotated[int, at_least(0)],
         batch_size: Annotated[int, at_least(1)],
         split: Split,
@@ -67,6 +82,8 @@ class WindowDataModule(LightningDataModule):
         uri: str | None = None,
     ) -> None:
         super().__init__()
+        if cache is not None and not cache.strip():
+            raise ValueError(f"data.cache is {cache!r}; it must be a folder, or null to keep the series in memory")
         if shortest_window is not None and shortest_window > window_size:
             raise ValueError(
                 f"data.shortest_window is {shortest_window}; it must be at most data.window_size, {window_size}"
@@ -98,51 +115,67 @@ class WindowDataModule(LightningDataModule):
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the F columns of a window; of a panel, `AAPL/log_return`."""
+        """Name the F columns of a window; those of a panel are like `AAPL/log_return`."""
         return list(self._ready().column_names) if self.recipe.layout == "panel" else list(self.recipe.features)
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Count the columns of a window, F."""
         return len(self.feature_names)
 
     @property
     def train_windows(self) -> Windows:
-        """The windows that are trained on."""
-        return self._part("train")
+        """Return the windows to train on."""
+        return self.windows("train")
 
     @property
     def val_windows(self) -> Windows:
-        """The windows that epochs are compared on."""
-        return self._part("val")
+        """Return the windows that epochs are compared on."""
+        return self.windows("val")
 
     @property
     def test_windows(self) -> Windows:
-        """The windows that results are reported on."""
-        return self._part("test")
+        """Return the windows that results are reported on."""
+        return self.windows("test")
+
+    def windows(self, part: Part) -> Windows:
+        """Return the windows of a part, and prepare them if that was not done.
+
+        Args:
+            part: train, val or test.
+        """
+        self.setup()
+        return self._windows[part]
 
     def segments(self, part: Part) -> np.ndarray:
-        """(S, 2) first row and number of rows of each unbroken run of a part, in the series of its windows."""
+        """Return the unbroken runs of a part.
+
+        Args:
+            part: train, val or test.
+
+        Returns:
+            (S, 2) int64, first row and number of rows of each run, in the series of the windows.
+        """
         return self._ready().segments[part]
 
     @property
     def gap_bars(self) -> int:
-        """Bars that each asset loses between parts: (window_size - 1) + (look-back - 1) + embargo."""
+        """Count the bars that each asset loses between parts: (window_size - 1) + (look-back - 1) + embargo."""
         return self._ready().gap_bars
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits of a hash of the bars."""
+        """Return twelve hexadecimal digits of a hash of the bars."""
         return self._ready().fingerprint
 
     @property
     def findings(self) -> pl.DataFrame:
-        """What the checks found: check, policy, asset, bars, first."""
+        """Return the findings of the checks; see `refold.data.bars.findings.FINDINGS`."""
         return self._ready().findings
 
     @property
     def description(self) -> str:
-        """Source, bars, features, findings, parts and windows in a few lines."""
+        """Describe source, bars, features, findings, parts and windows in a few lines."""
         prepared = self._ready()
         windows = ", ".join(f"{part} {len(self._windows[part]):,}" for part in PARTS)
         return (
@@ -151,7 +184,7 @@ class WindowDataModule(LightningDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Build the cache, if there is to be one. Lightning calls it on one process and lets the others wait."""
+        """Build the cache, if data.cache names one. Lightning calls this on one process and lets the others wait."""
         folder = self._cache_folder()
         if folder is not None and not folder.is_dir():
             try:
@@ -160,7 +193,14 @@ class WindowDataModule(LightningDataModule):
                 raise DataError(f"data.cache is {str(self.cache)!r}; it cannot be written: {error}") from None
 
     def setup(self, stage: str | None = None) -> None:
-        """Do everything, once; later calls do nothing. Raises: DataError."""
+        """Read, check, split and scale the bars, once; later calls do nothing.
+
+        Args:
+            stage: ignored; all parts are prepared at once.
+
+        Raises:
+            DataError: the data cannot be read, a check refuses it, or it gives no windows.
+        """
         if self._prepared is not None:
             return
         folder = self._cache_folder()
@@ -177,7 +217,7 @@ class WindowDataModule(LightningDataModule):
         }
 
     def _pieces(self) -> Pieces:
-        """The table in pieces that fit into memory, where the source can be read so."""
+        """Return functions that read the table in pieces that fit into memory, if the source allows it."""
         return self.source.pieces() if isinstance(self.source, Divisible) else [self.source.load]
 
     def _cache_folder(self) -> Path | None:
@@ -193,13 +233,9 @@ class WindowDataModule(LightningDataModule):
         assert self._prepared is not None
         return self._prepared
 
-    def _part(self, part: Part) -> Windows:
-        self.setup()
-        return self._windows[part]
-
     def _loader(self, part: Part) -> WindowLoader:
         self.setup()
-        self._move()
+        self._move_to_gpu()
         trainer, training = self.trainer, part == "train"
         return WindowLoader(
             self._windows[part],
@@ -220,8 +256,8 @@ class WindowDataModule(LightningDataModule):
         weights = weights_of(self.asset_weights, windows.series.asset_names, windows.per_asset)
         return Draws(windows.per_asset, weights, seed=self.seed)
 
-    def _move(self) -> None:
-        """Put the series on the trainer's GPU, if it is to be there and fits; then a batch never leaves the GPU."""
+    def _move_to_gpu(self) -> None:
+        """Copy the series to the trainer's GPU if data.device allows it and it fits; then a batch never leaves it."""
         if self.device == "cpu" or not self.trainer:
             return
         device = self.trainer.strategy.root_device
@@ -234,24 +270,31 @@ class WindowDataModule(LightningDataModule):
                 windows.series = moved
 
     def train_dataloader(self) -> WindowLoader:
-        """Shuffled batches of the training windows."""
+        """Return shuffled batches of the training windows."""
         return self._loader("train")
 
     def val_dataloader(self) -> WindowLoader:
-        """Batches of the validation windows, in order."""
+        """Return batches of the validation windows, in order."""
         return self._loader("val")
 
     def test_dataloader(self) -> WindowLoader:
-        """Batches of the test windows, in order."""
+        """Return batches of the test windows, in order."""
         return self._loader("test")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to read the windows: scaler, features and window size."""
+        """Return what a checkpoint needs to read the windows: scaler, features and window size."""
         scaler = self.scaler.state_dict() if self.scaler else None
         return {"scaler": scaler, "features": list(self.recipe.features), "window_size": self.window_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Scale as the checkpoint did. Raises: DataError: it had other features."""
+        """Scale as the checkpoint did.
+
+        Args:
+            state_dict: scaler, features and window size of the checkpoint.
+
+        Raises:
+            DataError: the checkpoint was trained on other features.
+        """
         features = list(self.recipe.features)
         if list(state_dict["features"]) != features:
             raise DataError(f"data.features is {features}; the checkpoint was trained on {state_dict['features']}")
@@ -263,8 +306,8 @@ class WindowDataModule(LightningDataModule):
         self.scaler = scaler or self.scaler
 
 
-def _refuse_weights(weights: AssetWeights, layout: Layout) -> None:
-    """Raise a ValueError for weights that are no weights, or that windows of all assets cannot have."""
+def _refuse_weights(weights: AssetWeights | None, layout: Layout) -> None:
+    """Raise a ValueError for weights that are not numbers, or that windows of all assets cannot have."""
     if weights is not None and layout == "panel":
         raise ValueError(
             "data.asset_weights must be null for data.layout=panel: each window there holds all assets; leave assets "

@@ -1,4 +1,4 @@
-"""When bars were to be expected: the moments that any asset has, or the sessions of an exchange."""
+"""The moments at which bars are expected: those that any asset has, or the sessions of an exchange."""
 
 import difflib
 from datetime import date
@@ -10,9 +10,19 @@ from refold.errors import DataError
 
 
 def sessions(exchange: str, first: date, last: date) -> pl.Series:
-    """Days from first to last on which an exchange traded: weekdays that are not its holidays or special closings.
+    """List the days on which an exchange traded: weekdays that are not its holidays or special closings.
 
-    Args: exchange: market identifier code (ISO 10383), such as XNYS. Raises: DataError: the exchange is not known.
+    Args:
+        exchange: market identifier code (ISO 10383), such as XNYS.
+        first: first day to consider.
+        last: last day to consider.
+
+    Returns:
+        Sorted dates, named timestamp.
+
+    Raises:
+        DataError: the exchange is not known.
+
     Source: the `holidays` package, which knows single closings too, such as New York's of 2001-09-11 and 2012-10-29.
     """
     codes = holidays.list_supported_financial()
@@ -28,11 +38,18 @@ def sessions(exchange: str, first: date, last: date) -> pl.Series:
 
 
 def moments(timestamps: pl.Series, exchange: str | None) -> tuple[pl.Series, pl.Series | None]:
-    """The calendar of a set of bars, and the sessions of the exchange if there is one.
+    """Build the calendar of a set of bars, and list the sessions of their exchange.
 
-    The calendar holds every moment that any asset has, and one moment for each session on which no asset has a bar.
+    Args:
+        timestamps: (N,) times of the bars of all assets, in any order, with repetitions and nulls.
+        exchange: market identifier code; None looks at the bars alone.
 
-    Args: timestamps: (N,) of all assets. exchange: None looks at the bars alone.
+    Returns:
+        The calendar: sorted unique moments that any asset has, and one moment for each session without any bar.
+        The sessions: sorted dates, or None without an exchange or without bars.
+
+    Raises:
+        DataError: the exchange is not known.
     """
     union = timestamps.unique().drop_nulls().sort()
     if exchange is None or union.is_empty():
@@ -49,7 +66,11 @@ def moments(timestamps: pl.Series, exchange: str | None) -> tuple[pl.Series, pl.
 
 
 def not_session(open_days: pl.Series | None) -> pl.Expr:
-    """Whether a bar lies on a day without a session."""
+    """Return an expression that is true for bars on a day without a session.
+
+    Args:
+        open_days: dates of the sessions; None expects none, and the expression is false everywhere.
+    """
     if open_days is None:
         return pl.lit(False)
     return ~pl.col("timestamp").dt.date().is_in(open_days.implode())

@@ -1,8 +1,8 @@
-"""Features of a bar, computed from the open, high, low, close and volume of it and of the bars before it.
+"""Features of a bar, computed from the open, high, low, close and volume of the bar and of those before it.
 
-A feature is a polars expression over one asset's bars in order of time. It looks back only: `lookback` is the number of
-bars, its own included, that a value depends on, and the first `lookback - 1` values of a run of bars are null. Names
-that end in a number are trailing statistics over that many bars: `relative_volume_20`, `relative_volume_60`.
+A feature is a polars expression over one asset's bars in order of time. It looks back only: the first `lookback - 1`
+values of a run of bars are null. Names that end in a number are trailing statistics over that many bars:
+`relative_volume_20`, `relative_volume_60`.
 """
 
 import difflib
@@ -20,9 +20,16 @@ OPEN, HIGH, LOW, CLOSE, VOLUME = (pl.col(name) for name in ("open", "high", "low
 
 @dataclass(frozen=True)
 class Feature:
-    """One column of a window. `unit` and `origin` (where the formula is from) are for documentation and plots.
+    """Describe one column of a window.
 
-    relative: the value of the window's first present bar is taken off when the window is gathered.
+    Args:
+        name: as in data.features, such as `relative_volume_20`.
+        expression: polars expression over one asset's bars in order of time.
+        columns: columns of the bars that the expression reads.
+        lookback: bars that a value depends on, its own included, at least 1.
+        unit: for documentation and plots.
+        origin: where the formula is from, for documentation.
+        relative: True if the value of the window's first present bar is subtracted when the window is gathered.
     """
 
     name: str
@@ -30,7 +37,7 @@ class Feature:
     columns: tuple[str, ...]
     lookback: int
     unit: str
-    origin: str
+    origin: str = "definition"
     relative: bool = False
 
 
@@ -38,51 +45,33 @@ def _log_ratio(price: pl.Expr, reference: pl.Expr) -> pl.Expr:
     return (price / reference).log()
 
 
+_LAST_CLOSE = CLOSE.shift(1)
+_LOG_RETURN = _log_ratio(CLOSE, _LAST_CLOSE)
+_TO_LAST_CLOSE = "log ratio to the last close"
+
 # Of a bar and the one before it --------------------------------------------------------------------------------------
 
 _PLAIN = (
-    Feature(
-        "log_return", _log_ratio(CLOSE, CLOSE.shift(1)), ("close",), 2, "log ratio to the last close", "definition"
-    ),
+    Feature("log_return", _LOG_RETURN, ("close",), 2, _TO_LAST_CLOSE),
     Feature(
         "overnight_return",
-        _log_ratio(OPEN, CLOSE.shift(1)),
+        _log_ratio(OPEN, _LAST_CLOSE),
         ("open", "close"),
         2,
         "log ratio of the open to the last close",
-        "definition",
     ),
-    Feature(
-        "intraday_return", _log_ratio(CLOSE, OPEN), ("open", "close"), 1, "log ratio of close to open", "definition"
-    ),
-    Feature(
-        "high_return",
-        _log_ratio(HIGH, CLOSE.shift(1)),
-        ("high", "close"),
-        2,
-        "log ratio to the last close",
-        "definition",
-    ),
-    Feature(
-        "low_return", _log_ratio(LOW, CLOSE.shift(1)), ("low", "close"), 2, "log ratio to the last close", "definition"
-    ),
+    Feature("intraday_return", _log_ratio(CLOSE, OPEN), ("open", "close"), 1, "log ratio of close to open"),
+    Feature("high_return", _log_ratio(HIGH, _LAST_CLOSE), ("high", "close"), 2, _TO_LAST_CLOSE),
+    Feature("low_return", _log_ratio(LOW, _LAST_CLOSE), ("low", "close"), 2, _TO_LAST_CLOSE),
     Feature(
         "window_log_price",
         CLOSE.log(),
         ("close",),
         1,
         "log ratio of the close to that of the window's first present bar",
-        "definition",
         relative=True,
     ),
-    Feature(
-        "volume_change",
-        _log_ratio(VOLUME, VOLUME.shift(1)),
-        ("volume",),
-        2,
-        "log ratio to the last bar's volume",
-        "definition",
-    ),
+    Feature("volume_change", _log_ratio(VOLUME, VOLUME.shift(1)), ("volume",), 2, "log ratio to the last bar's volume"),
     Feature(
         "parkinson_range",
         _log_ratio(HIGH, LOW) / math.sqrt(4 * math.log(2)),
@@ -105,73 +94,80 @@ _PLAIN = (
 # Trailing statistics, each with its own number of bars ----------------------------------------------------------------
 
 
-def _trailing_volatility(bars: int) -> pl.Expr:
-    return _log_ratio(CLOSE, CLOSE.shift(1)).rolling_std(bars)
-
-
-def _normalised_return(bars: int) -> pl.Expr:
-    # volatility of the bars before this one: a bar that normalised itself could not stand out
-    return _log_ratio(CLOSE, CLOSE.shift(1)) / _trailing_volatility(bars).shift(1)
-
-
-def _relative_volume(bars: int) -> pl.Expr:
-    return VOLUME.log() - VOLUME.log().rolling_mean(bars)
-
-
-def _price_zscore(bars: int) -> pl.Expr:
-    return (CLOSE.log() - CLOSE.log().rolling_mean(bars)) / CLOSE.log().rolling_std(bars)
-
-
 @dataclass(frozen=True)
 class Trailing:
-    """A family of features, one for each number of bars >= 2. Look-back = bars + `extra` bars."""
+    """Describe a family of features, one for each number of bars N from 2 to `LONGEST_TRAILING`.
+
+    Args:
+        expression: function from N to the polars expression.
+        columns: columns of the bars that the expression reads.
+        extra: bars of look-back beyond N.
+        unit: with ` N ` in the place of the number.
+        origin: where the formula is from.
+    """
 
     expression: Callable[[int], pl.Expr]
     columns: tuple[str, ...]
     extra: int
     unit: str
-    origin: str
+    origin: str = "definition"
 
+
+LONGEST_TRAILING = 1_000_000
+"""Most bars of a trailing statistic: 11 days of seconds, or 3,900 years of days."""
 
 PLAIN = {feature.name: feature for feature in _PLAIN}
 TRAILING = {
     "trailing_volatility": Trailing(
-        _trailing_volatility, ("close",), 1, "standard deviation of log returns over the last N bars", "definition"
+        lambda bars: _LOG_RETURN.rolling_std(bars),
+        ("close",),
+        1,
+        "standard deviation of log returns over the last N bars",
     ),
     "normalised_return": Trailing(
-        _normalised_return, ("close",), 2, "log return in standard deviations of the N before it", "definition"
+        # volatility of the bars before this one: a bar that normalised itself could not stand out
+        lambda bars: _LOG_RETURN / _LOG_RETURN.rolling_std(bars).shift(1),
+        ("close",),
+        2,
+        "log return in standard deviations of the N before it",
     ),
     "relative_volume": Trailing(
-        _relative_volume, ("volume",), 0, "log volume less its mean over the last N bars", "definition"
+        lambda bars: VOLUME.log() - VOLUME.log().rolling_mean(bars),
+        ("volume",),
+        0,
+        "log volume less its mean over the last N bars",
     ),
     "price_zscore": Trailing(
-        _price_zscore,
+        lambda bars: (CLOSE.log() - CLOSE.log().rolling_mean(bars)) / CLOSE.log().rolling_std(bars),
         ("close",),
         0,
         "log close in standard deviations from its mean over the last N bars",
-        "definition",
     ),
 }
 
 
 def find(name: str) -> Feature:
-    """The feature of a name such as `log_return` or `relative_volume_20`.
+    """Find the feature of a name such as `log_return` or `relative_volume_20`.
 
-    Raises: DataError: there is no such feature; the message names the nearest.
+    Args:
+        name: as in data.features.
+
+    Returns:
+        The feature.
+
+    Raises:
+        DataError: there is no such feature (the message names the nearest), or the number at its end is out of bounds.
     """
     if name in PLAIN:
         return PLAIN[name]
-    match = re.fullmatch(r"(\w+)_(\d+)", name)
-    if match and match[1] in TRAILING and int(match[2]) >= 2:
-        family, bars = TRAILING[match[1]], int(match[2])
-        return Feature(
-            name,
-            family.expression(bars),
-            family.columns,
-            bars + family.extra,
-            family.unit.replace(" N ", f" {bars} "),
-            family.origin,
-        )
+    match = re.fullmatch(r"(\w+)_(\d+)", name, re.ASCII)
+    if match and match[1] in TRAILING:
+        family, digits = TRAILING[match[1]], match[2].lstrip("0")
+        if len(digits) > len(str(LONGEST_TRAILING)) or int(digits or 0) > LONGEST_TRAILING:
+            raise DataError(f"data.features has {name!r}; its number of bars must be in [2, {LONGEST_TRAILING}]")
+        if (bars := int(digits or 0)) >= 2:
+            unit = family.unit.replace(" N ", f" {bars} ")
+            return Feature(name, family.expression(bars), family.columns, bars + family.extra, unit, family.origin)
     names = [*PLAIN, *(f"{family}_20" for family in TRAILING)]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -181,9 +177,17 @@ def find(name: str) -> Feature:
 
 
 def find_all(names: Sequence[str], available: Collection[str]) -> tuple[Feature, ...]:
-    """The features of some names, in their order, all computable from the columns that are available.
+    """Find the features of data.features, and refuse those that the columns at hand do not allow.
 
-    Raises: DataError: a name is unknown, given twice, or needs a column that the source lacks; or there are no names.
+    Args:
+        names: as in data.features.
+        available: columns of the bars.
+
+    Returns:
+        The features, in the order of the names.
+
+    Raises:
+        DataError: there are no names, or a name is unknown, is given twice, or needs a column that is not available.
     """
     if not names:
         raise DataError("data.features is empty; name at least one, such as [log_return]")
@@ -202,5 +206,9 @@ def find_all(names: Sequence[str], available: Collection[str]) -> tuple[Feature,
 
 
 def longest_lookback(features: Sequence[Feature]) -> int:
-    """Bars that a row of features depends on, its own included."""
+    """Return the number of bars that a row of features depends on, its own included.
+
+    Args:
+        features: at least one.
+    """
     return max(feature.lookback for feature in features)

@@ -1,4 +1,4 @@
-"""Back from features to prices, so that a reconstruction can be shown in the units that a trader reads."""
+"""Convert features back to prices, so that a reconstruction can be shown in the units that a trader reads."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,24 @@ from refold.errors import DataError
 def to_prices(
     values: Tensor, names: Sequence[str], last_close: Tensor, first_close: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Open, high, low and close of windows, as far as their features tell them.
+    """Compute the open, high, low and close of windows from their features.
 
-    The close follows from window_log_price where the close of the window's first bar is given, each bar by itself; or
-    else from log_return, or from overnight_return and intraday_return, whose errors add up along the window, as they do
-    for whoever trades. Open, high and low follow from the close and overnight_return, high_return and low_return.
+    The close follows from window_log_price, each bar by itself, if the close of the window's first bar is given.
+    Otherwise it follows from log_return, or from overnight_return and intraday_return; their errors add up along the
+    window, as they do for a trader. Open, high and low follow from the close before and from overnight_return,
+    high_return and low_return.
 
-    Args: values: (B, T, F) in the units of the features (`Scaler.inverse_transform`), no bar absent. names: the F
-        feature names. last_close: (B,) the close right before each window (`Windows.last_close`). first_close: (B,)
-        the close of its first bar (`Windows.first_close`).
-    Returns: name of the price -> (B, T), in the units of the closes given.
-    Raises: DataError: the features do not tell the close.
+    Args:
+        values: (B, T, F) in the units of the features (`Scaler.inverse_transform`), without absent bars.
+        names: the F feature names.
+        last_close: (B,) the close right before each window (`Windows.last_close`).
+        first_close: (B,) the close of each window's first bar (`Windows.first_close`), or None.
+
+    Returns:
+        Name of the price -> (B, T) float64, in the units of the closes. Prices without a feature are left out.
+
+    Raises:
+        DataError: the close does not follow from the features.
     """
     by_name = dict(zip(names, values.double().unbind(dim=-1), strict=True))
     if "window_log_price" in by_name and first_close is not None:

@@ -1,4 +1,4 @@
-"""Batches of windows in an order that is a pure function of seed and epoch, for one process or one of several."""
+"""Iterate over batches of windows in an order that is a pure function of seed and epoch, on one process or several."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,24 +15,33 @@ _BLOCK = 1 << 16  # positions whose order is computed at once: half a megabyte, 
 
 
 class WindowLoader:
-    """A sized iterable of `Batch`. A batch is one gather, so there are no workers and nothing is collated.
+    """Iterate over `Batch`es. A batch is one gather, so there are no workers and nothing is collated.
 
     Process r of N takes every N-th window of the global batch from the r-th on, so the windows that are trained on in a
     step do not depend on N. With `shuffle`, the incomplete last batch is dropped unless it is the only one; without,
     each window comes exactly once, and processes may have unequal numbers of batches.
 
-    With `shortest`, each batch has a length of its own, and takes the same bars of each of its windows: both are drawn
-    from seed, epoch and number of the batch, so all processes agree and a resumed run repeats them. So is, with
-    `shuffle_bars`, an order for the bars of each window (the permutation of Um et al. 2017, of single bars).
+    With `shortest`, each batch has a length of its own, and takes the same bars of each of its windows. With
+    `shuffle_bars`, the bars of each window come in another order (the permutation of Um et al. 2017, of single bars).
+    Length, bars and orders are drawn from seed, epoch and number of the batch, so all processes agree and a resumed run
+    repeats them.
 
-    `state_dict` counts the batches that were handed out; a loader that loads it goes on with the next one. The count is
-    of global batches, so a job may go on with another number of processes.
+    `state_dict` counts the batches that were yielded; a loader that loads it starts with the next one. The count is of
+    global batches, so a job may continue with another number of processes.
 
-    Args: windows: of one part. batch_size: windows per step over all processes. shuffle: a new order in each epoch.
-        seed: of that order and of lengths. shortest: bars of the shortest batch; None: all have the windows' length.
-        shuffle_bars: whether the bars of a window come in a random order. draws: how often the windows of each asset
-        come in an epoch; None: each once. world_size, rank: processes of the job, and which of them this is.
-    Raises: DataError: a batch has fewer windows than there are processes.
+    Args:
+        windows: of one part.
+        batch_size: windows per step over all processes, at least 1.
+        shuffle: True draws a new order in each epoch.
+        seed: of that order, of lengths and of the orders of bars.
+        shortest: bars of the shortest batch, at least 1; None gives all batches the windows' length.
+        shuffle_bars: True gives the bars of a window in a random order.
+        draws: how often the windows of each asset come in an epoch; None yields each window once.
+        world_size: processes of the job.
+        rank: number of this process, from 0.
+
+    Raises:
+        DataError: a batch has fewer windows than there are processes.
     """
 
     batch_sampler = None  # Lightning reads it wherever there is a `sampler`
@@ -61,7 +70,7 @@ class WindowLoader:
         self.world_size = world_size
         self.rank = rank
         self.epoch = 0
-        self._handed_out = 0
+        self._yielded = 0
         self._start_at = 0
         smallest = min(batch_size, self.size)
         if shuffle and smallest < world_size:
@@ -69,7 +78,7 @@ class WindowLoader:
             raise DataError(f"{what}; there must be at least one window for each of the {world_size} processes")
 
     def __len__(self) -> int:
-        """Batches of this process in an epoch."""
+        """Count the batches of this process in an epoch."""
         full, rest = divmod(self.size, self.batch_size)
         if self.shuffle:
             return max(full, 1)
@@ -78,43 +87,55 @@ class WindowLoader:
 
     @property
     def sampler(self) -> "WindowLoader":
-        """Lightning looks for `sampler.set_epoch`."""
+        """Return the loader itself: Lightning looks for `sampler.set_epoch`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration. A position within another epoch is forgotten."""
+        """Choose the order of the next iteration, and forget a position within another epoch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
         if epoch != self.epoch:
             self._start_at = 0
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, and batches handed out in it."""
-        return {"epoch": self.epoch, "batches": self._handed_out}
+        """Return the epoch, and the number of batches that were yielded in it."""
+        return {"epoch": self.epoch, "batches": self._yielded}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration begin where `state_dict` was taken; after a whole epoch, at its beginning."""
+        """Let the next iteration begin where `state_dict` was taken, or at the beginning if that epoch was complete.
+
+        Args:
+            state: epoch and batches.
+        """
         self.epoch = state["epoch"]
         self._start_at = state["batches"] if state["batches"] < len(self) else 0
 
     def __iter__(self) -> Iterator[Batch]:
         # the body of a generator starts at the first `next`, after Lightning has called set_epoch
         first, self._start_at = self._start_at, 0
-        self._handed_out = first
+        self._yielded = first
         for number in range(first, len(self)):
-            self._handed_out = number + 1  # before the yield: whoever holds the batch counts it as done
+            self._yielded = number + 1  # before the yield: whoever holds the batch counts it as done
             self.windows.series.let_pages_go()
             yield self.batch(number)
 
     def batch(self, number: int) -> Batch:
-        """The number-th batch of this epoch, as this process sees it."""
+        """Gather this process's share of a batch of this epoch.
+
+        Args:
+            number: of the batch, in [0, len).
+        """
         start = number * self.batch_size
         everyone = self._order(start, min(start + self.batch_size, self.size))
         mine = np.ascontiguousarray(everyone[self.rank :: self.world_size])
-        windows = self._of_this_length(number)
-        mask = windows.mask(mine)
+        windows = self._shortened(number)
+        mask, full = windows.mask(mine), windows.mask(everyone)
         local, total = float(len(mine)), float(len(everyone))
-        if mask is not None:
-            local, total = float(mask.sum()), float(windows.mask(everyone).sum())
+        if mask is not None and full is not None:
+            local, total = float(mask.sum()), float(full.sum())
         weight = local * self.world_size / total if total else 0.0
         values = windows.gather(mine)
         if self.shuffle_bars:
@@ -125,12 +146,12 @@ class WindowLoader:
         return Batch(values, mask, torch.from_numpy(mine), weight)
 
     def _orders(self, number: int, count: int, bars: int) -> np.ndarray:
-        """(count, bars): an order of the bars of each window of this epoch's number-th batch, over all processes."""
+        """Draw an order of the bars of each window of a batch, over all processes: (count, bars) int64."""
         generator = np.random.default_rng([self.seed, self.epoch, number, bars])
         return generator.random((count, bars)).argsort(axis=1)
 
-    def _of_this_length(self, number: int) -> Windows:
-        """The windows, cut down to the bars that the number-th batch of this epoch takes."""
+    def _shortened(self, number: int) -> Windows:
+        """Cut the windows down to the bars that a batch of this epoch takes."""
         if self.shortest is None:
             return self.windows
         generator = np.random.default_rng([self.seed, self.epoch, number])
@@ -138,14 +159,14 @@ class WindowLoader:
         return self.windows.shortened(int(generator.integers(self.windows.window_size - bars + 1)), bars)
 
     def _order(self, start: int, end: int) -> np.ndarray:
-        """Window numbers at positions [start, end) of this epoch's order."""
+        """Return the window numbers at positions [start, end) of this epoch's order."""
         if not self.shuffle:
             return np.arange(start, end)
         numbers = self._shuffled(start, end)
         return numbers if self.draws is None else self.draws.windows(numbers, self.epoch)
 
     def _shuffled(self, start: int, end: int) -> np.ndarray:
-        """Positions [start, end) of a random permutation of the epoch's windows."""
+        """Return positions [start, end) of a random permutation of the epoch's draws."""
         blocks = range(start // _BLOCK, (end - 1) // _BLOCK + 1)
         # a slice of each: the usual batch lies in one block, and a copy of all of it would cost as much as the gather
         pieces = [self._block(block)[max(0, start - block * _BLOCK) : end - block * _BLOCK] for block in blocks]

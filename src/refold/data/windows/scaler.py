@@ -1,4 +1,4 @@
-"""Standardisation: mean 0 and standard deviation 1 on the training rows, the same shift and factor everywhere else."""
+"""Standardise features: mean 0 and standard deviation 1 on the training rows, the same shift and factor elsewhere."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,11 @@ from refold.errors import DataError
 
 
 class Scaler:
-    """Affine map of each feature. Statistics are float64 whatever the dtype of the data.
+    """Shift and scale each feature. Statistics are float64 whatever the dtype of the data.
 
-    Args: mean: (F,), std: (F,), positive, in the units of the features.
+    Args:
+        mean: (F,), in the units of the features.
+        std: (F,), above 0, in the units of the features.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
@@ -22,21 +24,46 @@ class Scaler:
 
     @classmethod
     def fit(cls, train_rows: Tensor, names: Sequence[str]) -> "Scaler":
-        """Of all training rows at once; see `Statistics`."""
+        """Fit a scaler to training rows; `Statistics` does the same for rows that come in blocks.
+
+        Args:
+            train_rows: (N, F) in the units of the features, NaN where there is no value.
+            names: the F features, for the message.
+
+        Returns:
+            The scaler.
+
+        Raises:
+            DataError: a feature has no value or is constant.
+        """
         statistics = Statistics()
         statistics.add(train_rows.numpy())
         return statistics.scaler(names)
 
     def transform(self, values: Tensor) -> Tensor:
-        """(..., F) in the units of the features -> scaled, same dtype."""
+        """Scale values.
+
+        Args:
+            values: (..., F), in the units of the features.
+
+        Returns:
+            (..., F), scaled, of the dtype of the values.
+        """
         return ((values - self.mean.to(values.device)) / self.std.to(values.device)).to(values.dtype)
 
     def inverse_transform(self, values: Tensor) -> Tensor:
-        """(..., F) scaled -> in the units of the features, same dtype."""
+        """Undo the scaling.
+
+        Args:
+            values: (..., F), scaled.
+
+        Returns:
+            (..., F), in the units of the features, of the dtype of the values.
+        """
         return (values * self.std.to(values.device) + self.mean.to(values.device)).to(values.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """Mean and std as tensors."""
+        """Return mean and std as tensors, for a checkpoint."""
         return {"mean": self.mean, "std": self.std}
 
     def __eq__(self, other: object) -> bool:
@@ -44,16 +71,18 @@ class Scaler:
             return NotImplemented
         return torch.equal(self.mean, other.mean) and torch.equal(self.std, other.std)
 
-    __hash__ = None
-
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Scaler":
-        """The scaler that `state_dict` described."""
+        """Build a scaler from a `state_dict`.
+
+        Args:
+            state: mean and std, (F,) each.
+        """
         return cls(state["mean"], state["std"])
 
 
 class Statistics:
-    """Count, mean and sum of squared deviations of each feature, of training rows that come in blocks.
+    """Accumulate count, mean and sum of squared deviations of each feature over blocks of training rows.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
     """
@@ -64,7 +93,11 @@ class Statistics:
         self.squares: np.ndarray | float = 0.0
 
     def add(self, rows: np.ndarray) -> None:
-        """Take up (n, F) rows; NaN where an asset of a panel has no bar."""
+        """Add a block of rows.
+
+        Args:
+            rows: (n, F), NaN where an asset of a panel has no bar.
+        """
         columns = [column[~np.isnan(column)].astype(np.float64) for column in rows.T]
         count = np.array([len(column) for column in columns])
         mean = np.array([column.mean() if len(column) else 0.0 for column in columns])
@@ -76,9 +109,13 @@ class Statistics:
         self.count = self.count + count
 
     def scaler(self, names: Sequence[str]) -> Scaler:
-        """Mean and standard deviation (maximum likelihood). Args: names: the F features, for the message.
+        """Return the scaler with the mean and the standard deviation (maximum likelihood) of the rows so far.
 
-        Raises: DataError: a feature has no value, or is constant, on the training part.
+        Args:
+            names: the F features, for the message.
+
+        Raises:
+            DataError: a feature has no value, or is constant, on the training part.
         """
         means = np.broadcast_to(self.mean, len(names))
         stds = np.sqrt(np.broadcast_to(self.squares / np.maximum(self.count, 1), len(names)))

@@ -1,4 +1,4 @@
-"""Train, validation and test as intervals of time that all assets share, with bars dropped between them.
+"""Divide the calendar into train, validation and test, which all assets share, and drop bars between the parts.
 
 Rows are split first and windowed inside each part. Between parts, each asset loses at least (T - 1) + (lookback - 1)
 of its own bars, so that no bar, and no bar that a feature looked back on, counts for both.
@@ -22,7 +22,7 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 class Interval(NamedTuple):
-    """Positions [start, end) on the calendar of all timestamps that belong to a part."""
+    """Give the positions [start, end) on the calendar that belong to a part."""
 
     part: Part
     start: int
@@ -30,12 +30,27 @@ class Interval(NamedTuple):
 
 
 class Split(Protocol):
-    """Which moments of a calendar belong to which part, in one of several folds."""
+    """Decide which moments of a calendar belong to which part, in one of several folds.
+
+    Attributes:
+        embargo: bars to drop between parts beyond those that window and look-back ask for, at least 0.
+    """
 
     embargo: int
 
     def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
-        """Intervals in order of time. Args: calendar: sorted, unique timestamps. fold: from 0. Raises: DataError."""
+        """Divide a calendar.
+
+        Args:
+            calendar: sorted, unique timestamps.
+            fold: number of the fold, from 0.
+
+        Returns:
+            Intervals in order of time, without overlap.
+
+        Raises:
+            DataError: there is no such fold.
+        """
         ...
 
 
@@ -46,10 +61,15 @@ def _refuse_fold(fold: int, folds: int, split: str) -> None:
 
 
 class ByFraction:
-    """The first share of the calendar trains, the next validates, the rest tests.
+    """Train on the first share of the calendar, validate on the next, test on the rest.
 
-    Args: train_fraction, val_fraction: shares of the timestamps that occur in any asset; their sum must be at most 1.
-        embargo: bars to drop between parts beyond those that window and look-back ask for.
+    Args:
+        train_fraction: share of the timestamps that occur in any asset, in (0, 1].
+        val_fraction: share of the same, in [0, 1].
+        embargo: bars to drop between parts beyond those that window and look-back ask for, at least 0.
+
+    Raises:
+        ValueError: the two shares add up to more than 1, or a value is out of bounds.
     """
 
     @checked("data.split")
@@ -70,7 +90,6 @@ class ByFraction:
         self.embargo = embargo
 
     def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
-        """Intervals in order of time; see Split."""
         _refuse_fold(fold, 1, "fraction")
         count = len(calendar)
         train_end = round(count * self.train_fraction)
@@ -79,10 +98,15 @@ class ByFraction:
 
 
 class ByDate:
-    """Bars before `val_start` train, those before `test_start` validate, the rest tests.
+    """Train on bars before one date, validate on those before another, test on the rest.
 
-    Args: val_start, test_start: ISO 8601 dates or datetimes; the first bar of a part is at or after its start.
-        embargo: bars to drop between parts beyond those that window and look-back ask for.
+    Args:
+        val_start: ISO 8601 date or datetime; the first bar of validation is at or after it.
+        test_start: the same for test; it must be after val_start.
+        embargo: bars to drop between parts beyond those that window and look-back ask for, at least 0.
+
+    Raises:
+        ValueError: a text is not a date, the dates are not in order, or a value is out of bounds.
     """
 
     @checked("data.split")
@@ -93,7 +117,6 @@ class ByDate:
         self.embargo = embargo
 
     def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
-        """Intervals in order of time; see Split."""
         _refuse_fold(fold, 1, "date")
         train_end, val_end = (position(calendar, start) for start in self.starts)
         return [
@@ -104,14 +127,17 @@ class ByDate:
 
 
 class WalkForward:
-    """Test on one block of the calendar after another, each time trained on what came before.
+    """Test on one block of the calendar after another, and train each time on the bars before it.
 
     The last `test_fraction` of the calendar is cut into `folds` equal blocks. Fold k tests block k, validates on as
-    many moments right before it, and trains on what is before those: on all of it (expanding) or on its last
+    many moments right before it, and trains on the moments before those: on all of them (expanding) or on the last
     `train_moments` (rolling).
 
-    Args: folds: how many. test_fraction: share of the calendar that all test blocks make up. train_moments: None
-        expands. embargo: bars to drop between parts beyond those that window and look-back ask for.
+    Args:
+        folds: number of blocks, at least 1.
+        test_fraction: share of the calendar that all test blocks make up, in (0, 1).
+        train_moments: moments to train on, at least 1; None trains on all moments before.
+        embargo: bars to drop between parts beyond those that window and look-back ask for, at least 0.
     """
 
     @checked("data.split")
@@ -129,7 +155,6 @@ class WalkForward:
         self.embargo = embargo
 
     def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
-        """Intervals in order of time; see Split."""
         _refuse_fold(fold, self.folds, "walk_forward")
         count = len(calendar)
         first_test = round(count * (1 - self.test_fraction))
@@ -145,13 +170,16 @@ class WalkForward:
 
 
 class PurgedKFold:
-    """Cut the calendar into k blocks; fold k tests block k, validates on the next (the first after the last), trains on
-    the rest, on both sides, with bars dropped wherever two parts meet.
+    """Test on one block of the calendar, validate on the next, train on the blocks on both sides.
 
-    Training on bars after the test is no look-ahead in the features, but it is knowledge of the future: use it to
-    measure how results vary, not to predict what would have been earned.
+    The first block follows the last. Bars are dropped wherever two parts meet. Training on bars after the test is no
+    look-ahead in the features, but it is knowledge of the future: use it to measure how results vary, not to predict
+    what would have been earned.
 
-    Args: folds: at least 3. embargo: bars to drop between parts beyond those that window and look-back ask for.
+    Args:
+        folds: number of blocks, at least 3.
+        embargo: bars to drop between parts beyond those that window and look-back ask for, at least 0.
+
     Source: Lopez de Prado 2018, section 7.4.
     """
 
@@ -161,7 +189,6 @@ class PurgedKFold:
         self.embargo = embargo
 
     def intervals(self, calendar: pl.Series, fold: int) -> list[Interval]:
-        """Intervals in order of time; see Split."""
         _refuse_fold(fold, self.folds, "purged_kfold")
         borders = np.linspace(0, len(calendar), self.folds + 1).round().astype(int).tolist()
         parts: list[Part] = ["train"] * self.folds
@@ -176,7 +203,17 @@ class PurgedKFold:
 
 
 def timeline(intervals: Sequence[Interval], calendar: pl.Series, gap: int, width: int = 72) -> str:
-    """The parts drawn to scale: `=` trains, `v` validates, `t` tests, `.` is dropped, a blank is in no part."""
+    """Draw the parts to scale: `=` trains, `v` validates, `t` tests, `.` is dropped, a blank is in no part.
+
+    Args:
+        intervals: in order of time.
+        calendar: sorted, unique timestamps that the intervals count on.
+        gap: bars dropped between parts, at least 0.
+        width: characters of the drawing.
+
+    Returns:
+        Two lines: the drawing, then the first and last day of each part.
+    """
     marks = {"train": "=", "val": "v", "test": "t"}
     line = [" "] * width
     scale = width / max(1, len(calendar))
@@ -185,12 +222,12 @@ def timeline(intervals: Sequence[Interval], calendar: pl.Series, gap: int, width
         for column in range(round(start * scale), max(round(end * scale), round(start * scale) + (end > start))):
             if column < width:
                 line[column] = "." if (column + 0.5) / scale < dropped else marks[part]
-    held = [
+    spans = [
         f"{part} {calendar[start]} to {calendar[end - 1]}"
         for part, start, end in intervals
         if start < end <= len(calendar)
     ]
-    return f"|{''.join(line)}|\n{', '.join(held)}; {gap} bars dropped between parts (.)"
+    return f"|{''.join(line)}|\n{', '.join(spans)}; {gap} bars dropped between parts (.)"
 
 
 def _iso_date(key: str, text: str) -> datetime:
@@ -201,7 +238,15 @@ def _iso_date(key: str, text: str) -> datetime:
 
 
 def position(calendar: pl.Series, start: datetime) -> int:
-    """First position of a sorted calendar at or after a date; a date without a zone is in the calendar's own."""
+    """Find the first position of a calendar at or after a date.
+
+    Args:
+        calendar: sorted, unique timestamps.
+        start: date; without a time zone it is in the zone of the calendar.
+
+    Returns:
+        Position in [0, number of timestamps].
+    """
     return int(
         calendar.to_frame("timestamp").select((pl.col("timestamp") < as_moment(start, calendar.dtype)).sum()).item()
     )
@@ -216,15 +261,21 @@ def cut(
     intervals: Sequence[Interval],
     gap: int,
 ) -> dict[Part, np.ndarray]:
-    """The unbroken runs of usable bars inside each part.
+    """Find the stretches of usable bars that windows of each part may be cut from.
 
-    Bars are sorted by asset, then time. In each interval an asset's first bars are dropped until `gap` of
-    its bars lie between it and the interval before.
+    Bars are sorted by asset, then time. In each interval an asset's first bars are dropped until `gap` of its bars lie
+    between the rest and the interval before.
 
-    Args: asset: (N,) number of the asset. run: (N,) changes where windows may not go on. moment: (N,) position on the
-        calendar. usable: (N,) bool, False for bars that no window may hold (look-back not filled). intervals: in order
-        of time, without overlap. gap: bars.
-    Returns: per part, (S, 2) int64: first row and number of rows of each run.
+    Args:
+        asset: (N,) int, number of each bar's asset.
+        run: (N,) int, number of each bar's unbroken run; no window crosses from one run to the next.
+        moment: (N,) int, position of each bar on the calendar.
+        usable: (N,) bool, False for bars that no window may contain, such as those whose look-back is not filled.
+        intervals: in order of time, without overlap.
+        gap: bars to drop between two parts, at least 0.
+
+    Returns:
+        Part -> (S, 2) int64, first row and number of rows of each stretch.
     """
     starts = np.array([interval.start for interval in intervals])
     ends = np.array([interval.end for interval in intervals])
@@ -240,12 +291,12 @@ def cut(
     first = np.flatnonzero(begins)
     last = np.flatnonzero(kept & np.append(_changes(asset, place, run, kept)[1:], True))
     segments = np.stack([first, last - first + 1], axis=1).astype(np.int64)
-    parts = np.array([interval.part for interval in intervals])[place[first]] if len(first) else np.array([], dtype=str)
+    parts = np.array([interval.part for interval in intervals], dtype=str)[place[first]]
     return {part: segments[parts == part] for part in PARTS}
 
 
 def _changes(*columns: np.ndarray) -> np.ndarray:
-    """True where any column differs from the row before; the first row changes."""
+    """Mark the rows where any column differs from the row before; the first row is marked."""
     changed = np.zeros(len(columns[0]), dtype=bool)
     changed[:1] = True
     for column in columns:
@@ -254,6 +305,6 @@ def _changes(*columns: np.ndarray) -> np.ndarray:
 
 
 def _first_of_block(*columns: np.ndarray) -> np.ndarray:
-    """For each row, the first row of the block of equal neighbours that it stands in."""
+    """Give for each row the first row of its block of equal neighbours."""
     rows = np.arange(len(columns[0]))
     return np.maximum.accumulate(np.where(_changes(*columns), rows, 0))

@@ -1,4 +1,4 @@
-"""Windows as numbers: the series is stored once, and a batch of windows is one gather.
+"""Store the series once and address its windows by number: a batch of windows is one gather.
 
 Letters: N bars of all assets one after another, B windows in a batch, T bars in a window, F features, S segments.
 """
@@ -14,33 +14,40 @@ import torch
 from torch import Tensor
 
 LARGE_FILE = 1 << 30
-"""Bytes from which on a mapped file is not left to be resident as a whole."""
+"""Bytes from which on the pages of a mapped file are handed back after each batch."""
 
 
 class Batch(NamedTuple):
-    """What the loader yields.
+    """Hold a batch of windows, as the loader yields it.
 
-    windows: (B, T, F) float32, scaled; T may differ between training batches. mask: (B, T) bool, True where a bar is
-    present; None if all are.
-    index: (B,) int64 window numbers. weight: this process's share of the batch, local_count * processes / global_count
-    of present bars, so that the mean over processes of weight * local mean is the mean over the global batch.
+    Args:
+        windows: (B, T, F) float32, scaled; T may differ between training batches.
+        mask: (B, T) bool, True where a bar is present; None if all are.
+        index: (B,) int64, window numbers.
+        weight: this process's share of the batch, local_count * processes / global_count of present bars, so that the
+            mean over processes of weight * local mean is the mean over the global batch.
     """
 
     windows: Tensor
     mask: Tensor | None
-    index: Tensor
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple.index is not used on a batch
     weight: float
 
 
 @dataclass(frozen=True)
 class Series:
-    """All bars of all assets, asset after asset, each in order of time.
+    """Hold all bars of all assets, asset after asset, each in order of time.
 
-    values: (N, F) float32, scaled, contiguous; 0 where a bar is absent. present: (N,) bool, or None if all bars are.
-    times: (N,) int64, in the units of time_dtype (days of pl.Date, or those of a pl.Datetime). close: (N,) float32
-    closing prices, None if there are none. asset_names, asset_starts: the assets and their first rows.
-    relative: columns whose value at a window's first present bar is taken off all of the window. pages: what the
-    arrays are mapped from, if they are files.
+    Args:
+        values: (N, F) float32, scaled, contiguous; 0 where a bar is absent.
+        present: (N,) bool, or None if all bars are present.
+        times: (N,) int64, in the units of time_dtype (days of pl.Date, or those of a pl.Datetime).
+        time_dtype: pl.Date or a pl.Datetime.
+        close: (N,) float32 closing prices; None if there are none.
+        asset_names: the A assets.
+        asset_starts: (A,) int, first row of each asset.
+        relative: columns whose value at a window's first present bar is subtracted from all of the window.
+        pages: memory maps of the arrays, if they are files.
     """
 
     values: Tensor
@@ -54,42 +61,60 @@ class Series:
     pages: tuple[mmap.mmap, ...] = ()
 
     def let_pages_go(self) -> None:
-        """Hand pages of large mapped files back; what is touched again is mapped again, for a millisecond a batch.
+        """Hand the pages of large mapped files back to the system, which costs a millisecond a batch.
 
-        The system maps up to 2 MiB around each place that is touched and takes them back only when memory is short: a
-        few random batches would have all of the file resident.
+        The system maps up to 2 MiB around each place that is touched and takes them back only when memory is short.
+        Without this call, all of the file would be resident after a few random batches.
         """
         for pages in self.pages:
             if len(pages) > LARGE_FILE:
                 pages.madvise(mmap.MADV_DONTNEED)
 
     def assets(self, rows: np.ndarray) -> list[str]:
-        """The asset of each row."""
+        """Name the asset of each row.
+
+        Args:
+            rows: (R,) int, rows of the series.
+        """
         codes = np.searchsorted(self.asset_starts, rows, side="right") - 1
         return [self.asset_names[code] for code in codes]
 
     def timestamps(self, rows: np.ndarray) -> np.ndarray:
-        """datetime64 of each row, of the shape of rows; UTC where there is a time zone."""
+        """Return the time of each row.
+
+        Args:
+            rows: int, rows of the series, of any shape.
+
+        Returns:
+            datetime64 of the same shape; UTC if the series has a time zone.
+        """
         flat = pl.Series(self.times[rows.reshape(-1)])
         return flat.cast(self.time_dtype).to_numpy().reshape(rows.shape)
 
     def to(self, device: torch.device) -> "Series":
-        """The series with its values on a device."""
+        """Copy values and presence to a device.
+
+        Args:
+            device: where batches are to be gathered.
+        """
         present = None if self.present is None else self.present.to(device)
         return replace(self, values=self.values.to(device), present=present)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Count the bytes of all arrays."""
         tensors = (self.values, self.present, self.close)
         return self.times.nbytes + sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 class Windows:
-    """The windows of one part. Window i is a number in [0, len); none crosses an asset, a part or a hole.
+    """Address the windows of one part by number, in [0, len). None crosses an asset, a part or a hole.
 
-    Args: series: what the windows look at, shared by all parts. segments: (S, 2) int64, first row and number of bars of
-    each unbroken run that belongs to the part. stride: bars between the first bars of neighbouring windows.
+    Args:
+        series: the bars, shared by all parts.
+        segments: (S, 2) int64, first row and number of bars of each unbroken run that belongs to the part.
+        window_size: T, bars in a window, at least 1.
+        stride: bars between the first bars of neighbouring windows, at least 1.
     """
 
     def __init__(self, series: Series, segments: np.ndarray, *, window_size: int, stride: int) -> None:
@@ -105,7 +130,15 @@ class Windows:
         return int(self.offsets[-1])
 
     def shortened(self, first: int, bars: int) -> "Windows":
-        """The same windows, each cut down to some of its bars. Args: first: of them, from 0. bars: how many."""
+        """Cut each window down to some of its bars.
+
+        Args:
+            first: first bar to keep, from 0.
+            bars: number of bars to keep.
+
+        Returns:
+            As many windows, of the same numbers, on the same series.
+        """
         shorter = copy(self)
         shorter.window_size = bars
         shorter.first_rows = self.first_rows + first
@@ -113,13 +146,23 @@ class Windows:
 
     @property
     def per_asset(self) -> np.ndarray:
-        """(A,) windows of each asset of the series; they stand asset after asset."""
+        """Count the windows of each asset of the series, (A,) int64; windows are numbered asset after asset."""
         asset = np.searchsorted(self.series.asset_starts, self.first_rows, side="right") - 1
         counts = np.bincount(asset, weights=np.diff(self.offsets), minlength=len(self.series.asset_starts))
         return counts.astype(np.int64)
 
     def starts(self, index: Tensor | np.ndarray) -> np.ndarray:
-        """First row of each window. Args: index: (B,) int64 in [0, len). Raises: IndexError."""
+        """Return the first row of each window.
+
+        Args:
+            index: (B,) int64, window numbers in [0, len).
+
+        Returns:
+            (B,) int64, rows of the series.
+
+        Raises:
+            IndexError: a number is out of bounds.
+        """
         numbers = np.asarray(index)
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self)):
             raise IndexError(f"window {int(numbers.max())} of {len(self)}")
@@ -127,40 +170,46 @@ class Windows:
         return self.first_rows[segment] + (numbers - self.offsets[segment]) * self.stride
 
     def rows(self, index: Tensor | np.ndarray) -> np.ndarray:
-        """(B, T) rows of the series that each window covers."""
+        """Return the rows of the series that each window covers, (B, T) int64."""
         return self.starts(index)[:, None] + np.arange(self.window_size)
 
     def gather(self, index: Tensor | np.ndarray) -> Tensor:
-        """(B,) window numbers -> (B, T, F) float32, scaled, on the series' device."""
+        """Copy windows out of the series.
+
+        Args:
+            index: (B,) int64, window numbers in [0, len).
+
+        Returns:
+            (B, T, F) float32, scaled, on the device of the series.
+        """
         windows = _take(self.series.values, self.starts(index), self.window_size)
         for column in self.series.relative:
-            self._relate(windows[..., column], self.mask(index))
+            _subtract_first(windows[..., column], self.mask(index))
         return windows
 
-    def _relate(self, levels: Tensor, mask: Tensor | None) -> None:
-        """Take the first present bar off each window, in place. Args: levels, mask: (B, T); None: all present."""
-        if mask is None:
-            levels -= levels[:, :1].clone()
-        else:
-            levels -= levels.gather(1, mask.int().argmax(dim=1, keepdim=True))
-            levels.masked_fill_(~mask, 0.0)
-
     def mask(self, index: Tensor | np.ndarray) -> Tensor | None:
-        """(B, T) bool, True where a bar is present; None if every bar of the series is."""
+        """Return where the bars of windows are present, (B, T) bool; None if every bar of the series is."""
         if self.series.present is None:
             return None
         return _take(self.series.present.view(-1, 1), self.starts(index), self.window_size).squeeze(-1)
 
     def timestamps(self, index: Tensor | np.ndarray) -> np.ndarray:
-        """(B, T) datetime64: when each bar of each window was."""
+        """Return the time of each bar of each window, (B, T) datetime64."""
         return self.series.timestamps(self.rows(index))
 
     def assets(self, index: Tensor | np.ndarray) -> list[str]:
-        """The asset of each window."""
+        """Name the asset of each window."""
         return self.series.assets(self.starts(index))
 
     def last_close(self, index: Tensor | np.ndarray) -> Tensor | None:
-        """(B,) the close right before each window, NaN if it is absent or of another asset; None without closes."""
+        """Return the close right before each window.
+
+        Args:
+            index: (B,) int64, window numbers in [0, len).
+
+        Returns:
+            (B,) float32, NaN if it is absent or of another asset; None if the series has no closes.
+        """
         if self.series.close is None:
             return None
         starts = self.starts(index)
@@ -169,7 +218,14 @@ class Windows:
         return torch.where(torch.from_numpy(inside), closes, torch.nan)
 
     def first_close(self, index: Tensor | np.ndarray) -> Tensor | None:
-        """(B,) the close of each window's first present bar, NaN if it has none; None without closes."""
+        """Return the close of each window's first present bar.
+
+        Args:
+            index: (B,) int64, window numbers in [0, len).
+
+        Returns:
+            (B,) float32, NaN if the bar has none; None if the series has no closes.
+        """
         if self.series.close is None:
             return None
         starts, mask = self.starts(index), self.mask(index)
@@ -177,8 +233,17 @@ class Windows:
         return self.series.close[torch.from_numpy(starts + first)]
 
 
+def _subtract_first(levels: Tensor, mask: Tensor | None) -> None:
+    """Subtract each window's first present bar from the window, in place; levels and mask are (B, T)."""
+    if mask is None:
+        levels -= levels[:, :1].clone()
+    else:
+        levels -= levels.gather(1, mask.int().argmax(dim=1, keepdim=True))
+        levels.masked_fill_(~mask, 0.0)
+
+
 def _take(values: Tensor, starts: np.ndarray, bars: int) -> Tensor:
-    """Copies of `bars` rows from some rows on. Args: values: (N, F) contiguous. starts: (B,). Returns: (B, bars, F)."""
+    """Copy `bars` rows of contiguous values (N, F) from each start (B,) on, as (B, bars, F)."""
     F = values.shape[1]
     if not values.is_cpu:
         # overlapping view (N - bars + 1, bars * F) of the flat series: a window is one contiguous row of it
@@ -188,6 +253,6 @@ def _take(values: Tensor, starts: np.ndarray, bars: int) -> Tensor:
     # slowest of them (8 ms instead of 0.05 ms was seen), as in any job of several processes on a CPU
     array = values.numpy()
     # the same view, with a whole window as one opaque element: one memcpy each, twice as fast as rows of floats
-    whole = np.dtype((np.void, bars * F * array.itemsize))
-    view = np.ndarray(len(array) - bars + 1, whole, array, strides=array.strides[:1])
+    window = np.dtype((np.void, bars * F * array.itemsize))
+    view = np.ndarray(len(array) - bars + 1, window, array, strides=array.strides[:1])
     return torch.from_numpy(view[starts].view(array.dtype).reshape(-1, bars, F))

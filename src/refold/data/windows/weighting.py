@@ -1,8 +1,8 @@
-"""How often the windows of each asset are drawn in an epoch of training.
+"""Draw the windows of some assets more often than those of others in an epoch of training.
 
-A weight w draws each of an asset's windows floor(w) or ceil(w) times in an epoch: 2 all of them twice, 0.5 one half of
-them, each time another. What is drawn is computed from its number in the epoch, so that the shuffled order, the shares
-of processes and the position that a resumed run goes on from are those of any other epoch.
+A weight w draws each of an asset's windows floor(w) or ceil(w) times in an epoch: 2 draws all of them twice, 0.5 draws
+one half of them, each epoch another half. Each draw is computed from its number in the epoch. So the shuffled order,
+the shares of processes and the position that a resumed run starts from need no other code.
 """
 
 import difflib
@@ -13,17 +13,25 @@ import numpy as np
 
 from refold.errors import DataError
 
-AssetWeights = Literal["balanced"] | Mapping[str, float] | None
+AssetWeights = Literal["balanced"] | Mapping[str, float]
 
 
 def weights_of(setting: AssetWeights, names: Sequence[str], counts: np.ndarray) -> np.ndarray:
-    """(A,) weight of each asset. Args: names: the A assets. counts: (A,) training windows of each.
+    """Compute the weight of each asset.
 
-    "balanced" draws as many windows of each asset that has any, about as many in all as there are; a mapping gives
-    those it does not name 1.
-    Raises: DataError: it names an asset that is not there, or leaves nothing to train on.
+    Args:
+        setting: "balanced" draws as many windows of each asset that has any, about as many in all as there are. A
+            mapping gives the weights of some assets, at least 0; those that it does not name have weight 1.
+        names: the A assets.
+        counts: (A,) training windows of each.
+
+    Returns:
+        (A,) float64, at least 0.
+
+    Raises:
+        DataError: the mapping names an asset that does not exist, or leaves nothing to train on.
     """
-    if setting == "balanced":
+    if isinstance(setting, str):
         share = counts.sum() / max(1, np.count_nonzero(counts))
         return np.divide(share, counts, out=np.zeros(len(counts)), where=counts > 0)
     for name in setting:
@@ -38,10 +46,12 @@ def weights_of(setting: AssetWeights, names: Sequence[str], counts: np.ndarray) 
 
 
 class Draws:
-    """Numbers of an epoch's draws -> windows.
+    """Map the numbers of an epoch's draws to windows.
 
-    Args: counts: (A,) windows of each asset; those of asset a stand right after those of asset a - 1. weights: (A,).
-        seed: of which windows a fraction picks.
+    Args:
+        counts: (A,) windows of each asset; those of asset a stand right after those of asset a - 1.
+        weights: (A,) at least 0; see `weights_of`.
+        seed: decides which windows a fraction picks.
     """
 
     def __init__(self, counts: np.ndarray, weights: np.ndarray, *, seed: int) -> None:
@@ -57,7 +67,15 @@ class Draws:
         return int(self.ends[-1])
 
     def windows(self, numbers: np.ndarray, epoch: int) -> np.ndarray:
-        """(B,) numbers in [0, len) -> (B,) windows."""
+        """Return the windows of some draws.
+
+        Args:
+            numbers: (B,) int, numbers of the draws, in [0, len).
+            epoch: number of the epoch, from 0.
+
+        Returns:
+            (B,) int64, numbers of windows.
+        """
         asset = np.searchsorted(self.ends, numbers, side="right")
         nth = numbers - (self.ends[asset] - self.drawn[asset])
         count, drawn = self.counts[asset], self.drawn[asset]
