@@ -22,9 +22,9 @@ from refold.runs.state import find_state
 
 FAULTY_LOSS = """
 import os, signal, time, torch
-from refold.training.losses import SquaredError
+from refold.training.losses import SquaredErrorLoss
 
-class Loss(SquaredError):
+class Loss(SquaredErrorLoss):
     '''Squared error, until the third call on process 1.'''
     calls = 0
     def __call__(self, *arguments):

@@ -8,7 +8,7 @@ import torch
 from refold.data.windows.views import Series, Windows
 from refold.scoring import baselines
 from refold.scoring.baselines import PCA, Chance, Everything, Forest, TrainingMean, reconstruction_error
-from refold.training.losses import WindowLog
+from refold.training.losses import WindowLogLoss
 from tests.data.makers import random_bars, with_value
 
 
@@ -68,7 +68,7 @@ def test_weighing_windows_is_repeating_them(windows, monkeypatch):
 
 def test_windows_are_weighed_by_the_errors_that_are_left(windows):
     """Under the loss whose weights these are, the components are better than those that weigh all alike."""
-    loss = WindowLog(scale=0.1)
+    loss = WindowLogLoss(scale=0.1)
 
     def value(pca):
         made, truth = pca.reconstruct(flat(windows).view(-1, 8, 3)), flat(windows).view(-1, 8, 3)

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from refold.training.losses import AbsoluteError, Huber, SquaredError, WindowLog, mean_over_present
+from refold.training.losses import AbsoluteErrorLoss, HuberLoss, SquaredErrorLoss, WindowLogLoss, mean_over_present
 
 
 def test_losses_by_hand():
     made, windows = torch.tensor([[[1.0, 5.0]]]), torch.tensor([[[0.5, 2.0]]])
-    assert SquaredError()(made, windows, None).flatten().tolist() == [0.25, 9.0]
-    assert AbsoluteError()(made, windows, None).flatten().tolist() == [0.5, 3.0]
-    assert Huber(delta=1.0)(made, windows, None).flatten().tolist() == [0.125, 2.5]
+    assert SquaredErrorLoss()(made, windows, None).flatten().tolist() == [0.25, 9.0]
+    assert AbsoluteErrorLoss()(made, windows, None).flatten().tolist() == [0.5, 3.0]
+    assert HuberLoss(delta=1.0)(made, windows, None).flatten().tolist() == [0.125, 2.5]
     with pytest.raises(ValueError, match=r"loss\.delta is 0; it must be greater than 0"):
-        Huber(delta=0)
+        HuberLoss(delta=0)
 
 
 def test_absent_bars_neither_count_nor_poison():
@@ -32,7 +32,7 @@ def test_a_window_counts_in_units_of_its_own_error(padded):
     if padded:  # whatever stands at an absent bar, nobody looks
         values = torch.cat([made, torch.full((2, 1, 1), float("nan"))], dim=1)
         windows, mask = torch.zeros(2, 3, 1), torch.tensor([[True, True, False]] * 2)
-    loss = WindowLog(scale=0.5)
+    loss = WindowLogLoss(scale=0.5)
     per_value = loss(values, windows, mask)
     errors = torch.tensor([5.0, 500.0])
     assert torch.allclose(per_value[:, 0, 0], torch.log(1 + errors / 0.5))
@@ -45,7 +45,7 @@ def test_a_window_counts_in_units_of_its_own_error(padded):
 
 def test_an_infinite_scale_is_the_squared_error_and_bounds_are_held():
     made, windows = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
-    expected = SquaredError()(made, windows, None).mean(dim=(1, 2))
-    assert torch.allclose(1e3 * WindowLog(scale=1e3)(made, windows, None)[:, 0, 0], expected, rtol=1e-2)
+    expected = SquaredErrorLoss()(made, windows, None).mean(dim=(1, 2))
+    assert torch.allclose(1e3 * WindowLogLoss(scale=1e3)(made, windows, None)[:, 0, 0], expected, rtol=1e-2)
     with pytest.raises(ValueError, match=r"loss\.scale is 0; it must be greater than 0"):
-        WindowLog(scale=0)
+        WindowLogLoss(scale=0)

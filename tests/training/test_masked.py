@@ -6,7 +6,7 @@ import torch
 from conftest import TINY, compose_run
 
 from refold.config import build as config
-from refold.training.losses import SquaredError
+from refold.training.losses import SquaredErrorLoss
 from tests.data.makers import checks, random_bars, ready, with_value
 
 F = 2
@@ -62,7 +62,7 @@ def test_the_reported_error_is_that_of_each_window_alone(split, data, module):
 def test_the_training_loss_and_its_gradient_are_those_of_the_present_bars_alone(data, module):
     batch = next(batch for batch in data.train_dataloader() if not batch.mask.all())
     assert batch.weight == 1.0
-    assert isinstance(module.loss, SquaredError)
+    assert isinstance(module.loss, SquaredErrorLoss)
     module.trainer = L.Trainer(**TRAINER, log_every_n_steps=10**6)
     loss = module.training_step(batch, 0)
     total, count = 0.0, 0

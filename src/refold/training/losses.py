@@ -1,7 +1,8 @@
 """Losses per value; the training module averages them over the present bars.
 
-All are called alike: (reconstruction, windows, mask), (B, T, F) twice and (B, T), True where a bar is present, or None,
-and return (B, T, F). What stands at absent bars is not looked at.
+Every loss is a function (reconstruction, windows, mask) -> loss of each value. reconstruction and windows are (B, T, F)
+in training standard deviations; mask is (B, T) bool, True at present bars, or None if all are present; the result is
+(B, T, F). Values at absent bars have no influence. Letters as in `refold.models`.
 """
 
 from typing import Annotated
@@ -14,22 +15,26 @@ from refold.bounds import checked, more_than
 from refold.models.masks import mean_of_windows
 
 
-class SquaredError:
-    """(reconstruction - truth)^2: the loss of the reported error, and the one that a single bad tick moves most."""
+class SquaredErrorLoss:
+    """(reconstruction - truth)^2: the reported error itself, and the loss that a single bad tick moves most."""
 
     def __call__(self, reconstruction: Tensor, windows: Tensor, mask: Tensor | None) -> Tensor:
         return (reconstruction - windows).square()
 
 
-class AbsoluteError:
-    """|reconstruction - truth|: fits the median, so rare extremes count for less."""
+class AbsoluteErrorLoss:
+    """|reconstruction - truth|: it fits the median, so rare extremes count for less."""
 
     def __call__(self, reconstruction: Tensor, windows: Tensor, mask: Tensor | None) -> Tensor:
         return (reconstruction - windows).abs()
 
 
-class Huber:
-    """Squared up to `delta`, straight beyond it (Huber 1964). Errors are in training standard deviations."""
+class HuberLoss:
+    """Squared up to `delta`, straight beyond it (Huber 1964).
+
+    Args:
+        delta: error, in training standard deviations, from which on the loss is straight; greater than 0.
+    """
 
     @checked("loss")
     def __init__(self, *, delta: Annotated[float, more_than(0)]):
@@ -39,13 +44,15 @@ class Huber:
         return functional.huber_loss(reconstruction, windows, reduction="none", delta=self.delta)
 
 
-class WindowLog:
-    """log(1 + e / scale) of each window's mean squared error e: an error counts in units of its own window's.
+class WindowLogLoss:
+    """log(1 + e / scale) of each window's mean squared error e: an error counts in units of its own window's error.
 
-    Squared error is what Gaussian errors of one variance ask for, so that a few wild markets decide what is learned.
-    This is what they ask for when each window has a variance of its own (Cauchy's loss, of a whole window).
+    Squared error is the likelihood of Gaussian errors of one variance; under it a few wild markets decide what is
+    learned. This loss allows each window a variance of its own. It is Cauchy's loss, applied to all values of a window
+    at once.
 
-    Args: scale: squared error, in training variances, below which windows count alike.
+    Args:
+        scale: squared error, in training variances, below which windows count alike; greater than 0.
     """
 
     @checked("loss")
@@ -54,17 +61,29 @@ class WindowLog:
 
     def __call__(self, reconstruction: Tensor, windows: Tensor, mask: Tensor | None) -> Tensor:
         error = mean_of_windows((reconstruction - windows).square(), mask)
-        return torch.log1p(error / self.scale)[:, None, None].expand_as(windows)
+        return torch.log1p(error / self.scale)[:, None, None].expand_as(windows)  # (B,) -> (B, T, F)
 
     def window_weights(self, errors: Tensor) -> Tensor:
-        """What a window's squared error counts for at these errors: the loss's derivative, times scale. (N,) -> (N,)"""
+        """Compute how much each window's squared error counts: the derivative of the loss, times scale.
+
+        Args:
+            errors: (N,), mean squared errors of windows.
+
+        Returns:
+            (N,), in (0, 1].
+        """
         return self.scale / (self.scale + errors)
 
 
 def mean_over_present(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the features of all present bars.
+    """Average values over the features of all present bars of a batch.
 
-    Args: values: (B, T, F). mask: (B, T), True where a bar is present; None if all are.
+    Args:
+        values: (B, T, F), anything at absent bars.
+        mask: (B, T) bool, True at present bars; None if all are present.
+
+    Returns:
+        Scalar tensor.
     """
     if mask is None:
         return values.mean()
