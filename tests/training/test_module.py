@@ -1,11 +1,22 @@
-"""Validation, test and scoring run free: the reported error is the same when the decoder is denied the truth."""
+"""The LightningModule: validation and test run free, whatever the decoder; batches of a plain loader train too."""
+
+import subprocess
+import sys
+from functools import partial
 
 import lightning as L
 import pytest
 import torch
 from conftest import TINY, compose_run
+from torch.utils.data import DataLoader, TensorDataset
 
+from refold import models
 from refold.config import build as config
+from refold.data import Batch
+from refold.training.losses import SquaredErrorLoss
+from refold.training.lr_schedule import ConstantRate
+from refold.training.module import AutoencoderModule, as_batch
+from refold.training.teacher_forcing import Constant, TeacherForcing
 
 
 @pytest.mark.parametrize("decoder", ["autoregressive", "conditional", "repeat"])
@@ -50,3 +61,83 @@ def test_training_does_see_the_truth_so_the_test_above_can_fail():
     feeding = module.teacher_forcing.feeding(0, batch_size=4, window_size=windows.shape[1])
     fed, free = module.autoencoder(windows, None, feeding), module.autoencoder(windows)
     assert not torch.allclose(fed, free)
+
+
+PLAIN = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False,
+    "enable_model_summary": False, "num_sanity_val_steps": 0,
+}  # fmt: skip
+WINDOWS = torch.randn(24, 6, 2, generator=torch.Generator().manual_seed(0))
+
+
+def plain_module() -> AutoencoderModule:
+    torch.manual_seed(0)
+    return AutoencoderModule(
+        models.build(2, decoder="autoregressive", hidden_size=4, latent_dim=3),
+        num_features=2,
+        loss=SquaredErrorLoss(),
+        teacher_forcing=TeacherForcing(
+            schedule=Constant(ratio=0.5), coin="step", detach_feedback=False, parallel_passes=0, seed=0
+        ),
+        optimizer=partial(torch.optim.SGD, lr=0.1),
+        lr_schedule=ConstantRate(),
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("form", ["tensor", "tuple", "mask", "batch"])
+def test_batches_of_a_plain_loader_train_as_ours_do(form):
+    present = torch.ones(24, 6, dtype=torch.bool)
+    if form == "mask":
+        present[:, 4:] = False
+    dataset = WINDOWS if form == "tensor" else TensorDataset(WINDOWS, *([present] if form == "mask" else []))
+    loader = DataLoader(dataset, batch_size=8)
+    if form == "batch":
+        batches = [Batch(WINDOWS[n : n + 8], None, torch.arange(n, n + 8), 1.0) for n in (0, 8, 16)]
+        loader = DataLoader(batches, batch_size=None)
+    module = plain_module()
+    before = [weights.clone() for weights in module.parameters()]
+    trainer = L.Trainer(**PLAIN, max_epochs=2, log_every_n_steps=1)
+    trainer.fit(module, loader, loader)
+    assert trainer.global_step == 6
+    assert any(not torch.equal(one, other) for one, other in zip(before, module.parameters(), strict=True))
+    (validated,), (tested,) = (run(module, loader, verbose=False) for run in (trainer.validate, trainer.test))
+    assert validated["val/reconstruction_mse"] == tested["test/reconstruction_mse"]
+    with torch.no_grad():
+        alone = WINDOWS[:, :4] if form == "mask" else WINDOWS
+        expected = (module.eval().autoencoder(alone) - alone).square().mean().item()
+    assert tested["test/reconstruction_mse"] == pytest.approx(expected, abs=1e-6)  # float32
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"x": WINDOWS}, r"a batch is dict of dict; it must be windows \(B, T, F\), or windows and a mask"),
+        ([WINDOWS, WINDOWS, WINDOWS], "a batch is list of Tensor, Tensor, Tensor; it must be windows"),
+        ([], "a batch is list of nothing"),
+    ],
+)
+def test_batches_of_another_form_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        as_batch(given)
+
+
+def test_windows_with_targets_are_refused_where_the_mask_should_be():
+    module = plain_module()
+    with pytest.raises(ValueError, match=r"mask is torch\.float32; it must be torch\.bool"):
+        module.validation_step([WINDOWS, torch.zeros(24, 6)], 0)
+
+
+NOT_NEEDED = """
+import sys
+from refold.training import losses, lr_schedule, seeds, teacher_forcing
+print(*sys.modules)
+"""
+
+
+def test_schedules_and_losses_do_without_lightning():
+    loaded = subprocess.run(
+        [sys.executable, "-c", NOT_NEEDED], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"lightning", "torchmetrics", "polars", "wandb", "hydra", "omegaconf"} & set(loaded)
+    assert "torch" in loaded

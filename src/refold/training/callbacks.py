@@ -21,7 +21,7 @@ from refold.bounds import at_least, checked, more_than
 from refold.errors import Interrupted, RefoldError
 from refold.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, begin_writing
 from refold.training.facts import run_facts
-from refold.training.module import evaluating
+from refold.training.module import as_batch, evaluating
 from refold.training.reconstruction_metrics import ReconstructionError
 
 log = logging.getLogger(__name__)
@@ -285,7 +285,7 @@ class EpochReport(L.Callback):
         if trainer.strategy.root_device.type == "cuda" and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             torch.cuda.synchronize()  # kernels of the whole epoch are queued: wait once, where the epoch ends
         self.seconds += time.perf_counter() - self.started
-        self.windows += batch.windows.shape[0]
+        self.windows += as_batch(batch).windows.shape[0]
         self.batches += 1
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

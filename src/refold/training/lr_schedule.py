@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor on `optimizer.lr` as a pure function of how much of the training is done."""
+"""Learning-rate schedules: the factor on `optimizer.lr` as a pure function of the share of training that is done."""
 
 import math
 from typing import Annotated
@@ -17,8 +17,11 @@ class WarmupCosine:
     """Linear rise over the first part of the training, then half a cosine wave down (Loshchilov & Hutter 2017).
 
     Args:
-        warmup_fraction: part of all optimizer steps over which the rate rises from 0, in [0, 1).
+        warmup_fraction: share of all optimizer steps over which the rate rises from 0, in [0, 1).
         final_ratio: learning rate at the end, as a share of `optimizer.lr`, in [0, 1].
+
+    Raises:
+        ValueError: a value is out of bounds.
     """
 
     @checked("lr_schedule")
@@ -32,7 +35,14 @@ class WarmupCosine:
         self.final_ratio = final_ratio
 
     def __call__(self, done: float) -> float:
-        """Args: done: share of the training that lies behind, in [0, 1]. Returns: factor on the learning rate."""
+        """Compute the factor on the learning rate.
+
+        Args:
+            done: share of the training that is done, in [0, 1].
+
+        Returns:
+            In [0, 1].
+        """
         if done < self.warmup_fraction:
             return done / self.warmup_fraction
         after_warmup = (min(done, 1.0) - self.warmup_fraction) / (1 - self.warmup_fraction)

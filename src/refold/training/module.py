@@ -1,13 +1,14 @@
-"""The LightningModule: an autoencoder, what it is trained to do, and what is reported of it."""
+"""The LightningModule: how an autoencoder is trained, validated and tested. Letters as in `refold.models`."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from refold.data import Batch
+from refold.data.windows.views import Batch
 from refold.models import Autoencoder, Feeding
 from refold.training.losses import mean_over_present
 from refold.training.reconstruction_metrics import ReconstructionError
@@ -17,7 +18,11 @@ from refold.training.teacher_forcing import TeacherForcing
 
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Within, the module is in evaluation mode; after it, in the mode it was in."""
+    """Switch a module to evaluation mode for a block, and back to the mode it was in after it.
+
+    Args:
+        module: to be switched.
+    """
     training = module.training
     module.eval()
     try:
@@ -26,8 +31,35 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
         module.train(training)
 
 
+def as_batch(given: Any) -> Batch:
+    """Turn what a loader yields into a `Batch`.
+
+    Args:
+        given: a `Batch`; or windows (B, T, F) alone; or a tuple or list of windows, and of a mask (B, T) bool that is
+            True at present bars, as a `DataLoader` makes of a `TensorDataset`.
+
+    Returns:
+        The batch; windows of a plain loader are numbered from 0 in each batch, and weigh 1.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(given, Batch):
+        return given
+    parts = list(given) if isinstance(given, list | tuple) else [given]
+    if not (1 <= len(parts) <= 2 and all(isinstance(part, Tensor) for part in parts)):
+        raise ValueError(
+            f"a batch is {type(given).__name__} of {', '.join(type(part).__name__ for part in parts) or 'nothing'}; it "
+            "must be windows (B, T, F), or windows and a mask (B, T), as tensors"
+        )
+    windows, mask = parts if len(parts) == 2 else (parts[0], None)
+    return Batch(windows, mask, torch.arange(len(windows)), 1.0)
+
+
 class AutoencoderModule(L.LightningModule):
-    """Trains an autoencoder to reconstruct its windows; validates and tests it running free.
+    """Train an autoencoder to reconstruct its windows; validate and test it running free.
+
+    Batches are those of `refold.data.WindowDataModule`, or of a plain `DataLoader` (`as_batch` lists the forms).
 
     Every random number of a training step depends on (seed, epoch, batch, process) or on (seed, optimizer step) alone,
     so a resumed run repeats what an uninterrupted one would have done.
@@ -41,6 +73,9 @@ class AutoencoderModule(L.LightningModule):
         lr_schedule: share of the training done, in [0, 1] -> factor on the learning rate.
         seed: of everything that is drawn during training.
     """
+
+    autoencoder: Autoencoder
+    teacher_forcing: TeacherForcing
 
     def __init__(
         self,
@@ -66,10 +101,24 @@ class AutoencoderModule(L.LightningModule):
         self.test_error = ReconstructionError(num_features)
 
     def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Reconstruct windows, running free. windows: (B, T, F), scaled; mask: (B, T) -> (B, T, F)."""
+        """Reconstruct windows, running free.
+
+        Args:
+            windows: (B, T, F), scaled features.
+            mask: (B, T) bool, True at present bars; None if all are present.
+
+        Returns:
+            (B, T, F).
+        """
         return self.autoencoder(windows, mask)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    @property
+    def _logs_this_step(self) -> bool:
+        """True at every so many optimizer steps: log() costs a third of a millisecond."""
+        every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  set undeclared
+        return (self.global_step + 1) % every == 0
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout draws from the device's generator: seeding it here makes it a function of the position alone.
         # (torch.manual_seed would seed all devices, and takes a millisecond.)
         seed = derive(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank)
@@ -78,31 +127,35 @@ class AutoencoderModule(L.LightningModule):
         else:
             torch.default_generator.manual_seed(seed)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        batch = as_batch(batch)
         B, T, _ = batch.windows.shape
         feeding = self.teacher_forcing.feeding(self.global_step, batch_size=B, window_size=T)
         reconstruction = self.autoencoder(batch.windows, batch.mask, feeding)
         # The weight makes the mean over processes the mean over the whole batch, also when their shares are unequal.
         loss = mean_over_present(self.loss(reconstruction, batch.windows, batch.mask), batch.mask) * batch.weight
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # log() costs a third of a millisecond
+        if self._logs_this_step:
             self.log("train/loss", loss, sync_dist=True)
             self.log("train/teacher_forcing_ratio", self.teacher_forcing.ratio(self.global_step), rank_zero_only=True)
-            self.log("train/lr", self.optimizers().param_groups[0]["lr"], rank_zero_only=True)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
         return loss
 
     def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
-        due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        norm = None
         if gradient_clip_val is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        elif due:
+        elif self._logs_this_step:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        if due:  # the norm before clipping; the same on every process
+        if norm is not None and self._logs_this_step:  # the norm before clipping; the same on every process
             self.log("train/grad_norm", norm, rank_zero_only=True)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        windows, mask = batch.windows, batch.mask
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        windows, mask, *_ = as_batch(batch)
         code, T = self.autoencoder.encode(windows, mask), windows.shape[1]
         self.val_error.update(self.autoencoder.decode(code, T, mask=mask), windows, mask)
         if self.fed_error is not None:  # a diagnosis: how much the decoder would gain from seeing the bars before
@@ -117,20 +170,22 @@ class AutoencoderModule(L.LightningModule):
             self.log("val/truth_fed_mse", fed.float())
             self.log("val/exposure_gap", (free - fed).float())
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.test_error.update(self(batch.windows, batch.mask), batch.windows, batch.mask)
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        windows, mask, *_ = as_batch(batch)
+        self.test_error.update(self(windows, mask), windows, mask)
 
     def on_test_epoch_end(self) -> None:
         self._report("test", self.test_error)
 
     def _report(self, split: str, error: ReconstructionError) -> dict[str, Tensor]:
+        """Log the metrics of a split, reset them, and return them."""
         values = error.compute()  # the same on every process
         for name, value in values.items():
             self.log(f"{split}/{name}", value.float(), prog_bar=f"{split}/{name}" == "val/reconstruction_mse")
         error.reset()
         return values
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
 
         def factor(step: int) -> float:

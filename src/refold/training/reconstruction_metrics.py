@@ -1,4 +1,4 @@
-"""Reconstruction error as one metric that is exact over batches, masks and processes."""
+"""Reconstruction error as one metric that is exact over batches, masks and processes. Letters as in `refold.models`."""
 
 from typing import Any
 
@@ -8,16 +8,23 @@ from torchmetrics import Metric
 
 
 class ReconstructionError(Metric):
-    """Mean squared error, mean absolute error and R2 of reconstructions, over all present bars seen so far.
+    """Measure mean squared error, mean absolute error and R2 over all present bars given so far.
 
     Sums are kept per feature in float64 and added over processes, so that neither the size of the last batch nor the
     number of processes changes the result. R2 = 1 - sum of squared errors / sum of squared deviations from the mean of
     the windows seen; both sums run over all features, so predicting that mean scores 0.
 
-    Args: num_features: F. settings: of `torchmetrics.Metric`; sync_on_compute=False measures on one process alone.
+    Args:
+        num_features: F.
+        settings: of `torchmetrics.Metric`; sync_on_compute=False measures on one process alone.
     """
 
     full_state_update = False
+    squared_error: Tensor  # (F,) float64, as the next three
+    absolute_error: Tensor
+    total: Tensor
+    total_of_squares: Tensor
+    bars: Tensor  # scalar
 
     def __init__(self, num_features: int, **settings: Any):
         super().__init__(**settings)
@@ -26,8 +33,15 @@ class ReconstructionError(Metric):
         self.add_state("bars", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, reconstruction: Tensor, windows: Tensor, mask: Tensor | None) -> None:
-        """Args: reconstruction, windows: (B, T, F), in the same units. mask: (B, T), True where a bar is present."""
-        error, windows = (reconstruction - windows).double(), windows.double()
+        """Add a batch.
+
+        Args:
+            reconstruction: (B, T, F), in the units of the windows.
+            windows: (B, T, F).
+            mask: (B, T) bool, True at present bars; None if all are present.
+        """
+        error = (reconstruction - windows).double()
+        windows = windows.double()
         if mask is None:
             present = torch.ones((), dtype=torch.float64, device=windows.device)
             self.bars += windows.shape[0] * windows.shape[1]
@@ -40,7 +54,11 @@ class ReconstructionError(Metric):
         self.total_of_squares += (windows.square() * present).sum(dim=(0, 1))
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns: reconstruction_mse and reconstruction_mae, in squared and in plain units of the windows, and r2."""
+        """Compute the metrics of all batches added so far.
+
+        Returns:
+            reconstruction_mse and reconstruction_mae, in squared and in plain units of the windows, and r2.
+        """
         values = self.bars * len(self.total)
         deviation = self.total_of_squares - self.total.square() / self.bars
         return {

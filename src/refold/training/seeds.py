@@ -6,11 +6,29 @@ import torch
 
 
 def derive(seed: int, purpose: str, *position: int) -> int:
-    """A 63-bit seed that is unrelated for any two purposes or positions."""
+    """Derive a seed that is unrelated for any two purposes or positions.
+
+    Args:
+        seed: of the run.
+        purpose: a word for the use, such as "dropout".
+        position: whole numbers that say where in the run, such as the optimizer step.
+
+    Returns:
+        In [0, 2^63).
+    """
     text = "/".join(str(part) for part in (seed, purpose, *position))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
-    """A CPU generator of its own for one purpose at one position."""
+    """Make a CPU generator for one purpose at one position.
+
+    Args:
+        seed: of the run.
+        purpose: a word for the use, such as "coins".
+        position: whole numbers that say where in the run, such as the optimizer step.
+
+    Returns:
+        A generator seeded by `derive`.
+    """
     return torch.Generator().manual_seed(derive(seed, purpose, *position))
