@@ -49,6 +49,7 @@ def test_auto_is_made_definite(machine, changes, accelerator, devices, strategy,
         (LAPTOP, {"accelerator": "gpu"}, r"this machine has no GPU: run with trainer=cpu"),
         (SERVER, {"devices": []}, r"trainer\.devices is \[\]; this machine has 4 GPUs"),
         (LAPTOP, {"devices": [0, 1]}, r"a list names GPUs, on a CPU it must be a number"),
+        (LAPTOP, {"devices": 100_000}, r"this machine has 2 cores, and more than 16 .* it must be at most 32"),
         (LAPTOP, {"precision": "16-mixed"}, r"a CPU has no float16: run with trainer\.precision=bf16-mixed"),
     ],
 )

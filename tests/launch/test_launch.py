@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY, clean_environment, run_directories, wait_for
@@ -119,6 +120,32 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
         launch.run_workers([sys.executable, str(script)], tmp_path, plan, cores=2)
     assert f'"{script}", line 5 in train' in capfd.readouterr().err
     assert left_behind(tmp_path) == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_process_of_a_job_listens_beyond_this_machine(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, pathlib, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import torch.distributed as dist\n"
+        "from sockets import listening\n"
+        "from refold.launch import workers as launch\n"
+        "def train(cfg, run_dir):\n"
+        "    dist.init_process_group('gloo', init_method='env://')\n"
+        "    dist.barrier()\n"
+        "    found = {who: listening(pid) for who, pid in (('own', os.getpid()), ('parent', os.getppid()))}\n"
+        "    dist.barrier()\n"
+        "    if dist.get_rank() == 0:\n"
+        "        (run_dir / 'result.json').write_text(json.dumps(found))\n"
+        "launch.run_worker(pathlib.Path(sys.argv[2]), train)\n"
+    )
+    (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
+    plan = Plan({"accelerator": "cpu", "strategy": "ddp"}, 2)
+    found = launch.run_workers([sys.executable, str(script)], tmp_path, plan, cores=2)
+    assert found["parent"]  # the store
+    assert found["own"]  # gloo
+    assert set(found["parent"]) | set(found["own"]) == {"0100007F"}  # 127.0.0.1
 
 
 def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):

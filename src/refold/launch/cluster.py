@@ -5,6 +5,7 @@ The first process composes the configuration and opens the run directory; the ot
 
 import functools
 import os
+import socket
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,8 @@ WAIT = timedelta(minutes=10)
 
 DISMISS_S = 60.0
 """Seconds that the first process waits, before it leaves, until the others have heard whether there is a run."""
+
+LOOPBACK = "127.0.0.1"
 
 _HEARD = "refold/heard"
 """How many of the others have read what the first process wrote."""
@@ -68,19 +71,39 @@ def find_world() -> World | None:
     return World(environment.global_rank(), environment.world_size(), nodes, starter)
 
 
+def loopback_store(port: int = 0) -> "TCPStore":
+    """Open a store of short texts that processes on this machine reach, and no other machine does.
+
+    torch by itself listens on all network devices, whatever the address; it takes a socket that is bound already.
+
+    Args:
+        port: 0 takes any free one.
+
+    Returns:
+        The store, whose `port` others need; it closes when it is deleted.
+    """
+    from torch.distributed import TCPStore
+
+    listener = socket.create_server((LOOPBACK, port))
+    number = listener.getsockname()[1]
+    return TCPStore(LOOPBACK, number, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
 @functools.cache
 def _shared_store() -> "TCPStore":
-    """A store of short texts that all processes reach: torchrun's own, or one that the first process holds."""
+    """Return a store that all processes reach: torchrun's own, or one that the first process opens."""
     from torch.distributed import TCPStore
 
     environment = find_environment()
-    return TCPStore(
-        environment.main_address,
-        environment.main_port + (not _is_shared()),  # the port itself is taken when the training starts
-        is_master=not _is_shared() and environment.global_rank() == 0,
-        wait_for_workers=False,
-        timeout=WAIT,
-    )
+    world = find_world()
+    own = not _is_shared()
+    on_one_machine = own and world is not None and world.nodes == 1
+    port = environment.main_port + own  # the port itself is taken when the training starts
+    is_master = own and environment.global_rank() == 0
+    if on_one_machine and is_master:
+        return loopback_store(port)
+    address = LOOPBACK if on_one_machine else environment.main_address
+    return TCPStore(address, port, is_master=is_master, wait_for_workers=False, timeout=WAIT)
 
 
 def _is_shared() -> bool:

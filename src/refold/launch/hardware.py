@@ -7,6 +7,9 @@ from typing import Any
 from refold.errors import ConfigError
 from refold.launch.cluster import World
 
+PROCESSES_PER_CORE = 16
+"""The most CPU processes of one job per core; each takes some 300 MB, and seconds to start."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -112,6 +115,12 @@ def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> 
         raise ConfigError(
             f"trainer.devices is {devices}; this machine has {gpus}: run with trainer.devices={machine.gpus}, or with "
             f"trainer.accelerator=cpu for {devices} CPU processes"
+        )
+    if not on_gpu and devices > PROCESSES_PER_CORE * machine.cores:
+        raise ConfigError(
+            f"trainer.devices is {devices}; this machine has {machine.cores} core{'s' * (machine.cores != 1)}, and "
+            f"more than {PROCESSES_PER_CORE} processes on each only wait: it must be at most "
+            f"{PROCESSES_PER_CORE * machine.cores}"
         )
     return devices
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refold.errors import Interrupted, RefoldError
-from refold.launch.cluster import find_world
+from refold.launch.cluster import LOOPBACK, find_world, loopback_store
 from refold.launch.hardware import Plan
 from refold.runs.directory import (
     LAST_CHECKPOINT,
@@ -46,6 +46,9 @@ _SIGNS = "REFOLD_SIGNS"
 
 _PARENT = "REFOLD_PARENT"
 """Environment variable: the number of the process that started a worker, with which it ends."""
+
+_DEVICES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Environment variables: the network device on which torch's processes listen for each other."""
 
 INTERRUPTED = Interrupted("").status
 """Exit status of a process that stopped on a signal after it wrote its checkpoint."""
@@ -249,14 +252,16 @@ class Workers:
 
 @contextlib.contextmanager
 def _worker_store() -> Iterator[dict[str, str]]:
-    """The store at which the workers meet, held by this process: its port is taken before they hear of it."""
-    from torch.distributed import TCPStore
+    """Hold the store at which the workers meet; yield the environment variables that lead to it, and to this machine.
 
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    Its port is taken before the workers hear of it. All are on this machine: they listen on the loopback device alone.
+    """
+    store = loopback_store()
     yield {
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": str(True),  # torch's word for: the store is there, none of you opens it
+        **{name: "lo" for name in _DEVICES if sys.platform == "linux" and name not in os.environ},
     }
     del store
 
