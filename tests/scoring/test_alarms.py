@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from refold.scoring import alarms
-from refold.scoring.alarms import Alarms, Comparison, covered
+from refold.scoring.alarms import AlarmRates, Alarms, covered
 from refold.scoring.detector import alarm_rate, count_alarms, per_asset_year
 from refold.scoring.scores import Mahalanobis
 from refold.scoring.thresholds import MeanStd, PeaksOverThreshold, Quantile, StreamingPeaks
@@ -71,14 +71,14 @@ def test_the_rate_of_the_detectors_own_threshold_is_the_one_it_was_saved_with():
     series = data.train_windows.series
     judge.fit_series(*((series, data.segments(part)) for part in ("train", "val")))
     others = {"same": Quantile(share=0.9), "wider": Quantile(share=0.95), "deviations": MeanStd(deviations=2.0)}
-    compared = Comparison({**others, "too few": PeaksOverThreshold(risk=1e-3, start=0.98)}, judge.validation, 0)
+    compared = AlarmRates({**others, "too few": PeaksOverThreshold(risk=1e-3, start=0.98)}, judge.validation, 0)
     rates = compared.rates(2, 1.0, "test")
     assert list(rates) == list(others)  # a tail of two scores is none
     assert rates["same"]["validation"] == judge.validation["alarms_per_asset_year"]
     assert rates["same"]["level"] == judge.validation["level"]
     assert 0 < rates["wider"]["validation"] < rates["same"]["validation"]
     again = torch.load(_saved(judge.validation), weights_only=True)
-    assert Comparison({"same": Quantile(share=0.9)}, again, 0).rates(2, 1.0, "test")["same"] == pytest.approx(
+    assert AlarmRates({"same": Quantile(share=0.9)}, again, 0).rates(2, 1.0, "test")["same"] == pytest.approx(
         rates["same"], nan_ok=True
     )
 
@@ -97,7 +97,7 @@ def test_other_bars_are_counted_beside_validation_and_change_nothing_of_it():
         "scores": torch.from_numpy(np.random.default_rng(0).gamma(1, 1, 400)),
         "asset": torch.zeros(400, dtype=torch.int32), "moments": 400, "span_seconds": 399 * 86400.0,
     }  # fmt: skip
-    compared = Comparison({"q": Quantile(share=0.99)}, validation, 600)
+    compared = AlarmRates({"q": Quantile(share=0.99)}, validation, 600)
     before = compared.rates(2, 1.0, "here")["q"]
     compared.add(scored())
     after = compared.rates(300, 299 * 86400.0, "here")["q"]
@@ -114,7 +114,7 @@ def test_what_is_covered_does_not_depend_on_the_stretches(monkeypatch):
     scores = pl.LazyFrame({"timestamp": pl.Series(found.times).cast(pl.Int32).cast(pl.Date), "score": found.score})
     scores = scores.with_columns(pl.col("score").fill_nan(None))
     once = covered(scores)
-    monkeypatch.setattr(alarms, "AT_ONCE", 7)
+    monkeypatch.setattr(alarms, "MOMENT_BARS", 7)
     assert covered(scores) == once
     flags = np.zeros(len(found.score), dtype=bool)
     flags[np.flatnonzero(np.isfinite(found.score))[5]] = True

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from refold.data import Series, Windows
-from refold.scoring.alignment import ALIGNMENTS, Aligner, blocks, partial
+from refold.scoring.alignment import ALIGNMENTS, Aligner, partial_windows, row_blocks
 
 PLAIN = {"mean": np.nanmean, "median": np.nanmedian, "max": np.nanmax, "last": lambda values: values[0]}
 
@@ -14,7 +14,7 @@ def aligned(values: torch.Tensor, segments: np.ndarray, rows: int, alignment: st
     """(W, T, C) values of all windows, in order -> (rows, C)."""
     T = values.shape[1]
     aligner, result, number = Aligner(alignment, T), np.full((rows, values.shape[2]), np.nan), 0
-    for block in blocks(segments, T, size):
+    for block in row_blocks(segments, T, size):
         count = int(block.begins.sum())
         result[block.rows] = aligner.align(values[number : number + count], block).numpy()
         number += count
@@ -64,5 +64,5 @@ def test_a_drawn_case():
 
 
 def test_partial_windows_end_at_the_first_bars_of_each_run():
-    first, bars = partial(np.array([[0, 5], [5, 2], [7, 3]]), 3)
+    first, bars = partial_windows(np.array([[0, 5], [5, 2], [7, 3]]), 3)
     assert list(zip(first.tolist(), bars.tolist(), strict=True)) == [(0, 1), (0, 2), (7, 1), (7, 2)]

@@ -10,11 +10,11 @@ from refold.data.sources import Stocks
 from refold.scoring.events import likely_kinds
 from refold.scoring.rules import (
     RULES,
+    LargestRank,
     RobustReturn,
     SpikeReversal,
     SplitRatio,
     StaleRun,
-    Together,
     UnitRatio,
 )
 from refold.studies.inject import inject
@@ -139,7 +139,7 @@ class Fixed:
 
 def together(new, *, rules, other, reach=1, val=4):
     """Scores of so many bars, fitted on so many others."""
-    fitted = Together(rules, other, reach).fit(closes(range(1, val + 1)), closes(range(1, val + 1)))
+    fitted = LargestRank(rules, other, reach).fit(closes(range(1, val + 1)), closes(range(1, val + 1)))
     return fitted.score(closes(range(1, new + 1)))
 
 
@@ -176,7 +176,7 @@ def test_near_an_error_that_a_rule_finds_the_other_scorer_is_not_asked():
 def test_what_fires_in_one_asset_silences_nothing_in_the_next():
     bars = pl.concat([closes([1, 2]), closes([1, 2, 3], asset="B")])
     rule = Fixed([0, 0, 0, 0], [0, 2, 0, 0, 0], fires_at=1.0)
-    fitted = Together({"a": rule}, Fixed([1, 2, 3, 4], [9, 9, 9, 9, 9]), 2).fit(closes(range(4)), closes(range(4)))
+    fitted = LargestRank({"a": rule}, Fixed([1, 2, 3, 4], [9, 9, 9, 9, 9]), 2).fit(closes(range(4)), closes(range(4)))
     assert (fitted.score(bars)[2:] > 1).all()
     assert fitted.score(bars)[0] == 0
 

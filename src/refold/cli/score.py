@@ -37,7 +37,7 @@ from refold.report.evidence import Evidence
 from refold.report.page import write_page
 from refold.report.summary import tables
 from refold.runs.directory import FINDINGS, RESULT, atomic_folder
-from refold.scoring.alarms import Comparison, covered
+from refold.scoring.alarms import AlarmRates, covered
 from refold.scoring.detector import Detector, per_asset_year
 from refold.scoring.events import Events
 from refold.scoring.scan import scan, scan_parts
@@ -48,7 +48,7 @@ FILES = (SCORES, "events.csv", FINDINGS, "scoring.json", "report.html")
 OWN = ("run", "out", "device")
 HERE = "these bars"
 
-Comparing = Callable[[int], Comparison | None]
+Comparing = Callable[[int], AlarmRates | None]
 """How many bars there will be -> what counts the alarms of all thresholds on them."""
 
 
@@ -104,7 +104,7 @@ def comparing(detector: Detector, cfg: DictConfig) -> Comparing:
         log.warning("the run's detector is of a version that kept no validation scores in order: no other thresholds")
         return lambda rows: None
     thresholds = {name: config.build_threshold(choice) for name, choice in all_thresholds(cfg, CONF).items()}
-    return lambda rows: Comparison(thresholds, detector.validation, rows)
+    return lambda rows: AlarmRates(thresholds, detector.validation, rows)
 
 
 def score_bars(detector: Detector, source: Any, comparison: Comparing, folder: Path) -> tuple[dict[str, Any], Evidence]:
@@ -138,7 +138,7 @@ def score_own(run: Run, detector: Detector, comparison: Comparing, folder: Path)
 
 
 def write_scores(
-    frames: Iterable[pl.DataFrame], compared: Comparison | None, name: str, folder: Path
+    frames: Iterable[pl.DataFrame], compared: AlarmRates | None, name: str, folder: Path
 ) -> dict[str, Any]:
     """Write scores.parquet and events.csv.
 

@@ -1,4 +1,4 @@
-"""How many alarms each threshold would give, side by side, so that one can be chosen.
+"""How many alarms each threshold would give, side by side, so that a user can choose one.
 
 An alarm is a run of neighbouring flagged bars. All levels are fitted to the scores of validation.
 """
@@ -16,17 +16,19 @@ from refold.scoring.detector import per_asset_year, seconds
 from refold.scoring.thresholds import Tail, Threshold, running_levels
 
 MOST_LEARNT = 100_000
-"""Bars that a threshold which learns is counted on. Of more, the first ones of each piece: it fits its tail anew at
-each high score, some milliseconds each time."""
+"""Bars on which alarms of a threshold that learns are counted. Of a longer table, the first bars of each piece count:
+the threshold fits its tail again at each high score, which takes some milliseconds."""
 
-AT_ONCE = 2_000_000
-"""Scored bars among which different moments are counted together."""
+MOMENT_BARS = 2_000_000
+"""Scored bars among which different moments are counted in one query."""
 
 
 class Alarms:
-    """Alarms of a fitted threshold in tables that come one after the other, such as the pieces of a long one.
+    """Count the alarms of a fitted threshold in tables that come one after the other, such as the pieces of a long one.
 
-    Args: rows: of all tables together, about.
+    Args:
+        threshold: fitted.
+        rows: about how many rows all tables will have.
     """
 
     def __init__(self, threshold: Threshold, rows: int) -> None:
@@ -37,7 +39,11 @@ class Alarms:
         self._last: pl.DataFrame | None = None
 
     def add(self, table: pl.DataFrame) -> None:
-        """The next rows. Args: table: asset, score (null or NaN where there is none) and place, as `scan` gives it."""
+        """Count the next rows.
+
+        Args:
+            table: asset, score (null or NaN where there is none) and place, as `scan` gives them.
+        """
         table = table.select("asset", "score", "place").head(math.ceil(self.share * table.height))
         scores = table["score"].to_numpy()
         self.bars += int(np.isfinite(scores).sum())
@@ -52,12 +58,15 @@ class Alarms:
         self._last = rows.tail(1)
 
 
-class Comparison:
-    """Thresholds on the same scores: those of validation, which they are fitted to, and those of other bars.
+class AlarmRates:
+    """Fit several thresholds to the scores of validation, and count their alarms there and on other bars.
 
     A threshold that validation has too few scores for is left out.
 
-    Args: thresholds: name -> not fitted. validation: of a detector. rows: how many bars will be added, about.
+    Args:
+        thresholds: name -> threshold, not fitted.
+        validation: of a fitted detector.
+        rows: about how many bars will be added.
     """
 
     def __init__(self, thresholds: Mapping[str, Threshold], validation: Mapping[str, Any], rows: int) -> None:
@@ -77,14 +86,24 @@ class Comparison:
             self.counts[name] = Alarms(threshold, rows)
 
     def add(self, table: pl.DataFrame) -> None:
-        """The next rows of the other bars. Args: as of `Alarms.add`."""
+        """Count the next rows of the other bars.
+
+        Args:
+            table: as in `Alarms.add`.
+        """
         for count in self.counts.values():
             count.add(table)
 
     def rates(self, moments: int, span: float, name: str) -> dict[str, dict[str, float]]:
-        """Threshold -> level on validation, alarms per asset and year on validation and on the other bars.
+        """Return the level and the alarms per asset and year of each threshold.
 
-        Args: moments, span: of the other bars; see `covered`. name: theirs.
+        Args:
+            moments: different moments of the other bars, as `covered` counts them.
+            span: seconds from the first of them to the last.
+            name: of the other bars.
+
+        Returns:
+            threshold -> "level", "validation" (alarms there) and `name` (alarms on the other bars).
         """
         return {
             threshold: {
@@ -97,9 +116,15 @@ class Comparison:
 
 
 def covered(scores: pl.LazyFrame) -> tuple[int, int, float]:
-    """Scored bars, their different moments, and the seconds from the first to the last.
+    """Count the scored bars and their different moments, and measure the seconds from the first to the last.
 
-    Moments are counted in one stretch of time after the other, so that memory does not grow with them.
+    Moments are counted in one stretch of time after the other, so that memory does not grow with their number.
+
+    Args:
+        scores: timestamp and score, null where a bar has none.
+
+    Returns:
+        bars, moments and seconds.
     """
     time = pl.col("timestamp").to_physical()
     known = scores.filter(pl.col("score").is_not_null()).select("timestamp")
@@ -108,7 +133,7 @@ def covered(scores: pl.LazyFrame) -> tuple[int, int, float]:
     if not bars:
         return 0, 0, 0.0
     moments = 0
-    for low, high in stretches(first, last, bars // AT_ONCE + 1):
-        here = known.filter(time >= low, time < high).select(pl.col("timestamp").n_unique())
-        moments += here.collect(engine="streaming").item()
-    return bars, moments, float(seconds(np.float64(last - first), scores.collect_schema()["timestamp"]))
+    for low, high in stretches(first, last, bars // MOMENT_BARS + 1):
+        found = known.filter(time >= low, time < high).select(pl.col("timestamp").n_unique())
+        moments += found.collect(engine="streaming").item()
+    return bars, moments, float(seconds(np.array(last - first), scores.collect_schema()["timestamp"]))

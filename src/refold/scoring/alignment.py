@@ -1,4 +1,4 @@
-"""From values of windows to values of bars: each bar is in up to T windows, and gets one value out of theirs.
+"""From values of windows to values of bars: a bar is in up to T windows, and gets one value out of theirs.
 
     bars of the series      0    1    2    3    4    5
     window 0  (T = 3)      [a0   a1   a2]
@@ -11,9 +11,9 @@
     mean, median, max       over those values; the windows reach up to T - 1 bars beyond the bar
     last                    b2, of the window that ends at the bar: nothing after the bar counts
 
-Under `last`, the first T - 1 bars of a run end no window of T bars; they end one of the bars that there are, which is
-read as a window with a mask (`partial`). A bar is never reported at another bar's
-place, and an absent bar has no value (NaN).
+Under `last`, the first T - 1 bars of a run end no window of T bars. Each ends a window of the bars that there are,
+which is read as a window with a mask (`partial_windows`). A bar is never reported at another bar's place, and an absent
+bar has no value (NaN).
 
 Letters: T bars in a window, R rows of a series, S runs, B rows in a block, C values of a bar.
 """
@@ -29,10 +29,13 @@ Alignment = Literal["mean", "median", "max", "last"]
 ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 
-class Block(NamedTuple):
-    """Rows of a series that are next to be aligned. Each may be the first row of a window.
+class RowBlock(NamedTuple):
+    """Rows of a series that are aligned next. Each may be the first row of a window.
 
-    rows: (B,) numbers of the rows. begins: (B,) bool, True where a whole window begins; the first of them is `window`.
+    Attributes:
+        rows: (B,) numbers of the rows.
+        begins: (B,) bool, True where a window of T bars begins.
+        window: number of the first window that begins here.
     """
 
     rows: np.ndarray
@@ -40,39 +43,51 @@ class Block(NamedTuple):
     window: int
 
 
-def blocks(segments: np.ndarray, window_size: int, size: int) -> Iterator[Block]:
-    """All rows of runs that hold a window, in order, so many at a time; a block may go on from one run to the next.
+def row_blocks(segments: np.ndarray, window_size: int, size: int) -> Iterator[RowBlock]:
+    """Cut the rows of all runs that are as long as a window into blocks, in order.
 
-    Args: segments: (S, 2) first row and number of rows of each run. window_size: T.
+    A block may go on from one run to the next.
+
+    Args:
+        segments: (S, 2) first row and number of rows of each run.
+        window_size: T.
+        size: rows of a block, at least 1.
     """
-    held = segments[segments[:, 1] >= window_size]
-    ends = np.cumsum(held[:, 1])
+    runs = segments[segments[:, 1] >= window_size]
+    ends = np.cumsum(runs[:, 1])
     total = int(ends[-1]) if len(ends) else 0
     window = 0
     for start in range(0, total, size):
         number = np.arange(start, min(start + size, total))
         run = np.searchsorted(ends, number, side="right")
-        place = number - (ends - held[:, 1])[run]
-        begins = place + window_size <= held[run, 1]
-        yield Block(held[run, 0] + place, begins, window)
+        place = number - (ends - runs[:, 1])[run]
+        begins = place + window_size <= runs[run, 1]
+        yield RowBlock(runs[run, 0] + place, begins, window)
         window += int(begins.sum())
 
 
 class Aligner:
-    """Values of windows in, values of bars out, a block at a time; between blocks it keeps the last T - 1 windows.
+    """Turn values of windows into values of bars, block by block; between blocks it keeps the last T - 1 windows.
 
-    Args: alignment: see above. window_size: T.
+    Args:
+        alignment: see above.
+        window_size: T.
     """
 
     def __init__(self, alignment: Alignment, window_size: int) -> None:
-        self.alignment = alignment
+        self.alignment: Alignment = alignment
         self.window_size = window_size
         self.kept: Tensor | None = None
 
-    def align(self, values: Tensor, block: Block) -> Tensor:
-        """Args: values: (n, T, C) of the n windows that begin in the block, in order, NaN at absent bars.
+    def align(self, values: Tensor, block: RowBlock) -> Tensor:
+        """Align the next block.
 
-        Returns: (B, C), one row for each row of the block; NaN where it is in no window, or under `last` ends none.
+        Args:
+            values: (n, T, C) of the n windows that begin in the block, in order, NaN at absent bars.
+            block: B rows, which follow those of the block before.
+
+        Returns:
+            (B, C), one row for each row of the block; NaN where it is in no window, or under `last` ends none.
         """
         T, C = self.window_size, values.shape[2]
         # one slot for each row, empty where no window begins: the last T - 1 rows of a run, so that runs stay apart
@@ -81,15 +96,15 @@ class Aligner:
             slots = values.new_full((len(block.rows), T, C), torch.nan)
             slots[torch.from_numpy(block.begins).to(values.device)] = values
         before = values.new_full((T - 1, T, C), torch.nan) if self.kept is None else self.kept
-        together = torch.cat([before, slots])
-        self.kept = together[len(together) - (T - 1) :].clone()
-        # row r of the block is at place T - 1 of together[r], T - 2 of together[r + 1], ... 0 of together[r + T - 1]
-        diagonals = together.as_strided((len(slots), T, C), (T * C, T * C - C, 1), (T - 1) * C)
+        windows = torch.cat([before, slots])
+        self.kept = windows[len(windows) - (T - 1) :].clone()
+        # row r of the block is at place T - 1 of windows[r], T - 2 of windows[r + 1], ... 0 of windows[r + T - 1]
+        diagonals = windows.as_strided((len(slots), T, C), (T * C, T * C - C, 1), (T - 1) * C)
         return _reduce(diagonals, self.alignment)
 
 
 def _reduce(diagonals: Tensor, alignment: Alignment) -> Tensor:
-    """(B, T, C) values of each bar, from the oldest window to the newest -> (B, C)."""
+    """Reduce the values (B, T, C) of each bar, from the oldest window to the newest, to (B, C)."""
     if alignment == "last":
         return diagonals[:, 0].clone()
     if alignment == "mean":
@@ -100,10 +115,15 @@ def _reduce(diagonals: Tensor, alignment: Alignment) -> Tensor:
     return highest.masked_fill(highest == -torch.inf, torch.nan)
 
 
-def partial(segments: np.ndarray, window_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows that hold only the first bars of a run, as `last` needs them.
+def partial_windows(segments: np.ndarray, window_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """List the windows that hold only the first bars of a run, as `last` needs them.
 
-    Returns: (n,) first rows and (n,) numbers of bars, from 1 to T - 1, for each run that holds a window.
+    Args:
+        segments: (S, 2) first row and number of rows of each run.
+        window_size: T.
+
+    Returns:
+        (n,) first rows and (n,) numbers of bars, from 1 to T - 1, for each run that is as long as a window.
     """
-    held = segments[segments[:, 1] >= window_size, 0]
-    return np.repeat(held, window_size - 1), np.tile(np.arange(1, window_size), len(held))
+    first = segments[segments[:, 1] >= window_size, 0]
+    return np.repeat(first, window_size - 1), np.tile(np.arange(1, window_size), len(first))

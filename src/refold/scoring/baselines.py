@@ -1,7 +1,10 @@
-"""What a model has to beat: for reconstruction the same number of principal components, and the mean; for detection a
-forest over the same features, chance, and flagging everything. The rules of price feeds stand in `rules`.
+"""What a model has to beat.
+
+For reconstruction: the same number of principal components, and the mean. For detection: a forest over the same
+features, chance, and flagging everything. The rules of price feeds stand in `rules`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
@@ -13,7 +16,6 @@ from torch import Tensor, nn
 from refold.data import Windows
 from refold.data.bars.features import find_all
 from refold.data.pipeline import compute
-from refold.training.reconstruction_metrics import ReconstructionError
 
 _BATCH = 4096
 _LARGEST_EXACT = 4096  # T * F up to which the covariance matrix is formed and decomposed exactly
@@ -21,46 +23,52 @@ _REWEIGHTINGS = 4  # weights change by less than a hundredth after two
 
 
 class PCA:
-    """Principal components of flattened training windows, in float64.
+    """Reconstruct windows from the principal components of flattened training windows, in float64.
 
-    Up to T * F = 4096 they are exact, from the covariance; beyond that from a randomised decomposition (Halko et al.
-    2011) of at most 20,000 windows.
+    Up to T * F = 4096 the components are exact, from the covariance; beyond that they are those of a randomised
+    decomposition (Halko et al. 2011) of at most 20,000 windows.
 
-    Args: num_components: as many numbers as the code has; never more than T * F or than there are training windows.
+    Args:
+        num_components: Z; fewer are used if T * F or the number of training windows is smaller.
         seed: of the randomised decomposition.
     """
 
-    def __init__(self, num_components: int, seed: int):
+    def __init__(self, num_components: int, seed: int) -> None:
         self.num_components = num_components
         self.seed = seed
 
     def fit(self, train_windows: Windows, weigh: Callable[[Tensor], Tensor] | None = None) -> "PCA":
         """Learn mean and components from the training windows.
 
-        Args: weigh: (N,) mean squared errors of the windows -> their weights (N,), for components that are best under
-            another loss than the squared error: fit, weigh and fit again. None: all windows count alike.
+        Args:
+            train_windows: N windows.
+            weigh: mean squared errors of the windows (N,) -> their weights (N,), for components that are best under
+                another loss than the squared error: fit, weigh and fit again. None: all windows count alike.
+
+        Returns:
+            The baseline itself.
         """
         self._fit(train_windows, torch.ones(len(train_windows), dtype=torch.float64))
-        for _ in range(0 if weigh is None else _REWEIGHTINGS):
-            errors = [
-                (self.reconstruct(batch) - batch).square().mean(dim=(1, 2)) for batch, _ in batches(train_windows)
-            ]
-            self._fit(train_windows, weigh(torch.cat(errors)))
+        if weigh is not None:
+            for _ in range(_REWEIGHTINGS):
+                made = ((batch, self.reconstruct(batch)) for batch, _ in _batches(train_windows))
+                errors = [(one - batch).square().mean(dim=(1, 2)) for batch, one in made]
+                self._fit(train_windows, weigh(torch.cat(errors)))
         return self
 
     def _fit(self, train_windows: Windows, weights: Tensor) -> None:
-        """Args: weights: (N,) float64, not negative."""
+        """Learn mean and components from windows with weights (N,), float64 and not negative."""
         T, F = train_windows.gather(torch.zeros(1, dtype=torch.int64)).shape[1:]
         size, count = T * F, len(train_windows)
         kept = min(self.num_components, size, count)
-        parts = weights.split(_BATCH)  # as `batches` cuts the windows
+        parts = weights.split(_BATCH)  # as `_batches` cuts the windows
         total = torch.zeros(size, dtype=torch.float64)
-        for (windows, _), weight in zip(batches(train_windows), parts, strict=True):
+        for (windows, _), weight in zip(_batches(train_windows), parts, strict=True):
             total += weight @ windows.flatten(1).double()
         self.mean = total / weights.sum()
         if size <= _LARGEST_EXACT:
             covariance = torch.zeros(size, size, dtype=torch.float64)
-            for (windows, _), weight in zip(batches(train_windows), parts, strict=True):
+            for (windows, _), weight in zip(_batches(train_windows), parts, strict=True):
                 centred = windows.flatten(1).double() - self.mean
                 covariance += (centred * weight[:, None]).T @ centred
             self.components = torch.linalg.eigh(covariance).eigenvectors[:, -kept:]  # (T F, Z), eigenvalues ascend
@@ -75,35 +83,35 @@ class PCA:
                 self.components = torch.pca_lowrank(centred, q=rank, center=False, niter=8)[2][:, :kept]
 
     def encode(self, windows: Tensor) -> Tensor:
-        """(B, T, F) -> codes (B, Z), float64."""
+        """Encode windows (B, T, F) into codes (B, Z), float64."""
         return (windows.flatten(1).double() - self.mean) @ self.components
 
     def reconstruct(self, windows: Tensor) -> Tensor:
-        """(B, T, F) -> (B, T, F)."""
+        """Reconstruct windows (B, T, F)."""
         return (self.encode(windows) @ self.components.T + self.mean).view_as(windows)
 
     def spread(self, windows: Windows) -> float:
-        """Root mean square of the codes of these windows: one unit for all components."""
-        squares = sum(self.encode(batch).square().sum() for batch, _ in batches(windows))
-        return float((squares / (len(windows) * self.components.shape[1])).sqrt())
+        """Return the root mean square of the codes of these windows: one unit for all components."""
+        squares = sum(float(self.encode(batch).square().sum()) for batch, _ in _batches(windows))
+        return math.sqrt(squares / (len(windows) * self.components.shape[1]))
 
 
 class TrainingMean:
-    """Predicts, for each feature, its mean over the training windows: what a model without a code would do."""
+    """Predict, for each feature, its mean over the training windows: what a model without a code would do."""
 
     def fit(self, train_windows: Windows) -> "TrainingMean":
         """Learn the mean from the training windows."""
-        sums = [windows.double().sum(dim=(0, 1)) for windows, _ in batches(train_windows)]
+        sums = [windows.double().sum(dim=(0, 1)) for windows, _ in _batches(train_windows)]
         self.mean = torch.stack(sums).sum(0) / (len(train_windows) * train_windows.window_size)
         return self
 
     def reconstruct(self, windows: Tensor) -> Tensor:
-        """(B, T, F) -> (B, T, F)."""
+        """Reconstruct windows (B, T, F)."""
         return self.mean.expand_as(windows)
 
 
-def batches(windows: Windows) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """All windows in order, on the CPU: (B, T, F), absent bars 0, and their mask (B, T) if there is one."""
+def _batches(windows: Windows) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield all windows in order, on the CPU: (B, T, F), absent bars 0, and their mask (B, T) if there is one."""
     for start in range(0, len(windows), _BATCH):
         index = torch.arange(start, min(start + _BATCH, len(windows)))
         mask = windows.mask(index)
@@ -111,10 +119,20 @@ def batches(windows: Windows) -> Iterator[tuple[Tensor, Tensor | None]]:
 
 
 def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict[str, float]:
-    """The error of a fitted baseline on windows, by the metric that models are measured with."""
-    error = None
-    for batch, mask in batches(windows):
-        error = ReconstructionError(batch.shape[2], sync_on_compute=False) if error is None else error
+    """Measure a fitted baseline on windows, by the metric that models are measured with.
+
+    Args:
+        baseline: fitted.
+        windows: at least one.
+
+    Returns:
+        Quantity -> error, as `ReconstructionError` names them.
+    """
+    from refold.training.reconstruction_metrics import ReconstructionError  # brings torchmetrics
+
+    num_features = windows.gather(torch.zeros(1, dtype=torch.int64)).shape[2]
+    error = ReconstructionError(num_features, sync_on_compute=False)
+    for batch, mask in _batches(windows):
         error.update(baseline.reconstruct(batch), batch, mask)
     return {name: float(value) for name, value in error.compute().items()}
 
@@ -123,7 +141,11 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
 
 
 class Components(nn.Module):
-    """A fitted PCA where an autoencoder is asked for: windows to codes and back. Args: pca: fitted."""
+    """Let a fitted PCA pass for an autoencoder: windows to codes and back.
+
+    Args:
+        pca: fitted.
+    """
 
     def __init__(self, pca: PCA) -> None:
         super().__init__()
@@ -132,19 +154,27 @@ class Components(nn.Module):
         self.code_size = pca.components.shape[1]
 
     def encode(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Windows (B, T, F), mask (B, T) of present bars -> codes (B, Z) float64; an absent bar is taken for 0."""
+        """Encode windows into codes (B, Z), float64.
+
+        Args:
+            windows: (B, T, F).
+            mask: (B, T) bool of present bars; an absent bar counts as 0. None: all are present.
+        """
         seen = windows if mask is None else windows * mask.unsqueeze(2)
         return (seen.flatten(1).double() - self.mean) @ self.components
 
     def decode(self, code: Tensor, window_size: int, mask: Tensor | None = None) -> Tensor:
-        """Codes (B, Z) -> windows (B, T, F) float32."""
+        """Decode codes (B, Z) into windows (B, T, F), float32."""
         return (code @ self.components.T + self.mean).float().unflatten(1, (window_size, -1))
 
 
 class Forest:
-    """Isolation forest over the features of single bars. A bar that lacks a feature has no score.
+    """Score bars with an isolation forest over the features of single bars. A bar that lacks a feature has no score.
 
-    Args: features: names. seed: of the forest.
+    Args:
+        features: their names.
+        seed: of the forest.
+
     Source: Liu et al. 2008; scikit-learn's, with its default of 100 trees of 256 bars.
     """
 
@@ -161,7 +191,7 @@ class Forest:
         return self
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
-        """(N,) the forest's anomaly score, in (0, 1]."""
+        """Return the forest's anomaly score of each bar, (N,) in (0, 1]."""
         rows = self._rows(bars)
         known = np.isfinite(rows).all(axis=1)
         scores = np.full(len(rows), np.nan)
@@ -175,27 +205,31 @@ class Forest:
 
 
 class Chance:
-    """A uniform random score. Args: seed: of it."""
+    """Score bars at random.
+
+    Args:
+        seed: of the scores.
+    """
 
     def __init__(self, seed: int) -> None:
         self.generator = np.random.default_rng(seed)
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Nothing to learn."""
+        """Do nothing: there is nothing to learn."""
         return self
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
-        """(N,) in [0, 1)."""
+        """Return a random score of each bar, (N,) in [0, 1)."""
         return self.generator.random(bars.height)
 
 
 class Everything:
-    """The same score for each bar: whatever the threshold, all are flagged or none."""
+    """Give each bar the same score: under any threshold, all are flagged or none."""
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Nothing to learn."""
+        """Do nothing: there is nothing to learn."""
         return self
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
-        """(N,) ones."""
+        """Return ones, (N,)."""
         return np.ones(bars.height)

@@ -47,7 +47,8 @@ def pool(series: Iterable[tuple[ArrayLike, ArrayLike]]) -> LabelledScores:
         if missing := int(np.isnan(scores).sum()):
             raise ValueError(f"{missing} of {len(scores)} scores are NaN; leave bars without a score out of both")
     number = np.repeat(np.arange(len(pairs)), [len(scores) for scores, _ in pairs])
-    return LabelledScores(*(np.concatenate(parts) for parts in zip(*pairs, strict=True)), number)
+    scores, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return LabelledScores(scores, labels, number)
 
 
 def _ratio(part: float, total: float) -> float:

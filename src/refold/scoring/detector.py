@@ -18,9 +18,9 @@ from refold.data import Scaler, Series, Windows
 from refold.data.pipeline import Recipe, whole
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
-from refold.scoring.alignment import Aligner, Alignment, Block, blocks, partial
+from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
 from refold.scoring.scores import Score
-from refold.scoring.scores.base import blocks_of
+from refold.scoring.scores.base import asset_rows
 from refold.scoring.thresholds import Threshold, count_alarms
 
 BARS_AT_ONCE = 16_384
@@ -180,7 +180,7 @@ class Detector:
     def flag(self, score: np.ndarray, asset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Levels and verdicts of bars, (N,) each. Args: asset: (N,) numbers, equal ones side by side."""
         levels = np.empty(len(score))
-        for rows in blocks_of(asset):
+        for rows in asset_rows(asset):
             levels[rows] = self.threshold.levels(score[rows], None)[0]
         with np.errstate(invalid="ignore"):
             return levels, score > levels
@@ -217,14 +217,14 @@ class Detector:
         reconstruction = torch.full((R, series.values.shape[1]), torch.nan)
         values = torch.full((R, series.values.shape[1] if self.score_function.names_features else 1), torch.nan)
 
-        def measure(block: Block) -> tuple[Block, tuple[Tensor, Tensor]]:
+        def measure(block: RowBlock) -> tuple[RowBlock, tuple[Tensor, Tensor]]:
             number = np.arange(block.window, block.window + int(block.begins.sum()))
             if len(number):
                 return block, self._measure(windows, number)
             # the end of a run, where no window begins
             return block, tuple(target.new_empty((0, T, target.shape[1])) for target in (values, reconstruction))
 
-        for block, parts in in_turn(measure, blocks(segments, T, self.batch), self.workers or self._at_a_time()):
+        for block, parts in in_turn(measure, row_blocks(segments, T, self.batch), self.workers or self._at_a_time()):
             for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
                 target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
             progress(len(block.rows))
@@ -240,7 +240,7 @@ class Detector:
     def _begin_runs(self, windows: Windows, segments: np.ndarray, *targets: Tensor) -> None:
         """Under `last`: the first T - 1 rows of each run, from windows that hold the run up to them alone."""
         T = self.recipe.window_size
-        rows, bars = partial(segments, T)
+        rows, bars = partial_windows(segments, T)
         for start in range(0, len(rows), self.batch):
             first, held = rows[start : start + self.batch], bars[start : start + self.batch]
             number = windows.offsets[np.searchsorted(windows.first_rows, first)]

@@ -118,4 +118,4 @@ def blame(shares: np.ndarray, features: Sequence[str]) -> list[str]:
     if not total > 0:
         return []
     needed = int(np.searchsorted(positive.cumsum(), BLAMED_SHARE * total)) + 1
-    return [features[place] for place in order[:needed]]
+    return [features[int(place)] for place in order[:needed]]

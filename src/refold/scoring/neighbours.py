@@ -1,27 +1,33 @@
-"""Do codes keep alike what is alike? Neighbours of windows, looked for again among their codes.
+"""Whether codes keep neighbours: the nearest windows of a window, and the nearest codes of its code.
 
 Legend: N windows, D numbers of a window, Z numbers of a code.
 """
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 K = 10
 """Neighbours of a window that are looked for."""
 
 
 def neighbour_preservation(windows: np.ndarray, codes: np.ndarray) -> float:
-    """Share of each window's 10 nearest others that are among the 10 nearest of its code too, mean over windows.
+    """Measure which share of each window's 10 nearest others are among the 10 nearest of its code too.
 
     Codes that say nothing reach about 10 / (N - 1). Distances are Euclidean.
 
-    Args: windows: (N, D). codes: (N, Z), of the same windows. Returns: in [0, 1]; NaN for fewer than 3 windows.
+    Args:
+        windows: (N, D).
+        codes: (N, Z), of the same windows.
+
+    Returns:
+        The mean over the windows, in [0, 1]; NaN for fewer than 3 windows.
     """
+    from sklearn.neighbors import NearestNeighbors  # a second to import
+
     k = min(K, len(windows) - 2)  # with N - 1 all others would be neighbours, whatever the codes
     if k < 1:
         return float("nan")
     (near, near_codes) = (
         NearestNeighbors(n_neighbors=k).fit(points).kneighbors(return_distance=False) for points in (windows, codes)
     )
-    kept = (near[:, :, None] == near_codes[:, None, :]).any(axis=2)  # (N, k, 1) with (N, 1, k) -> (N, k)
-    return float(kept.mean())
+    shared = (near[:, :, None] == near_codes[:, None, :]).any(axis=2)  # (N, k, 1) with (N, 1, k) -> (N, k)
+    return float(shared.mean())

@@ -139,7 +139,7 @@ RULES: dict[str, type[Rule]] = {
 """Kind of error -> the rule that looks for it."""
 
 
-class Together:
+class LargestRank:
     """Rules, and a scorer beside them, as one: the largest of their scores, each as its rank among those of validation.
 
     A rank is the share of validation's scores below it. What is larger than all of them keeps its order: the other

@@ -1,70 +1,72 @@
 """From scores to a verdict: a level, fitted to the scores of the validation part alone.
 
-An alarm is a run of neighbouring bars above the level; how many to expect per asset and year stands next to each level.
+An alarm is a run of neighbouring bars above the level.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from refold.bounds import at_least, checked, within
 from refold.errors import ConfigError
-from refold.scoring.scores.base import blocks_of
+from refold.scoring.fitted import Fitted
+from refold.scoring.scores.base import asset_rows
 
 FEWEST_PEAKS = 10
 """Scores above the initial level that a Pareto tail is fitted to, at least."""
 
 
-class Threshold(ABC):
-    """A level for the scores of validation, and for each later bar. State: tensors named in `tensors`.
+class Threshold(Fitted, ABC):
+    """Set a level from the scores of validation, above which a bar is flagged.
 
-    learns: the level goes on learning from the bars that it judges, which takes time.
+    Attributes:
+        learns: the level goes on learning from the bars that it judges, which takes time.
+        level: (), float64, as fitted.
     """
 
+    role = "threshold"
     learns: ClassVar[bool] = False
-    tensors: ClassVar[tuple[str, ...]] = ("level",)
+    tensors = ("level",)
+    level: Tensor
 
     @abstractmethod
     def fit(self, scores: np.ndarray) -> None:
-        """Set `level`, (), from the scores of validation, (N,) without NaN. Raises: ConfigError: too few."""
+        """Set `level` from the scores of validation.
+
+        Args:
+            scores: (N,) without NaN.
+
+        Raises:
+            ConfigError: there are too few.
+        """
 
     def levels(self, scores: np.ndarray, tail: "Tail | None") -> tuple[np.ndarray, "Tail | None"]:
-        """The level that holds at each bar of one asset, from what came before it.
+        """Return the level that holds at each bar of one asset, from what came before it.
 
-        Args: scores: (n,) in order of time, NaN where there is none. tail: what the bars before left; None: there are
-            none.
-        Returns: (n,) levels, and what to give with the bars that come next.
+        Args:
+            scores: (n,) in order of time, NaN where there is none.
+            tail: as returned for the asset's bars before; None: there are none.
+
+        Returns:
+            (n,) levels, and the tail to pass with the bars that come next.
         """
         return np.full(len(scores), float(self.level)), None
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What was fitted."""
-        return {name: getattr(self, name) for name in self.tensors}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what was fitted. Raises: ConfigError: it is the state of another threshold."""
-        if set(state) != set(self.tensors):
-            raise ConfigError(
-                f"the threshold's state has {sorted(state)}; {type(self).__name__} has {list(self.tensors)}"
-            )
-        for name, value in state.items():
-            setattr(self, name, value)
-
-
-def _scalar(value: float) -> Tensor:
+def _scalar(value: float | np.floating) -> Tensor:
     return torch.tensor(float(value), dtype=torch.float64)
 
 
 class Quantile(Threshold):
-    """The score that a share of the validation bars stays below.
+    """Set the level that a share of the validation scores stays below.
 
-    Args: share: 0.999 flags about one bar in a thousand on validation.
+    Args:
+        share: in (0, 1); 0.999 flags about one bar in a thousand on validation.
     """
 
     @checked("threshold")
@@ -76,9 +78,10 @@ class Quantile(Threshold):
 
 
 class MeanStd(Threshold):
-    """Mean of the validation scores plus so many of their standard deviations.
+    """Set the level at the mean of the validation scores plus a number of their standard deviations.
 
-    Args: deviations: k. Scores have long tails: 3 flags far more than a normal distribution would.
+    Args:
+        deviations: at least 0. Scores have long tails: 3 flags far more than a normal distribution would.
     """
 
     @checked("threshold")
@@ -90,10 +93,12 @@ class MeanStd(Threshold):
 
 
 class PeaksOverThreshold(Threshold):
-    """POT: the score that is passed with probability `risk`, from a Pareto tail fitted to the highest scores.
+    """POT: set the level that is passed with probability `risk`, from a Pareto tail fitted to the highest scores.
 
-    Args: risk: probability of an alarm at a bar that is as usual, below 1 - start. start: the share of scores below the
-        tail.
+    Args:
+        risk: probability that a usual bar is flagged, above 0 and below 1 - start.
+        start: the share of scores below the tail, in (0, 1).
+
     Source: Siffer et al. 2017, "Anomaly detection in streams with extreme value theory", section 3.
     """
 
@@ -117,12 +122,15 @@ class PeaksOverThreshold(Threshold):
 
 
 class StreamingPeaks(Threshold):
-    """SPOT: the level of POT, which goes on learning from each asset's bars, one after the other.
+    """SPOT: start from the level of POT, and go on learning from each asset's bars, one after the other.
 
-    A bar above the level is an alarm and is not learnt. One between the start of the tail and the level joins the tail,
-    which is fitted again; so the level at a bar depends on earlier bars alone.
+    A bar above the level is flagged and is not learnt. A bar between the start of the tail and the level joins the
+    tail, which is fitted again. So the level at a bar depends on earlier bars alone.
 
-    Args: risk, start: as of POT.
+    Args:
+        risk: as for POT.
+        start: as for POT.
+
     Source: Siffer et al. 2017, section 4.
     """
 
@@ -166,13 +174,19 @@ class StreamingPeaks(Threshold):
 def running_levels(
     threshold: Threshold, scores: np.ndarray, assets: pl.Series, tails: dict[str, "Tail | None"]
 ) -> np.ndarray:
-    """The levels that hold at bars which come some at a time, asset after asset.
+    """Return the levels that hold at the next bars of a table that comes in pieces, asset after asset.
 
-    Args: scores: (N,), NaN where there is none. assets: (N,) names. tails: asset -> what its bars before have left; is
-        brought up to date, and lets go of all but the last asset.
+    Args:
+        threshold: fitted.
+        scores: (N,), NaN where there is none.
+        assets: (N,) names.
+        tails: asset -> the tail that its bars before have left. It is updated, and keeps the last asset alone.
+
+    Returns:
+        (N,) levels.
     """
     levels = np.empty(len(scores))
-    for block in blocks_of(assets.rle_id().to_numpy()):
+    for block in asset_rows(assets.rle_id().to_numpy()):
         asset = assets[block.start]
         before = tails.get(asset)
         tails.clear()
@@ -185,7 +199,15 @@ def running_levels(
 
 @dataclass(frozen=True)
 class Tail:
-    """The highest of `count` scores: by how much each `peaks` (n,) passes `begin`. level: passed with `risk`."""
+    """The highest scores, and the level that follows from them.
+
+    Attributes:
+        begin: the score at which the tail begins.
+        peaks: (n,) by how much each score in the tail passes `begin`.
+        count: number of all scores.
+        risk: probability that a score passes `level`.
+        level: see `tail_level`.
+    """
 
     begin: float
     peaks: np.ndarray
@@ -194,13 +216,22 @@ class Tail:
     level: float
 
     def with_peak(self, excess: float) -> "Tail":
-        """One more score, in the tail."""
+        """Return the tail with one more score in it, which passes `begin` by `excess`."""
         peaks, count = np.append(self.peaks, excess), self.count + 1
         return replace(self, peaks=peaks, count=count, level=tail_level(self.begin, peaks, count, self.risk))
 
 
 def fit_tail(scores: np.ndarray, risk: float, start: float) -> Tail:
-    """Raises: ConfigError: fewer than FEWEST_PEAKS scores lie above the initial level."""
+    """Fit a Pareto tail to the highest scores.
+
+    Args:
+        scores: (N,) without NaN.
+        risk: probability that a score passes the level.
+        start: the share of scores below the tail.
+
+    Raises:
+        ConfigError: fewer than FEWEST_PEAKS scores lie above the start.
+    """
     begin = float(np.quantile(scores, start))
     peaks = scores[scores > begin] - begin
     if len(peaks) < FEWEST_PEAKS:
@@ -212,7 +243,14 @@ def fit_tail(scores: np.ndarray, risk: float, start: float) -> Tail:
 
 
 def tail_level(begin: float, peaks: np.ndarray, count: int, risk: float) -> float:
-    """z_q of Siffer et al. 2017, equation 1: the score that is passed with probability `risk`."""
+    """Return the score that is passed with probability `risk`: z_q of Siffer et al. 2017, equation 1.
+
+    Args:
+        begin: the score at which the tail begins.
+        peaks: (n,) by how much each score in the tail passes `begin`.
+        count: number of all scores.
+        risk: in (0, n / count).
+    """
     gamma, sigma = fit_pareto(peaks)
     share = risk * count / len(peaks)  # of the tail that lies above the level
     if abs(gamma) < 1e-8:
@@ -221,12 +259,20 @@ def tail_level(begin: float, peaks: np.ndarray, count: int, risk: float) -> floa
 
 
 def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
-    """Shape gamma >= -0.5 and scale sigma of the generalised Pareto distribution that makes the peaks (n,) likeliest.
+    """Fit a generalised Pareto distribution to peaks by maximum likelihood.
 
     With theta = gamma / sigma, the likeliest gamma is the mean of log(1 + theta y): one number is searched for, on a
     grid and then between its neighbours (Grimshaw 1993). `scipy.stats.genpareto.fit` searches for two from one start,
     takes thirty times as long, and now and then misses. Below -0.5 there is no regular maximum (Smith 1985).
+
+    Args:
+        peaks: (n,) above 0.
+
+    Returns:
+        Shape gamma, at least -0.5, and scale sigma.
     """
+    from scipy.optimize import minimize_scalar  # a third of a second to import, and scoring does without
+
     y = peaks / peaks.mean()
     ends = 1 - np.logspace(-4, 0, 24)[:-1]
     grid = np.concatenate([-ends / y.max(), [0.0], np.logspace(-3, 2, 40)])
@@ -240,8 +286,8 @@ def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
 
     losses = np.array([loss(theta) for theta in grid])
     best = int(losses.argmin())
-    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-8})
+    neighbours = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    found: Any = minimize_scalar(loss, bounds=neighbours, method="bounded", options={"xatol": 1e-8})
     theta = float(found.x) if found.fun < losses[best] else float(grid[best])
     if abs(theta) < 1e-9:
         return 0.0, float(peaks.mean())
@@ -253,7 +299,12 @@ def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
 
 
 def count_alarms(flagged: np.ndarray, asset: np.ndarray) -> int:
-    """Runs of neighbouring flagged bars. Args: flagged: (N,) bool. asset: (N,) numbers, equal ones side by side."""
+    """Count the runs of neighbouring flagged bars.
+
+    Args:
+        flagged: (N,) bool.
+        asset: (N,) int, number of each bar's asset; equal numbers are neighbours.
+    """
     before = np.zeros(len(flagged), dtype=bool)
     before[1:] = flagged[:-1] & (asset[1:] == asset[:-1])
     return int((flagged & ~before).sum())

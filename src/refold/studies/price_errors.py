@@ -43,12 +43,12 @@ from refold.scoring.events import likely_kinds
 from refold.scoring.protocols import Scorer
 from refold.scoring.rules import (
     RULES,
+    LargestRank,
     RobustReturn,
     Rule,
     SpikeReversal,
     SplitRatio,
     StaleRun,
-    Together,
     UnitRatio,
 )
 from refold.studies.inject import KINDS, inject
@@ -104,10 +104,10 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         "unit-ratio rule": UnitRatio(),
         "random": Chance(seed),
         "flag everything": Everything(),
-        RULES_ALONE: Together(rules(), None, 0),
-        "rules + robust z": Together(rules(), RobustReturn(), 1),
-        "rules + PCA": Together(rules(), pca(), data.gap_bars),
-        RULES_AND_MODEL: Together(rules(), model(), data.gap_bars),
+        RULES_ALONE: LargestRank(rules(), None, 0),
+        "rules + robust z": LargestRank(rules(), RobustReturn(), 1),
+        "rules + PCA": LargestRank(rules(), pca(), data.gap_bars),
+        RULES_AND_MODEL: LargestRank(rules(), model(), data.gap_bars),
     }
 
 

@@ -1,4 +1,4 @@
-"""Plain errors: nothing is fitted, every feature counts alike (they are scaled to training standard deviations)."""
+"""Plain errors: nothing is fitted, and all features, scaled to training standard deviations, count alike."""
 
 import numpy as np
 from torch import Tensor
@@ -8,7 +8,7 @@ from refold.scoring.scores.base import Score
 
 
 class SquaredError(Score):
-    """Mean over the features of (x - xhat)^2: what the default loss minimises."""
+    """Score a bar by the mean over its features of (x - xhat)^2, which the default loss minimises."""
 
     @checked("score")
     def __init__(self) -> None:
@@ -22,7 +22,10 @@ class SquaredError(Score):
 
 
 class AbsoluteError(Score):
-    """Mean over the features of |x - xhat|: one feature that is far off counts for less than under the square."""
+    """Score a bar by the mean over its features of |x - xhat|.
+
+    One feature that is far off counts for less than under the square.
+    """
 
     @checked("score")
     def __init__(self) -> None:

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from refold.bounds import at_least, checked, more_than
-from refold.scoring.scores.base import Score, blocks_of, log_survival
+from refold.scoring.scores.base import Score, asset_rows, log_survival
 
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean square of each column."""
+    """Return mean and mean square of each column."""
     return values.mean(dim=0), values.square().mean(dim=0)
 
 
 class GaussStatic(Score):
-    """Gauss-S: the sum over the features of -ln(1 - Phi((e - mu) / s)), mu and s of training errors.
+    """Gauss-S: sum -ln(1 - Phi((e - mu) / s)) over the features, with mu and s of training errors.
 
-    Args: floor: the smallest s, in training standard deviations of the feature.
+    Args:
+        floor: the smallest s, in training standard deviations of the feature, above 0.
     """
 
     fitted_on = "train"
@@ -37,16 +38,18 @@ class GaussStatic(Score):
 
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
         deviation = (self.mean_square - self.mean.square()).clamp(min=0).sqrt().clamp(min=self.floor)
-        return _whole_rows(log_survival((values - self.mean) / deviation))
+        return _spread_nan(log_survival((values - self.mean) / deviation))
 
 
 class GaussDynamic(Score):
-    """Gauss-D: as Gauss-S, mu and s of the asset's own errors on the `memory` bars before this one.
+    """Gauss-D: score as Gauss-S does, with mu and s of the asset's own errors on the `memory` bars before this one.
 
-    The bar itself is left out: one that normalised itself could not stand out. Where there are fewer bars before it, or
-    absent ones among them, the training errors stand in for those that lack.
+    The bar itself is left out: a bar that normalised itself could not stand out. Where bars before it are absent, the
+    training errors count in their place.
 
-    Args: memory: bars. floor: the smallest s, in training standard deviations of the feature.
+    Args:
+        memory: bars, at least 2.
+        floor: the smallest s, in training standard deviations of the feature, above 0.
     """
 
     fitted_on = "train"
@@ -62,15 +65,15 @@ class GaussDynamic(Score):
         self.mean, self.mean_square = _moments(values)
 
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
-        return _whole_rows(torch.cat([self._surprise(values[rows]) for rows in blocks_of(asset)] or [values]))
+        return _spread_nan(torch.cat([self._surprise(values[rows]) for rows in asset_rows(asset)] or [values]))
 
     def _surprise(self, values: Tensor) -> Tensor:
-        """Of one asset: (n, F) -> (n, F)."""
+        """Return the surprise at each error of one asset, (n, F) -> (n, F)."""
         centred = values - self.mean  # sums of squares of small numbers keep their digits
         variance = (self.mean_square - self.mean.square()).clamp(min=0)
-        there = ~centred.isnan()
+        present = ~centred.isnan()
         filled = centred.nan_to_num()
-        lacking = self.memory - _trailing_sum(there.double(), self.memory)
+        lacking = self.memory - _trailing_sum(present.double(), self.memory)
         mean = _trailing_sum(filled, self.memory) / self.memory
         square = (_trailing_sum(filled.square(), self.memory) + lacking * variance) / self.memory
         deviation = (square - mean.square()).clamp(min=0).sqrt().clamp(min=self.floor)
@@ -78,11 +81,15 @@ class GaussDynamic(Score):
 
 
 class GaussDynamicKernel(Score):
-    """Gauss-D-K: Gauss-D smoothed along time with a Gaussian kernel, feature by feature: errors that last count for
-    more than lone ones.
+    """Gauss-D-K: smooth Gauss-D along time with a Gaussian kernel, feature by feature.
 
-    Args: memory, floor: as of Gauss-D. width: standard deviation of the kernel, in bars; it is cut off at three of
-        them. centred: True is the kernel of the source, which looks 3 x width bars ahead; False takes its past half.
+    Errors that last count for more than lone ones.
+
+    Args:
+        memory: as for Gauss-D.
+        floor: as for Gauss-D.
+        width: standard deviation of the kernel, in bars, above 0; the kernel is cut off at three of them.
+        centred: True is the kernel of the source, which looks 3 x width bars ahead; False takes its past half.
     """
 
     fitted_on = "train"
@@ -114,28 +121,28 @@ class GaussDynamicKernel(Score):
 
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
         surprise = self.dynamic.contributions(values, asset)
-        smooth = torch.cat([self._smooth(surprise[rows]) for rows in blocks_of(asset)] or [surprise])
+        smooth = torch.cat([self._smooth(surprise[rows]) for rows in asset_rows(asset)] or [surprise])
         return smooth.masked_fill(surprise.isnan(), torch.nan)
 
     def _smooth(self, surprise: Tensor) -> Tensor:
-        """Weighted mean over the bars that there are, (n, F) -> (n, F)."""
-        there = ~surprise.isnan()
+        """Return the weighted mean over the bars that there are, (n, F) -> (n, F)."""
+        present = ~surprise.isnan()
         padding = (self.reach, self.after)
 
         def convolve(columns: Tensor) -> Tensor:
             padded = torch.nn.functional.pad(columns.T.unsqueeze(1), padding)  # (n, F) -> (F, 1, n + reach + after)
             return torch.nn.functional.conv1d(padded, self.kernel[None, None]).squeeze(1).T
 
-        return convolve(surprise.nan_to_num()) / convolve(there.double()).clamp(min=1e-300)
+        return convolve(surprise.nan_to_num()) / convolve(present.double()).clamp(min=1e-300)
 
 
 def _trailing_sum(values: Tensor, bars: int) -> Tensor:
-    """Sum over the `bars` rows before each row, itself left out. (n, F) -> (n, F)."""
+    """Return the sum over the `bars` rows before each row, without the row itself, (n, F) -> (n, F)."""
     total = torch.nn.functional.pad(values.cumsum(dim=0), (0, 0, 1, 0))  # total[i]: of the rows before row i
     earlier = torch.nn.functional.pad(total[:-1], (0, 0, bars, 0))[: len(values)]
     return total[:-1] - earlier
 
 
-def _whole_rows(contributions: Tensor) -> Tensor:
-    """NaN in the whole row where one of its values is."""
+def _spread_nan(contributions: Tensor) -> Tensor:
+    """Set all values of a row to NaN where one of them is."""
     return contributions.masked_fill(contributions.isnan().any(dim=1, keepdim=True), torch.nan)

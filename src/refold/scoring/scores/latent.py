@@ -1,4 +1,4 @@
-"""How far a window's code is from those of training windows: strange as a whole, also if reconstructed well."""
+"""A score of windows that are strange as a whole, even if they are reconstructed well."""
 
 from typing import Annotated
 
@@ -11,12 +11,14 @@ from refold.scoring.scores.base import Score
 
 
 class LatentNeighbours(Score):
-    """Mean distance of a window's code to the k nearest codes of training windows.
+    """Score a window by the mean distance of its code to the k nearest codes of training windows.
 
     Codes are divided by their standard deviation over training windows, number by number. All bars of a window have its
     distance; the alignment then makes one of the distances of all windows that hold a bar. No feature is to blame.
 
-    Args: neighbours: k. references: training codes that are kept, spread evenly over all of them.
+    Args:
+        neighbours: k, at least 1.
+        references: training codes that are kept, spread evenly over all of them; at least k.
     """
 
     reads_codes = True

@@ -1,8 +1,7 @@
-"""Distance from the usual error, in units of how errors vary together."""
+"""The distance from the usual error, in units of how the errors of all features vary."""
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from refold.bounds import checked
@@ -10,11 +9,12 @@ from refold.scoring.scores.base import Score
 
 
 class Mahalanobis(Score):
-    """(e - mu)' Sigma^-1 (e - mu) of the absolute error e (F,), mu and Sigma from validation.
+    """Score a bar by (e - mu)' Sigma^-1 (e - mu) of its absolute errors e (F,), with mu and Sigma from validation.
 
     Sigma is shrunk towards a multiple of the identity by as much as Ledoit and Wolf 2004 find best, so that it has an
     inverse also with more features than bars; it is used through its Cholesky factor. A feature contributes its
-    deviation times what that deviation is multiplied by, which is below 0 where the other features explain it.
+    deviation times its row of Sigma^-1 (e - mu), which is below 0 where the other features explain the deviation.
+
     Source: Malhotra et al. 2016 (EncDec-AD).
     """
 
@@ -25,6 +25,8 @@ class Mahalanobis(Score):
         pass
 
     def fit(self, values: Tensor) -> None:
+        from sklearn.covariance import LedoitWolf  # half a second to import, and scoring does without
+
         fitted = LedoitWolf(store_precision=False).fit(values.numpy())
         self.mean = torch.from_numpy(fitted.location_)
         covariance = torch.from_numpy(fitted.covariance_)
