@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refold.runs.importance import FEWEST_RUNS, importance
+from refold.runs.importance import FEWEST_RUNS, measure_importance
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def runs():
 
 
 def test_what_made_the_metric_comes_first_and_what_did_not_is_worth_no_more_than_the_seed(runs):
-    found = importance(*runs)
+    found = measure_importance(*runs)
     assert list(found.shares)[:2] == ["decoder", "optimizer.lr"]
     assert found.shares["decoder"][0] > 5 * found.shares["optimizer.lr"][0]
     assert abs(found.shares["layers"][0]) < 0.02
@@ -35,7 +35,7 @@ def test_what_made_the_metric_comes_first_and_what_did_not_is_worth_no_more_than
 
 def test_noise_is_called_noise(runs):
     settings, _ = runs
-    found = importance(settings, np.random.default_rng(2).standard_normal(60).tolist())
+    found = measure_importance(settings, np.random.default_rng(2).standard_normal(60).tolist())
     assert found.explained < 0.2
     assert "noise" in found.note
 
@@ -43,8 +43,8 @@ def test_noise_is_called_noise(runs):
 def test_too_few_runs_are_said(runs):
     settings, values = runs
     few = FEWEST_RUNS - 1
-    found = importance({key: column[:few] for key, column in settings.items()}, values[:few])
+    found = measure_importance({key: column[:few] for key, column in settings.items()}, values[:few])
     assert found.shares == {}
     assert found.note == f"{few} finished runs are too few to say; it takes {FEWEST_RUNS}"
-    assert "nothing varies" in importance({"a": [1] * 20}, list(range(20))).note
-    assert "nothing varies" in importance({"a": list(range(20))}, [0.5] * 20).note
+    assert "nothing varies" in measure_importance({"a": [1] * 20}, list(range(20))).note
+    assert "nothing varies" in measure_importance({"a": list(range(20))}, [0.5] * 20).note

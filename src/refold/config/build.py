@@ -209,7 +209,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     """Checkpoints first: those after it may rely on what it has written."""
     from lightning.pytorch.callbacks import RichProgressBar
 
-    from refold.report.figures import Progress
+    from refold.report.figures import ReconstructionPictures
     from refold.training.callbacks import EpochReport, RunFacts, StopOnSignal, TrainingSample
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
@@ -218,7 +218,7 @@ def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     return [
         RunFacts(),
         TrainingSample(),
-        Progress(run_dir),
+        ReconstructionPictures(run_dir),
         EpochReport(beside_bar=terminal),
         *bar,
         *_instantiate(cfg, "early_stopping"),

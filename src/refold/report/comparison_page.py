@@ -13,7 +13,7 @@ from refold.report.html_page import assemble_page
 from refold.runs.comparison import Comparison, best_rows, smaller_is_better
 from refold.runs.directory import METRICS, write_atomically
 from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
-from refold.runs.importance import importance
+from refold.runs.importance import measure_importance
 from refold.runs.records import RunRecord, read_metrics
 
 MOST_CURVES = 40
@@ -106,7 +106,7 @@ def _parallel(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str
 def _importance(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any]:
     measured = [run for run in finished if math.isfinite(run.metrics[comparison.metric])]
     columns = {key: [run.settings.get(key, "—") for run in measured] for key in (*comparison.settings, "seed")}
-    found = importance(columns, [run.metrics[comparison.metric] for run in measured])
+    found = measure_importance(columns, [run.metrics[comparison.metric] for run in measured])
     return {
         "names": list(found.shares),
         "shares": [share for share, _ in found.shares.values()],

@@ -1,23 +1,17 @@
-"""Pictures of one run, as PNG files in its folder figures/, and the numbers behind the reconstructions."""
+"""Pictures of one run, as PNG files in its folder figures/."""
 
 import csv
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
-import matplotlib
-
-matplotlib.use("Agg")  # no window, also where there is a screen
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
 
-from refold.data import WindowDataModule, Windows
+from refold.data import WindowDataModule
 from refold.errors import RefoldError
 from refold.report.projection import first_two_axes
 from refold.runs.directory import METRICS
@@ -25,23 +19,27 @@ from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.scoring.baselines import PCA, TrainingMean
 from refold.scoring.detector import Scores
 from refold.training.loggers import log_pictures
-from refold.training.module import AutoencoderModule, evaluating
+from refold.training.module import AutoencoderModule
+from refold.training.samples import free_running, reconstruct_fixed_windows, window_codes, window_errors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
-NUM_WINDOWS = 4
-"""Windows of a part that are drawn."""
-
-LARGEST_MAP = 2000
-"""Windows in the latent map and in the error figures, spread evenly over their part."""
-
-Reconstruct = Callable[[Tensor, Tensor | None], Tensor]
-"""(windows (B, T, F), mask (B, T) or None) -> (B, T, F), all on the CPU."""
+MOST_ASSETS = 6
+"""Assets in the picture of scores over time."""
 
 
 @dataclass(frozen=True)
 class ScoredPart:
-    """Scores of the bars of a part. levels, flagged: (N,) thresholds and verdicts."""
+    """Scores of the bars of a part, and their verdicts.
+
+    Attributes:
+        scores: of N bars.
+        levels: (N,) threshold of each bar.
+        flagged: (N,) bool, True where the score is above the threshold.
+    """
 
     scores: Scores
     levels: np.ndarray
@@ -52,101 +50,105 @@ def draw_figures(
     run_dir: Path,
     module: AutoencoderModule,
     data: WindowDataModule,
-    baselines: dict[str, PCA | TrainingMean],
+    baselines: Mapping[str, PCA | TrainingMean],
     test_scores: ScoredPart | None,
 ) -> dict[str, Path]:
-    """Draw all figures of a trained run, and keep the numbers of its reconstructions. Returns: name -> file.
+    """Draw all figures of a trained run, and keep the numbers of its reconstructions.
 
-    Args: test_scores: None where the run has no threshold.
+    Args:
+        run_dir: the pictures go to its folder figures/.
+        module: the trained module.
+        data: its windows.
+        baselines: name -> fitted baseline, drawn beside the model.
+        test_scores: of the test part; None where the run has no threshold.
+
+    Returns:
+        Name -> PNG file.
+
+    Raises:
+        RefoldError: a picture cannot be written.
     """
     model = free_running(module)
-    fixed = fixed_windows(data.test_windows, data.feature_names, model)
+    fixed = reconstruct_fixed_windows(data.test_windows, data.feature_names, model)
     (run_dir / "figures").mkdir(exist_ok=True)
     fixed.save(run_dir / FIXED_WINDOWS)
     others = {name: lambda windows, _, b=baseline: b.reconstruct(windows) for name, baseline in baselines.items()}
+    part_errors = {"val": window_errors(model, data.val_windows), "test": window_errors(model, data.test_windows)}
+    model_errors = {name: window_errors(function, data.test_windows) for name, function in others.items()}
     figures = {
-        "loss_curves": loss_curves(run_dir / METRICS),
-        "reconstructions": reconstructions(fixed),
-        "latent_map": latent_map(module, data),
-        "error_histogram": error_histogram(model, data),
-        "feature_errors": feature_errors({"LSTM autoencoder": model, **others}, data),
+        "loss_curves": draw_loss_curves(run_dir / METRICS),
+        "reconstructions": draw_reconstructions(fixed),
+        "latent_map": draw_latent_map(*window_codes(module, data.test_windows)),
+        "error_histogram": draw_error_histogram({name: errors.mean(1) for name, errors in part_errors.items()}),
+        "feature_errors": draw_feature_errors(
+            {"LSTM autoencoder": part_errors["test"], **model_errors}, data.feature_names
+        ),
     }
     if test_scores is not None:
-        figures["score_over_time"] = score_over_time(test_scores, data)
+        figures["score_over_time"] = draw_score_over_time(test_scores, data)
     return {name: save(figure, run_dir / "figures" / f"{name}.png") for name, figure in figures.items()}
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and forget it. Raises: RefoldError: it cannot be written; there is no such file then."""
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a figure as PNG and return its path.
+
+    Args:
+        figure: to write.
+        path: of the file; after an error there is no such file.
+
+    Raises:
+        RefoldError: it cannot be written.
+    """
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise RefoldError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        plt.close(figure)
     return path
 
 
-class Progress(L.Callback):
-    """Draws validation windows and their reconstructions after epochs 1, 2, 4, 8, ... and shows them where pictures can
-    be shown. The windows are of the validation part: nothing looks at the test part before the training is over.
+class ReconstructionPictures(L.Callback):
+    """Draws validation windows and their reconstructions after epochs 1, 2, 4, 8, ...
 
-    Args: run_dir: the pictures go to its folder figures/.
+    Loggers that show pictures get them. The windows are of the validation part: nothing looks at the test part before
+    the training is over.
+
+    Args:
+        run_dir: the pictures go to its folder figures/.
     """
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: AutoencoderModule) -> None:
-        epoch, data = trainer.current_epoch + 1, trainer.datamodule
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
         if not trainer.is_global_zero or epoch & (epoch - 1):  # not a power of two
             return
-        fixed = fixed_windows(data.val_windows, data.feature_names, free_running(pl_module))
+        data = cast("Any", trainer).datamodule
+        model = free_running(cast("AutoencoderModule", pl_module))
+        fixed = reconstruct_fixed_windows(data.val_windows, data.feature_names, model)
         (self.run_dir / "figures").mkdir(exist_ok=True)
         try:
-            path = save(progress(fixed, epoch), self.run_dir / "figures" / f"val_reconstructions_{epoch:04}.png")
+            path = save(draw_progress(fixed, epoch), self.run_dir / "figures" / f"val_reconstructions_{epoch:04}.png")
         except RefoldError as error:  # no reason to stop a training
             log.warning("%s; the run goes on without this picture", error)
             return
         log_pictures(trainer.loggers, {"val/reconstructions": path}, trainer.global_step - 1)
 
 
-def fixed_windows(windows: Windows, features: list[str], reconstruct: Reconstruct) -> FixedWindows:
-    """Windows spread evenly over a part, the same of every run on the same data, and what a model makes of them."""
-    index = torch.linspace(0, len(windows) - 1, min(NUM_WINDOWS, len(windows))).long()
-    truth, mask = on_cpu(windows, index)
-    present = torch.ones(truth.shape[:2], dtype=torch.bool) if mask is None else mask
-    return FixedWindows(
-        truth=truth.numpy(),
-        made=reconstruct(truth, mask).numpy(),
-        present=present.numpy(),
-        features=np.array(features),
-        assets=np.array(windows.assets(index)),
-        moments=windows.timestamps(index),
-    )
+def _new_figure(width: float, height: float, *, constrained: bool = True) -> "Figure":
+    """An empty figure, in inches. Without pyplot there is no window and nothing to close."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained" if constrained else None)
 
 
-def on_cpu(windows: Windows, index: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Some windows (B, T, F), and their mask (B, T) if there is one, on the CPU."""
-    mask = windows.mask(index)
-    return windows.gather(index).cpu(), mask if mask is None else mask.cpu()
+def draw_loss_curves(metrics_csv: Path) -> "Figure":
+    """Draw training loss and validation error over optimizer steps, and the teacher-forcing ratio on a second axis.
 
-
-def free_running(module: AutoencoderModule) -> Reconstruct:
-    """The model as it is used: in evaluation mode, running free, from and to the CPU."""
-
-    @torch.no_grad()
-    def reconstruct(windows: Tensor, mask: Tensor | None) -> Tensor:
-        mask = mask if mask is None else mask.to(module.device)
-        with evaluating(module):
-            return module(windows.to(module.device), mask).float().cpu()
-
-    return reconstruct
-
-
-def loss_curves(metrics_csv: Path) -> Figure:
-    """Training loss and validation error over optimizer steps, with the teacher-forcing ratio on a second axis."""
+    Args:
+        metrics_csv: of a run.
+    """
     with metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
 
@@ -154,7 +156,8 @@ def loss_curves(metrics_csv: Path) -> Figure:
         points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
         return [step for step, _ in points], [value for _, value in points]
 
-    figure, left = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = _new_figure(8, 4.5)
+    left = figure.subplots()
     right = left.twinx()
     left.plot(*series("train/loss"), color="tab:blue", alpha=0.3, label="train/loss")
     left.plot(*series("train/epoch_loss"), color="tab:blue", label="train/epoch_loss")
@@ -163,15 +166,15 @@ def loss_curves(metrics_csv: Path) -> Figure:
     left.set(xlabel="optimizer step", ylabel="error", yscale="log")
     right.set(ylabel="teacher-forcing ratio", ylim=(-0.02, 1.02))
     lines = [*left.lines, *right.lines]
-    left.legend(lines, [line.get_label() for line in lines], loc="upper right")
+    left.legend(lines, [str(line.get_label()) for line in lines], loc="upper right")
     return figure
 
 
-def reconstructions(fixed: FixedWindows) -> Figure:
-    """Each window in a column, each feature in a row: the truth, and what the decoder makes of its code."""
+def draw_reconstructions(fixed: FixedWindows) -> "Figure":
+    """Draw each window in a column and each feature in a row: the truth, and its reconstruction."""
     names, count = fixed.features[:8], len(fixed.truth)
-    size = (4 * count, 1.6 * len(names) + 0.6)
-    figure, axes = plt.subplots(len(names), count, figsize=size, squeeze=False, sharex=True, layout="constrained")
+    figure = _new_figure(4 * count, 1.6 * len(names) + 0.6)
+    axes = figure.subplots(len(names), count, squeeze=False, sharex=True)
     for column in range(count):
         axes[0, column].set_title(f"{fixed.assets[column]}, from {str(fixed.moments[column, 0])[:10]}", fontsize=10)
         for row, name in enumerate(names):
@@ -184,39 +187,46 @@ def reconstructions(fixed: FixedWindows) -> Figure:
     return figure
 
 
-def progress(fixed: FixedWindows, epoch: int) -> Figure:
-    """All windows one after another, features above one another. One axis: it is drawn during the training."""
+def draw_progress(fixed: FixedWindows, epoch: int) -> "Figure":
+    """Draw all windows one after another and their features above one another.
+
+    Everything stands on one axis, because the picture is drawn during the training and must be quick.
+
+    Args:
+        fixed: windows and reconstructions.
+        epoch: number of epochs that are done.
+    """
     W, T, _ = fixed.truth.shape
     names = fixed.features[:5]
     apart = 8.0  # training standard deviations between two features
-    figure, axis = plt.subplots(figsize=(10, 1.3 * len(names) + 1))
+    figure = _new_figure(10, 1.3 * len(names) + 1, constrained=False)
+    axis = figure.subplots()
     bars = np.arange(W * (T + 1)).reshape(W, T + 1)  # one empty place between two windows
     for row in range(len(names)):
         for values, colour in ((fixed.truth, "black"), (fixed.made, "tab:red")):
             line = np.full(bars.shape, np.nan)
             line[:, :T] = values[:, :, row] - apart * row
             axis.plot(bars.ravel(), line.ravel(), color=colour, lw=0.8)
-    axis.set_yticks(-apart * np.arange(len(names)), names, fontsize=7, rotation=30)
-    axis.set_xticks(bars[:, T // 2], fixed.assets)
+    axis.set_yticks(-apart * np.arange(len(names)), names.tolist(), fontsize=7, rotation=30)
+    axis.set_xticks(bars[:, T // 2], fixed.assets.tolist())
     axis.set_title(f"validation windows (black) and reconstructions (red) after epoch {epoch}", fontsize=9)
     return figure
 
 
 def scored_assets(data: WindowDataModule) -> list[str]:
-    """The names behind the numbers of assets in `Scores`."""
+    """Return the names behind the numbers of assets in `Scores`."""
     if data.recipe.layout == "panel":  # one series of all assets: its columns say which
         return [column.rpartition("/")[0] for column in data.feature_names[:: len(data.recipe.features)]]
     return list(data.test_windows.series.asset_names)
 
 
-def score_over_time(test: ScoredPart, data: WindowDataModule) -> Figure:
-    """Scores of the test part, their threshold, and the bars above it, for at most six assets."""
+def draw_score_over_time(test: ScoredPart, data: WindowDataModule) -> "Figure":
+    """Draw the scores of the test part, their threshold and the bars above it, for at most MOST_ASSETS assets."""
     scores, series, names = test.scores, data.test_windows.series, scored_assets(data)
     known = ~np.isnan(scores.score)
-    assets = np.unique(scores.asset[known])[:6]
-    figure, axes = plt.subplots(
-        len(assets), figsize=(9, 1.5 * len(assets) + 0.8), squeeze=False, sharex=True, layout="constrained"
-    )
+    assets = np.unique(scores.asset[known])[:MOST_ASSETS]
+    figure = _new_figure(9, 1.5 * len(assets) + 0.8)
+    axes = figure.subplots(len(assets), squeeze=False, sharex=True)
     for axis, asset in zip(axes[:, 0], assets, strict=True):
         rows = known & (scores.asset == asset)
         moments = pl.Series(scores.times[rows]).cast(series.time_dtype).to_numpy()
@@ -230,37 +240,37 @@ def score_over_time(test: ScoredPart, data: WindowDataModule) -> Figure:
     return figure
 
 
-def window_errors(reconstruct: Reconstruct, windows: Windows) -> np.ndarray:
-    """Mean squared error of some windows, spread evenly over their part, per feature: (N, F), over present bars."""
-    index = torch.linspace(0, len(windows) - 1, min(LARGEST_MAP, len(windows))).long().unique()
-    truth, mask = on_cpu(windows, index)
-    squares = (reconstruct(truth, mask) - truth).double().square()
-    present = torch.ones(truth.shape[:2]) if mask is None else mask
-    present = present.double().unsqueeze(-1)
-    return ((squares * present).sum(1) / present.sum(1)).numpy()
+def draw_error_histogram(errors: Mapping[str, np.ndarray]) -> "Figure":
+    """Draw how the errors of windows are spread.
 
-
-def error_histogram(reconstruct: Reconstruct, data: WindowDataModule) -> Figure:
-    """How the errors of windows are spread, in validation and in test."""
-    errors = {part: window_errors(reconstruct, getattr(data, f"{part}_windows")).mean(1) for part in ("val", "test")}
+    Args:
+        errors: part -> (N,) mean squared error of each window.
+    """
     positive = np.concatenate(list(errors.values()))
     bins = np.geomspace(max(positive.min(), 1e-12), positive.max() * 1.0001, 50)
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = _new_figure(7, 4)
+    axis = figure.subplots()
     for part, values in errors.items():
-        axis.hist(values, bins, density=True, histtype="stepfilled", alpha=0.45, label=f"{part}, {len(values)} windows")
+        label = f"{part}, {len(values)} windows"
+        axis.hist(values, bins.tolist(), density=True, histtype="stepfilled", alpha=0.45, label=label)
     axis.set(xscale="log", xlabel="mean squared error of a window", ylabel="density")
     axis.legend()
     return figure
 
 
-def feature_errors(reconstruct: dict[str, Reconstruct], data: WindowDataModule) -> Figure:
-    """Mean squared error on test windows per feature, of the model beside the baselines. Args: name -> what it does."""
-    names = data.feature_names[:20]
-    figure, axis = plt.subplots(figsize=(8, 0.35 * len(names) + 2), layout="constrained")
-    height = 0.8 / len(reconstruct)
-    for position, (label, function) in enumerate(reconstruct.items()):
-        errors = window_errors(function, data.test_windows).mean(0)[: len(names)]
-        axis.barh(np.arange(len(names)) + position * height, errors, height, label=label)
+def draw_feature_errors(errors: Mapping[str, np.ndarray], features: list[str]) -> "Figure":
+    """Draw the mean squared error of each feature, of the model beside the baselines.
+
+    Args:
+        errors: model or baseline -> (N, F) error of each window and feature.
+        features: names of the F features; the first twenty are drawn.
+    """
+    names = features[:20]
+    figure = _new_figure(8, 0.35 * len(names) + 2)
+    axis = figure.subplots()
+    height = 0.8 / len(errors)
+    for position, (label, values) in enumerate(errors.items()):
+        axis.barh(np.arange(len(names)) + position * height, values.mean(0)[: len(names)], height, label=label)
     axis.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names)
     axis.invert_yaxis()
     axis.set(xlabel="test mean squared error, in squared training standard deviations")
@@ -268,20 +278,18 @@ def feature_errors(reconstruct: dict[str, Reconstruct], data: WindowDataModule) 
     return figure
 
 
-@torch.no_grad()
-def latent_map(module: AutoencoderModule, data: WindowDataModule) -> Figure:
-    """Codes of test windows on their first two principal axes, coloured by the date of their last bar."""
-    windows = data.test_windows
-    index = torch.linspace(0, len(windows) - 1, min(LARGEST_MAP, len(windows))).long().unique()
-    batch, mask = on_cpu(windows, index)
-    mask = mask if mask is None else mask.to(module.device)
-    with evaluating(module):
-        codes = module.autoencoder.encode(batch.to(module.device), mask)
-    place, _ = first_two_axes(codes.double().cpu().numpy())
-    last = windows.timestamps(index)[:, -1].astype("datetime64[D]")
-    years = 1970 + last.astype(np.int64) / 365.25
-    figure, axis = plt.subplots(figsize=(6.5, 5), layout="constrained")
-    points = axis.scatter(place[:, 0], place[:, 1], c=years, s=6, cmap="viridis")
+def draw_latent_map(codes: np.ndarray, dates: np.ndarray) -> "Figure":
+    """Draw codes on their first two principal axes, coloured by date.
+
+    Args:
+        codes: (N, Z).
+        dates: (N,) datetime64[D], of each window's last bar.
+    """
+    places, _ = first_two_axes(codes)
+    years = 1970 + dates.astype(np.int64) / 365.25
+    figure = _new_figure(6.5, 5)
+    axis = figure.subplots()
+    points = axis.scatter(places[:, 0], places[:, 1], c=years, s=6, cmap="viridis")
     figure.colorbar(points, label="date of the last bar, year")
     axis.set(xlabel="first principal axis of the codes", ylabel="second")
     return figure

@@ -1,13 +1,16 @@
-"""Codes of many numbers on a flat map."""
+"""Projection of codes of many numbers on a flat map."""
 
 import numpy as np
 
 
 def first_two_axes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes on their first two principal axes.
+    """Project codes on their first two principal axes.
 
-    Args: codes: (N, Z), N and Z at least 1.
-    Returns: places (N, 2) float64, 0 on an axis that there is not; the axes' shares of the variance (2,), in [0, 1].
+    Args:
+        codes: (N, Z), N and Z at least 1.
+
+    Returns:
+        Places (N, 2) float64, 0 on the second axis where Z is 1; the axes' shares of the variance (2,), in [0, 1].
     """
     centred = np.asarray(codes, dtype=np.float64) - np.mean(codes, axis=0, dtype=np.float64)
     variances, axes = np.linalg.eigh(centred.T @ centred)  # ascending; (Z, Z), cheap at any N

@@ -12,21 +12,25 @@ PLANTED = {"average_precision": "average precision", "event_f1": "event F1, thre
 
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:
-    """Print the errors of the model and of the baselines, the speed, and where to look."""
+    """Print the errors of the model and of the baselines, the speed, and where to look.
+
+    Args:
+        result: content of result.json.
+        run_dir: the run's directory.
+    """
     table = Table(title=f"{result['run']}: reconstruction running free, in training standard deviations")
     rows = beside_baselines(result)
     for name in ["", *next(iter(rows.values()))]:
         table.add_column(name, justify="right" if name else "left")
     for name, values in rows.items():
         table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values.values()))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     if not console.is_terminal:  # nothing is folded in a file
         console.width = max(console.width, 120)
     console.print(table)
-    ahead = result["metrics"]["test/r2"] - result["baselines"]["pca"]["test/r2"]
-    console.print(
-        f"test/r2 against PCA's: {ahead:+.4f}; test/neighbours: share of a window's 10 nearest that its code keeps"
-    )
+    own, pca = result["metrics"]["test/r2"], result["baselines"]["pca"]["test/r2"]
+    ahead = "" if own is None or pca is None else f"test/r2 against PCA's: {own - pca:+.4f}; "
+    console.print(f"{ahead}test/neighbours: share of a window's 10 nearest that its code keeps")
     if result["windows_per_s"]:
         console.print(
             f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights"
@@ -46,7 +50,14 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
 
 
 def beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Errors of the model and of what it has to beat: row -> column -> value, None where there is none."""
+    """Return the errors of the model and of the baselines that it has to beat.
+
+    Args:
+        result: content of result.json.
+
+    Returns:
+        Row -> column -> value, None where there is none.
+    """
     columns = ["val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2", "test/neighbours"]
     rows = {
         "LSTM autoencoder": result["metrics"],
@@ -60,7 +71,14 @@ def beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None
 
 
 def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """All tables of a result.json in which the model stands beside baselines: caption -> row -> column -> value."""
+    """Return all tables of a result in which the model stands beside baselines.
+
+    Args:
+        result: content of result.json.
+
+    Returns:
+        Caption -> row -> column -> value, None where there is none.
+    """
     found = {"reconstruction running free, in training variances": beside_baselines(result)}
     if measured := result.get("price_errors"):
         for metric, title in PLANTED.items():
@@ -72,4 +90,5 @@ def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None
 
 
 def _short(path: Path) -> str:
+    """A path relative to the working directory where it lies below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

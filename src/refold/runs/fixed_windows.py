@@ -11,10 +11,15 @@ FIXED_WINDOWS = "figures/reconstructions.npz"
 
 @dataclass(frozen=True)
 class FixedWindows:
-    """W windows and what a model makes of them.
+    """W windows and their reconstructions.
 
-    truth, made: (W, T, F) float32, scaled. present: (W, T) bool. features: F names. assets: W names. moments: (W, T)
-    datetime64.
+    Attributes:
+        truth: (W, T, F) float32, scaled.
+        made: (W, T, F) float32, the reconstruction of truth.
+        present: (W, T) bool, True at present bars.
+        features: (F,) names.
+        assets: (W,) names.
+        moments: (W, T) datetime64.
     """
 
     truth: np.ndarray
@@ -25,11 +30,17 @@ class FixedWindows:
     moments: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Write an .npz file."""
+        """Write the windows as an .npz file."""
         np.savez_compressed(path, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> "FixedWindows":
-        """Read what `save` wrote. Raises: OSError, ValueError or KeyError: there is no such file, or it is another."""
+        """Read the windows that `save` wrote.
+
+        Raises:
+            OSError: there is no such file.
+            ValueError: it is no .npz file, or it holds pickled objects.
+            KeyError: an array is missing.
+        """
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})

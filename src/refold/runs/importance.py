@@ -1,34 +1,47 @@
-"""Which settings mattered: how much worse a forest predicts the metric of a run when it is lied to about a setting."""
+"""How much each setting of a set of runs matters for a metric, measured with a random forest."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestRegressor
+
 FEWEST_RUNS = 12
-"""With fewer runs, a forest that is asked about those it was not fitted on has nothing to go by."""
+"""With fewer runs a forest has nothing to go by when it predicts those that it was not fitted on."""
 
 TREES = 200
 REPEATS = 5
 
 
 class Importance(NamedTuple):
-    """shares: setting -> rise of the squared error, in shares of the metric's variance, and its standard deviation over
-    shuffles; largest first. explained: R2 of the forest on runs that its trees had not seen. note: why there is
-    nothing, or what to think of it."""
+    """What a forest says of the settings.
+
+    Attributes:
+        shares: setting -> rise of the squared error when its values are shuffled among the runs, in shares of the
+            metric's variance, and the standard deviation of that rise over shuffles; largest first.
+        explained: R2 of the forest on runs that its trees were not fitted on; NaN if nothing was measured.
+        note: why nothing was measured, or what to think of it.
+    """
 
     shares: dict[str, tuple[float, float]]
     explained: float
     note: str
 
 
-def importance(settings: dict[str, Sequence[Any]], values: Sequence[float]) -> Importance:
-    """Permutation importance of settings in a random forest (Breiman 2001), measured out of bag.
+def measure_importance(settings: Mapping[str, Sequence[Any]], values: Sequence[float]) -> Importance:
+    """Measure the permutation importance of settings in a random forest (Breiman 2001), out of bag.
 
-    Out of bag: each run is predicted by the trees that were fitted without it, so a setting that only tells runs apart
-    earns nothing. The seed is a setting like others here: what it is worth is noise, and so is all that is worth less.
+    Each run is predicted by the trees that were fitted without it, so a setting that only tells runs apart earns
+    nothing. The seed may be among the settings: its importance is noise, and so is every smaller one.
 
-    Args: settings: key -> its value in each of N runs; numbers are ordered, all else is named. values: (N,) the metric.
+    scikit-learn's permutation_importance shuffles one column and scores all rows. Here a name has several columns, and
+    each row needs the trees that were not fitted on it, so the code around it would be as long as this.
+
+    Args:
+        settings: key -> its value in each of N runs; numbers are ordered, everything else is a name.
+        values: (N,) finite, the metric of each run.
     """
     varying = {key: column for key, column in settings.items() if len({str(value) for value in column}) > 1}
     target = np.asarray(values, dtype=np.float64)
@@ -40,7 +53,7 @@ def importance(settings: dict[str, Sequence[Any]], values: Sequence[float]) -> I
 
     columns, owners = _encode(varying)
     forest = RandomForestRegressor(TREES, min_samples_leaf=2, max_features=0.7, random_state=0).fit(columns, target)
-    unseen = _unseen_by_tree(forest, len(target))
+    unseen = [np.setdiff1d(np.arange(len(target)), sample) for sample in forest.estimators_samples_]
     error = _out_of_bag_error(forest, unseen, columns, target)
     generator = np.random.default_rng(0)
     shares = {}
@@ -57,12 +70,12 @@ def importance(settings: dict[str, Sequence[Any]], values: Sequence[float]) -> I
     return Importance(dict(sorted(shares.items(), key=lambda item: -item[1][0])), explained, note)
 
 
-def _encode(settings: dict[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of numbers, (N, C), and the setting that each is of, (C,); of texts, one column per value."""
+def _encode(settings: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of numbers, (N, C), and the setting of each column, (C,); a name becomes one column per value."""
     columns, owners = [], []
     for name, values in settings.items():
         if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-            columns.append(np.asarray(values, dtype=np.float32))  # what the trees compute with
+            columns.append(np.asarray(values, dtype=np.float32))  # the trees compute with float32
             owners.append(name)
         else:
             texts = np.array([str(value) for value in values])
@@ -72,13 +85,10 @@ def _encode(settings: dict[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]
     return np.stack(columns, axis=1), np.array(owners)
 
 
-def _unseen_by_tree(forest: Any, count: int) -> list[np.ndarray]:
-    """For each tree, the rows that were not in its sample."""
-    return [np.setdiff1d(np.arange(count), sample) for sample in forest.estimators_samples_]
-
-
-def _out_of_bag_error(forest: Any, unseen: list[np.ndarray], columns: np.ndarray, target: np.ndarray) -> float:
-    """Mean squared error where each row is predicted by the trees that did not see it."""
+def _out_of_bag_error(
+    forest: "RandomForestRegressor", unseen: list[np.ndarray], columns: np.ndarray, target: np.ndarray
+) -> float:
+    """Mean squared error where each row is predicted by the trees that were not fitted on it."""
     total, count = np.zeros(len(target)), np.zeros(len(target))
     for tree, rows in zip(forest.estimators_, unseen, strict=True):
         if len(rows):
@@ -89,7 +99,7 @@ def _out_of_bag_error(forest: Any, unseen: list[np.ndarray], columns: np.ndarray
 
 
 def _shuffled(columns: np.ndarray, of_setting: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A copy in which the rows of some columns are exchanged together."""
+    """A copy in which some columns are shuffled among the rows, all of them in the same way."""
     copy = columns.copy()
     copy[:, of_setting] = columns[generator.permutation(len(columns))][:, of_setting]
     return copy
