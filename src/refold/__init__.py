@@ -1,5 +1,42 @@
-"""Refold: LSTM autoencoders of financial time series."""
+"""Refold: LSTM autoencoders of financial time series.
 
+    run = refold.train(bars, decoder="autoregressive", trainer={"max_epochs": 5})
+    verdicts = run.score(new_bars)
+
+The names below are imported when they are first used: `import refold` alone loads neither torch nor polars.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refold import models
+    from refold.api import compose, train
+    from refold.errors import ConfigError, DataError, RefoldError
+    from refold.library.run import Run, load_run
 
 __version__ = version("refold")
+__all__ = ["ConfigError", "DataError", "RefoldError", "Run", "compose", "load_run", "models", "train"]
+
+_MODULES = {
+    "compose": "api",
+    "train": "api",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "RefoldError": "errors",
+    "Run": "library.run",
+    "load_run": "library.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("refold.models")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, compose_run
 from torch import nn
 
-from refold.config.build import build_autoencoder, build_data, build_detector
+from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.data import Scaler
 from refold.errors import ConfigError, RefoldError
 from refold.export import writer as export
@@ -39,7 +39,7 @@ def make_run(*overrides: str, columns: int | None = None) -> Run:
     for weights in autoencoder.parameters():
         nn.init.normal_(weights, std=0.3)
     scaler = Scaler(torch.randn(F).double() * 0.01, torch.rand(F).double() * 0.02 + 0.005)
-    detector = build_detector(cfg, autoencoder, build_data(cfg), scaler, names * (F // len(names)))
+    detector = build_detector(cfg, autoencoder, build_recipe(cfg), scaler, names * (F // len(names)))
     score = detector.score_function
     if score.reads_codes:
         score.fit_codes(torch.randn(200, autoencoder.code_size))

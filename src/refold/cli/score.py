@@ -93,7 +93,7 @@ def own_data(run: Run) -> Any:
 def refit(run: Run, cfg: DictConfig) -> Detector:
     """A detector with the score, threshold and alignment of a configuration, fitted to the run's own data."""
     data = own_data(run)
-    detector = config.build_detector(cfg, run.autoencoder, data, run.scaler, data.feature_names)
+    detector = config.build_detector(cfg, run.autoencoder, data.recipe, run.scaler, data.feature_names)
     series = data.train_windows.series
     return detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
 

@@ -11,12 +11,14 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import refold
 from refold.cli import sweep
 from refold.cli.command import CONF, help_of_options, report, report_status, run_command
 from refold.config import build as config
@@ -24,7 +26,7 @@ from refold.config.arguments import resume_arguments
 from refold.config.check import check
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch import cluster
-from refold.launch.hardware import adopt, find_machine, plan
+from refold.launch.hardware import Plan, adopt, find_machine, plan
 from refold.launch.workers import (
     interruptible,
     is_worker,
@@ -96,6 +98,29 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         cfg, done = sweep.take_up(cfg, run_dir)
         if done:
             return done["metrics"][cfg.checkpoint.monitor]
+    result = train_on(hardware, cfg, run_dir, cores=machine.cores, world=world)
+    print_summary(result, run_dir)
+    return result["metrics"][cfg.checkpoint.monitor]
+
+
+def train_on(
+    hardware: Plan, cfg: DictConfig, run_dir: Path, *, cores: int, world: cluster.World | None
+) -> dict[str, Any]:
+    """Open the run directory and train in it, here or on processes that are started for it.
+
+    Args:
+        hardware: processes, and the trainer's settings for them; the configuration has those already.
+        cfg: checked.
+        run_dir: the run directory.
+        cores: of this machine.
+        world: processes that somebody else started, of which this is the first; None: there are none.
+
+    Returns:
+        What result.json says.
+
+    Raises:
+        RefoldError: a run is there already, or training failed.
+    """
     refuse_existing_run(cfg, run_dir)
     with lock_run(run_dir), restored_environment():
         open_run(cfg, run_dir)
@@ -106,11 +131,8 @@ def run_job(cfg: DictConfig, run_dir: Path) -> float:
         if world:
             cluster.announce(run_dir)
         if needs_workers(hardware) and not world:
-            result = run_workers(WORKER, run_dir, hardware, machine.cores)
-        else:
-            result = train(cfg, run_dir)
-    print_summary(result, run_dir)
-    return result["metrics"][cfg.checkpoint.monitor]
+            return run_workers(WORKER, run_dir, hardware, cores)
+        return train(cfg, run_dir)
 
 
 def run_as_started(cfg: DictConfig, run_dir: Path) -> None:
@@ -143,11 +165,30 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
         return cfg
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
     sweep = run_dir.parent.name if hydra_config.mode is RunMode.MULTIRUN else None
+    return begin(cfg, run_dir, choices=choices, overrides=overrides, group=sweep)
+
+
+def begin(
+    cfg: DictConfig, run_dir: Path, *, choices: dict[str, str], overrides: list[str], group: str | None
+) -> DictConfig:
+    """Complete the configuration of a fresh run, in place.
+
+    Args:
+        cfg: as composed, without Hydra's section.
+        run_dir: the run directory, which gives the run its id.
+        choices: group -> chosen option.
+        overrides: what was given on the command line.
+        group: name of the sweep that the run is a job of; None: of none.
+
+    Returns:
+        The configuration.
+    """
     with open_dict(cfg):
         cfg.resume = None
         cfg.run = {
+            "version": refold.__version__,
             "id": identify(run_dir),
-            "group": sweep,
+            "group": group,
             "choices": choices,
             "overrides": overrides,
             "settings": None,
@@ -188,7 +229,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict | None:
                 data.findings.write_csv(run_dir / FINDINGS)
             report_ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
-            detector = config.build_detector(cfg, module.autoencoder, data, data.scaler, data.feature_names)
+            detector = config.build_detector(cfg, module.autoencoder, data.recipe, data.scaler, data.feature_names)
             result = summarise(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
             status = 0
         finally:

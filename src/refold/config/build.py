@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import lightning as L
 
     from refold.data import Scaler, WindowDataModule
+    from refold.data.bars.checks import Checks
+    from refold.data.bars.table import Table
+    from refold.data.pipeline import Recipe
+    from refold.data.sources.base import Source
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
     from refold.scoring.protocols import Evaluation
@@ -42,13 +46,17 @@ def _instantiate(cfg: DictConfig, path: str, **runtime: Any) -> Any:
     """Build the object of a section; a constructor's refusal becomes a ConfigError."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     try:
         # Runtime arguments go past Hydra, which would take dicts among them for configuration and build what they name.
-        factory = instantiate(cfg[path], _convert_="all", _partial_=True)
-        return factory if cfg[path].get("_partial_") else factory(**runtime)
-    except (InstantiationException, ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        node = OmegaConf.select(cfg, path)
+        factory = instantiate(node, _convert_="all", _partial_=True)
+        return factory if node.get("_partial_") else factory(**runtime)
+    except Exception as error:
+        refusals = (InstantiationException, ValueError, TypeError, ImportError)
+        # by its name: to import the class would bring Lightning, which scoring does without
+        if not isinstance(error, refusals) and type(error).__name__ != "MisconfigurationException":
+            raise
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, RefoldError):
             raise cause from None
@@ -59,6 +67,38 @@ def _instantiate(cfg: DictConfig, path: str, **runtime: Any) -> Any:
 def build_data(cfg: DictConfig) -> "WindowDataModule":
     """The data module; it reads nothing before `setup`."""
     return _instantiate(cfg, "data")
+
+
+def build_source(cfg: DictConfig) -> "Source":
+    """Build the source of bars; it reads nothing before it is asked to."""
+    return _instantiate(cfg, "data.source")
+
+
+def build_table(cfg: DictConfig) -> "Table":
+    """Build what reads a user's table; the usual column names do where the source reads no tables."""
+    return _instantiate(cfg, "data.source.table")
+
+
+def build_checks(cfg: DictConfig) -> "Checks":
+    """Build the checks of bars with their policies."""
+    return _instantiate(cfg, "data.checks")
+
+
+def build_recipe(cfg: DictConfig) -> "Recipe":
+    """Build how bars become windows, without the data module, which would bring Lightning."""
+    from refold.data.pipeline import Recipe
+
+    data = cfg.data
+    return Recipe(
+        features=tuple(data.features),
+        layout=data.layout,
+        min_assets=data.min_assets,
+        window_size=data.window_size,
+        max_masked=data.max_masked,
+        split=_instantiate(cfg, "data.split"),
+        fold=data.fold,
+        checks=build_checks(cfg),
+    )
 
 
 def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
@@ -104,17 +144,22 @@ def build_threshold(cfg: DictConfig) -> "Threshold":
 
 
 def build_detector(
-    cfg: DictConfig, autoencoder: "Autoencoder", data: "WindowDataModule", scaler: "Scaler", columns: list[str]
+    cfg: DictConfig, autoencoder: "Autoencoder", recipe: "Recipe", scaler: "Scaler", columns: list[str]
 ) -> "Detector":
-    """Score, threshold and alignment around an autoencoder; not fitted.
+    """Build score, threshold and alignment around an autoencoder; they are not fitted.
 
-    Args: data: gives the recipe of its windows; nothing is read. columns: names of the columns of a window.
+    Args:
+        cfg: names the three.
+        autoencoder: trained.
+        recipe: how bars become its windows.
+        scaler: from features to what it sees.
+        columns: names of the columns of a window.
     """
     from refold.scoring.detector import Detector
 
     return Detector(
         autoencoder=autoencoder,
-        recipe=data.recipe,
+        recipe=recipe,
         scaler=scaler,
         columns=columns,
         score=build_score(cfg),

@@ -1,41 +1,116 @@
-"""A trained run, loaded from its directory."""
+"""A trained run: what it is made of, and what can be asked of it."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from refold.config.build import build_autoencoder, build_data, build_detector
+from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.errors import ConfigError
 from refold.runs.checkpoints import read_checkpoint
-from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, read_settings
+from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT, read_settings
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
     from refold.data import Scaler
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
 
+    Frame = pl.DataFrame | pl.LazyFrame | pd.DataFrame
+    """A table of bars, long or wide; its columns are found as those of a CSV file are."""
 
-class Run(NamedTuple):
-    """A trained run: its directory, its configuration, what turns prices into reconstructions, and what judges those.
 
-    detector: fitted; None if the run has not come to its end, or is of a version that had none.
+class Run:
+    """A trained run: its parts, and what they say about bars.
+
+    Attributes:
+        directory: the run directory.
+        config: the run's configuration.
+        autoencoder: the trained model, in evaluation mode.
+        scaler: from features to what the model sees, fitted to the training part.
+        features: names of the features of a bar of one asset.
+        detector: score and threshold, fitted; None if the run did not come to its end.
     """
 
-    directory: Path
-    config: DictConfig
-    autoencoder: "Autoencoder"
-    scaler: "Scaler"
-    features: list[str]
-    detector: "Detector | None"
+    def __init__(
+        self,
+        directory: Path,
+        config: DictConfig,
+        autoencoder: "Autoencoder",
+        scaler: "Scaler",
+        features: list[str],
+        detector: "Detector | None",
+    ) -> None:
+        self.directory = directory
+        self.config = config
+        self.autoencoder = autoencoder
+        self.scaler = scaler
+        self.features = features
+        self.detector = detector
+
+    def __repr__(self) -> str:
+        return f"<Run {self.config.run.id} in {self.directory}>"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the run measured at its end, as in result.json; empty if it did not come to its end."""
+        path = self.directory / RESULT
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def score(
+        self,
+        bars: "Frame | str | os.PathLike",
+        *,
+        score: str | None = None,
+        threshold: str | None = None,
+        alignment: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> "pl.DataFrame | pd.DataFrame":
+        """Say of each bar how strange it is, whether it is flagged, and why.
+
+        Args:
+            bars: a table such as the run was trained on, or the path of one.
+            score: name of an option of conf/score; None: the run's own.
+            threshold: name of an option of conf/threshold; None: the run's own.
+            alignment: mean, median, max or last; None: the run's own.
+            overrides: other settings that can be chosen anew, such as {"threshold.risk": 1e-4}.
+
+        Returns:
+            A row per bar, sorted by asset, then time: timestamp, asset, score (null where no window holds the bar),
+            level, flagged, kind and to_blame (of flagged bars), reconstructed_close. Of pandas, if `bars` is.
+
+        Raises:
+            RefoldError: the bars cannot be read or judged, or a setting is wrong.
+        """
+        from refold.library import scoring
+        from refold.library.frames import returned_like
+
+        asked = self._asked(bars, overrides, score=score, threshold=threshold, alignment=alignment)
+        return returned_like(bars, scoring.verdicts(scoring.judge(asked)))
+
+    def _asked(self, bars: Any, overrides: Mapping[str, Any] | None, **chosen: str | None) -> Any:
+        from refold.library.scoring import Asked
+
+        settings = {key: value for key, value in chosen.items() if value is not None}
+        return Asked(self, bars, {**settings, **(overrides or {})})
 
 
 def load_run(path: str | os.PathLike) -> Run:
-    """A run from its directory: the weights of best.ckpt, in evaluation mode on the CPU, and the scaler it came with.
+    """Load a run from its directory: the weights of best.ckpt, on the CPU, and the scaler it came with.
 
-    Args: path: a run directory, such as "outputs/latest".
-    Raises: ConfigError: the directory, its resolved.yaml or its checkpoint is not there.
+    Args:
+        path: a run directory, such as "outputs/latest".
+
+    Returns:
+        The run; its model is in evaluation mode.
+
+    Raises:
+        ConfigError: the directory, its resolved.yaml or its checkpoint is not there.
     """
     from refold.data import Scaler
 
@@ -63,6 +138,6 @@ def load_run(path: str | os.PathLike) -> Run:
     autoencoder.eval()
     detector = None
     if (directory / DETECTOR).exists():
-        detector = build_detector(cfg, autoencoder, build_data(cfg), scaler, columns=[])
+        detector = build_detector(cfg, autoencoder, build_recipe(cfg), scaler, columns=[])
         detector.load_state_dict(read_checkpoint(directory / DETECTOR))
     return Run(directory, cfg, autoencoder, scaler, list(data["features"]), detector)

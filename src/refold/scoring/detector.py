@@ -6,7 +6,8 @@ Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows i
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from refold.data import Scaler, Series, Windows
+from refold.data.bars.checks import Checks
 from refold.data.pipeline import Recipe, whole
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
@@ -89,6 +91,12 @@ class Detector:
     def features(self) -> tuple[str, ...]:
         """The F features that a bar of one asset has."""
         return self.recipe.features
+
+    def checking(self, checks: Checks) -> "Detector":
+        """Return this detector with other checks of the bars that it is given; it shares everything else."""
+        other = copy(self)
+        other.recipe = replace(self.recipe, checks=checks)
+        return other
 
     # ---- fit ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,119 @@
+"""Tables that a caller holds in memory, of polars or pandas; pandas is imported only for a caller who has it."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from refold.data.bars.table import Table
+from refold.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "the frame"
+"""What messages call a table that came without a name."""
+
+SINGLE_ASSET = "asset"
+"""Name of the asset of a table of one asset."""
+
+
+class FrameSource:
+    """A source of bars that are in memory already.
+
+    Args:
+        frame: the user's table, long or wide.
+        table: how it is read.
+    """
+
+    def __init__(self, frame: pl.DataFrame, table: Table) -> None:
+        self.frame = frame
+        self.table = table
+
+    def load(self) -> pl.DataFrame:
+        """Return the canonical table.
+
+        Raises:
+            DataError: there are no rows, a column is missing, or a text is not a date or a number.
+        """
+        return self.table.canonical(self.frame, where=NAME, single_asset=SINGLE_ASSET)
+
+    def identity(self) -> Any:
+        """Return None: nobody asks whether a table in memory has changed."""
+        return None
+
+    def __str__(self) -> str:
+        return NAME
+
+
+def is_pandas(frame: Any) -> bool:
+    """Return whether an object is a DataFrame of pandas."""
+    return type(frame).__module__.partition(".")[0] == "pandas" and type(frame).__name__ == "DataFrame"
+
+
+def is_frame(value: Any) -> bool:
+    """Return whether an object is a table that `to_polars` takes."""
+    return isinstance(value, pl.DataFrame | pl.LazyFrame) or is_pandas(value)
+
+
+def to_polars(frame: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> pl.DataFrame:
+    """Return a table as a DataFrame of polars.
+
+    Args:
+        frame: of polars, or of pandas; an index of dates, or with a name, becomes a column.
+
+    Raises:
+        DataError: it is no table, or pandas' columns have several levels.
+    """
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if not is_pandas(frame):
+        raise DataError(f"the bars are a {type(frame).__name__}; they must be a DataFrame of polars or pandas")
+    if frame.columns.nlevels > 1:
+        raise DataError(f"{NAME} has columns of {frame.columns.nlevels} levels; a table of bars has one, such as close")
+    if frame.index.nlevels > 1 or frame.index.name is not None or frame.index.dtype.kind == "M":
+        unnamed = frame.index.nlevels == 1 and frame.index.name is None
+        frame = (frame.rename_axis("timestamp") if unnamed else frame).reset_index()
+    return pl.DataFrame([_series(str(name), column) for name, column in frame.items()])
+
+
+def _series(name: str, column: "pd.Series") -> pl.Series:
+    """Turn a column of pandas into one of polars, without pyarrow, which polars' own conversion needs."""
+    kind = column.dtype.kind if isinstance(column.dtype, np.dtype) else getattr(column.dtype, "kind", "O")
+    if kind == "M":
+        zone = getattr(column.dtype, "tz", None)
+        moments = column if zone is None else column.dt.tz_convert("UTC").dt.tz_localize(None)
+        values = pl.Series(name, moments.to_numpy().astype("datetime64[us]"))
+        return values if zone is None else values.dt.replace_time_zone("UTC").dt.convert_time_zone(str(zone))
+    if isinstance(column.dtype, np.dtype) and kind in "iufb":
+        return pl.Series(name, column.to_numpy(), nan_to_null=True)  # pandas has no other sign for an empty cell
+    values = column.astype(object).where(column.notna(), None)
+    return pl.Series(name, values.tolist(), strict=False)
+
+
+def returned_like(frame: Any, table: pl.DataFrame) -> "pl.DataFrame | pd.DataFrame":
+    """Return a table of polars as the library that a caller's table came from has them.
+
+    Args:
+        frame: what the caller gave.
+        table: the answer.
+    """
+    if not is_pandas(frame):
+        return table
+    import pandas as pd
+
+    return pd.DataFrame({column.name: _column(column) for column in table})
+
+
+def _column(column: pl.Series) -> Any:
+    """Turn a column of polars into values of pandas."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
+        utc = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).to_numpy()
+        return pd.Series(utc).dt.tz_localize("UTC").dt.tz_convert(column.dtype.time_zone)
+    if column.dtype.is_temporal() or column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        return column.to_numpy()
+    return column.to_list()

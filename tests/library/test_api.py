@@ -1,0 +1,145 @@
+"""Three lines in a notebook: the same run as from the command line, and nothing of the caller's is changed."""
+
+import logging
+import os
+import random
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from conftest import CONF
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+import refold
+
+QUICK = {
+    "logger": "csv",
+    "layers": {"hidden_size": 8, "latent_dim": 4},
+    "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1},
+    "data": {"window_size": 8, "stride": 8, "checks": {"calendar": None}},
+}
+VERDICTS = ["timestamp", "asset", "score", "level", "flagged", "kind", "to_blame", "reconstructed_close"]
+
+
+def closes(bars: int = 600, seed: int = 0) -> pl.DataFrame:
+    """Daily closes of one asset, under the names that a user might give them."""
+    generator = np.random.default_rng(seed)
+    days = [date(2020, 1, 1) + timedelta(days=n) for n in range(bars)]
+    return pl.DataFrame({"Date": days, "Close": 100 * np.exp(generator.normal(0, 0.01, bars).cumsum())})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> refold.Run:
+    """A run that was trained on a table in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("notebook"))
+        return refold.train(closes(), decoder="autoregressive", **QUICK)
+
+
+def test_a_table_is_trained_on_and_new_bars_are_judged(trained):
+    assert trained.directory.parent.name == "outputs"
+    assert trained.config.run.choices.decoder == "autoregressive"
+    assert trained.config.trainer.max_epochs == 1
+    assert trained.features == ["log_return"]
+    verdicts = trained.score(closes(300, seed=1))
+    assert verdicts.columns == VERDICTS
+    assert verdicts.height == 300
+    scored = verdicts.drop_nulls("score")
+    assert scored.height > 290
+    assert (scored["flagged"] == (scored["score"] > scored["level"])).all()
+    assert verdicts.filter("flagged").select("kind", "to_blame").null_count().sum_horizontal().item() == 0
+    assert verdicts.filter(~pl.col("flagged"))["to_blame"].null_count() == 300 - verdicts["flagged"].sum()
+
+
+def test_pandas_goes_in_and_comes_out(trained):
+    bars = closes(300, seed=1)
+    frame = pd.DataFrame({"Date": bars["Date"].to_numpy(), "Close": bars["Close"].to_numpy()})
+    expected = trained.score(bars)
+    for table in (frame, frame.set_index("Date"), frame.set_index("Date").rename_axis(None)):
+        verdicts = trained.score(table)
+        assert isinstance(verdicts, pd.DataFrame)
+        assert list(verdicts.columns) == VERDICTS
+        np.testing.assert_array_equal(verdicts["score"], expected["score"].to_numpy())
+        assert verdicts["timestamp"].dt.date.tolist() == expected["timestamp"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decoder": "autoregresive"}, "decoder=autoregresive: there is no such option; did you mean autoregressive?"),
+        ({"trainer": {"max_epoch": 5}}, "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?"),
+        ({"data": {"window_size": 0}}, "data.window_size is 0; it must be at least 1"),
+        ({"overrides": ["seed"]}, "it cannot be read as key=value"),
+        ({"seed": object()}, "seed is a object"),
+    ],
+)
+def test_a_wrong_setting_is_refused_as_on_the_command_line(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(refold.RefoldError) as refusal:
+        refold.train(closes(), **settings)
+    assert message in str(refusal.value)
+    assert [path.name for path in tmp_path.rglob("*") if path.name not in ("outputs",)] == []
+
+
+@pytest.mark.parametrize(
+    ("bars", "message"),
+    [
+        (closes().drop("Date"), "the frame has no date column"),
+        (closes().clear(), "the frame has no rows"),
+        (closes().with_columns(Close=pl.lit("much")), "row 2, column 'Close': 'much' is not a number"),
+        (closes(40), "data.split leaves no windows for"),
+        ([1, 2, 3], "the bars are a list; they must be a table of polars or pandas"),
+        ("nowhere.csv", "nowhere.csv'; there is no such file"),
+    ],
+)
+def test_bars_that_cannot_be_read_are_refused_in_a_sentence(bars, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(refold.RefoldError) as refusal:
+        refold.train(bars, **QUICK)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_the_callers_state_is_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environment, levels = (
+        dict(os.environ),
+        {name: logging.getLogger(name).level for name in ("", "refold", "lightning")},
+    )
+    random.seed(1)
+    expected = random.Random(1).random()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        before = GlobalHydra.instance().hydra
+        with pytest.raises(refold.RefoldError):
+            refold.train(closes(40), **QUICK)
+        refold.compose(["decoder=repeat"])
+        assert GlobalHydra.instance().hydra is before
+        assert compose("train", overrides=["seed=5"]).seed == 5
+    assert dict(os.environ) == environment
+    assert {name: logging.getLogger(name).level for name in levels} == levels
+    assert logging.getLogger("refold").handlers == []
+    assert random.random() == expected
+
+
+def test_a_configuration_is_composed_as_plain_values():
+    settings = refold.compose(["decoder=conditional", "layers.hidden_size=12"])
+    assert settings["decoder"]["_target_"].endswith("ConditionalDecoder")
+    assert settings["encoder"]["hidden_size"] == 12
+    assert "hydra" not in settings
+    with pytest.raises(refold.RefoldError, match=r"there is no such key; did you mean layers.hidden_size\?"):
+        refold.compose(["layers.hiden_size=12"])
+
+
+def test_a_file_is_trained_on_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    closes().write_csv("prices.csv")
+    run = refold.train(data="prices.csv", overrides=["data.window_size=8", "data.checks.calendar=null"], **{
+        key: value for key, value in QUICK.items() if key != "data"
+    })  # fmt: skip
+    assert Path(run.config.data.path) == tmp_path / "prices.csv"
+    assert run.config.data.window_size == 8
