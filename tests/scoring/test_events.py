@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from refold.scoring.events import Events, blame, group, likely_kinds
+from refold.scoring.events import Events, blame, group_events, likely_kinds
 from tests.data.makers import random_bars
 
 
@@ -25,7 +25,7 @@ def flagged(places: list[int], scores: list[float], kinds: list[str | None], ass
 
 def test_neighbouring_bars_of_one_asset_are_one_event():
     table = flagged([3, 4, 5, 9, 10], [1.0, 5.0, 2.0, 7.0, 3.0], [None, "bad tick", "unit", None, "stale"], "AAAAB")
-    events = group(table)
+    events = group_events(table)
     days = table["timestamp"]
     assert events["asset"].to_list() == ["A", "A", "B"]
     assert events["start"].to_list() == [days[0], days[3], days[4]]
@@ -38,7 +38,7 @@ def test_neighbouring_bars_of_one_asset_are_one_event():
 
 def test_nothing_flagged_is_an_empty_list_with_the_same_columns():
     table = flagged([3], [1.0], [None], "A")
-    empty, one = group(table.clear()), group(table)
+    empty, one = group_events(table.clear()), group_events(table)
     assert empty.height == 0
     assert empty.schema == one.schema
 
@@ -100,5 +100,5 @@ def test_events_of_pieces_are_those_of_the_whole(rows):
     events = Events()
     for start in range(0, 120, rows):
         events.add(table[start : start + rows])
-    assert events.table().equals(group(table.filter("verdict")))
+    assert events.table().equals(group_events(table.filter("verdict")))
     assert events.flagged == marks.sum()

@@ -9,7 +9,7 @@ from refold.data.bars.market import survey
 from refold.scoring.rules import RULES
 
 KINDS = ("unit", "split", "bad tick", "stale")
-"""Kinds that a rule can tell, the most telling first; what none of them explains is a regime."""
+"""Kinds that a rule can name, the most telling first. An event that none of them explains is a regime."""
 
 OTHER = "regime"
 
@@ -23,12 +23,16 @@ CONTRIBUTION = "contribution/"
 
 
 def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None) -> pl.Series:
-    """What each bar looks like, or null: of the kinds whose rule calls it or a neighbour an error, the most telling.
+    """Name the kind of error that each bar looks like: the most telling of those whose rule fires there or beside it.
 
-    A description, not a score: most rules look at the bars after a bar, too.
+    This is a description and not a score: most rules look at the bars after a bar, too.
 
-    Args: bars: canonical, sorted by asset, then time. market: `checks.survey` of the whole table, where bars are a
-        piece of it; None: of the bars.
+    Args:
+        bars: N canonical bars, sorted by asset, then time.
+        market: `checks.survey` of the table that the bars are a piece of; None: the bars are a table of their own.
+
+    Returns:
+        (N,) a kind, or null where no rule fires.
     """
     market = survey(bars) if market is None else market
     nothing = bars.clear()  # a rule that was fitted to nothing takes nothing for usual, such as repeated closes
@@ -49,7 +53,7 @@ def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None) -> pl.S
 
 
 class Events:
-    """The events of tables that come one after the other, such as the pieces of a long one."""
+    """Collect the events of tables that come one after the other, such as the pieces of a long one."""
 
     def __init__(self) -> None:
         self.flagged = 0
@@ -57,33 +61,39 @@ class Events:
         self._open: list[pl.DataFrame] = []
 
     def add(self, table: pl.DataFrame) -> None:
-        """The next rows, in order. Args: table: as `group`, with the rest of the rows, and verdict."""
+        """Add the next rows.
+
+        Args:
+            table: columns as for `group_events`, and verdict; all rows, in order.
+        """
         flagged = table.filter("verdict")
         self.flagged += flagged.height
         rows = pl.concat([*self._open, flagged])
         number = rows.select(_number()).to_series()
-        going_on = number.max() if table["verdict"][-1] else 0  # they are numbered from 1
-        self._open = [rows.filter(number == going_on)]
-        self._ended.append(group(rows.filter(number != going_on)))
+        unfinished = number.max() if table["verdict"][-1] else 0  # they are numbered from 1
+        self._open = [rows.filter(number == unfinished)]
+        self._ended.append(group_events(rows.filter(number != unfinished)))
 
     def table(self) -> pl.DataFrame:
-        """All of them, as `group` makes them."""
-        return pl.concat([*self._ended, group(pl.concat(self._open))])
+        """Return all events, as `group_events` makes them."""
+        return pl.concat([*self._ended, group_events(pl.concat(self._open))])
 
 
 def _number() -> pl.Expr:
-    """Of flagged bars the event that each is part of."""
+    """Number the events of flagged bars, from 1."""
     new = (pl.col("asset") != pl.col("asset").shift(1)) | (pl.col("place") != pl.col("place").shift(1) + 1)
     return new.fill_null(True).cum_sum()
 
 
-def group(flagged: pl.DataFrame) -> pl.DataFrame:
-    """Runs of neighbouring flagged bars as events, in the order of the bars.
+def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
+    """Group runs of neighbouring flagged bars into events, in the order of the bars.
 
-    Args: flagged: timestamp, asset, score, place (number of the row in the whole table), kind (likely, or null) and
-        `contribution/<feature>` columns, in order of asset and time.
-    Returns: asset, start, end, peak (timestamps), score (at the peak), features (";"-joined, most to blame first) and
-        kind.
+    Args:
+        flagged: timestamp, asset, score, place (number of the row in the table that they are a piece of), kind (likely,
+            or null) and `contribution/<feature>` columns, in order of asset and time.
+
+    Returns:
+        asset, start, end, peak (timestamps), score (at the peak), features (";"-joined, most to blame first) and kind.
     """
     columns = ("asset", "start", "end", "peak", "score", "features", "kind")
     if flagged.height == 0:
@@ -111,7 +121,12 @@ def group(flagged: pl.DataFrame) -> pl.DataFrame:
 
 
 def blame(shares: np.ndarray, features: Sequence[str]) -> list[str]:
-    """The fewest features that make up BLAMED_SHARE of a score, most to blame first. Args: shares: (F,)."""
+    """Return the fewest features that make up BLAMED_SHARE of a score, most to blame first.
+
+    Args:
+        shares: (F,) contributions to the score.
+        features: (F,) names.
+    """
     order = np.argsort(-shares, kind="stable")
     positive = np.clip(shares[order], 0, None)
     total = positive.sum()

@@ -1,8 +1,7 @@
-"""The rules that price feeds are usually cleaned with, each a scorer of bars: what a model has to add something to.
+"""The rules that price feeds are usually cleaned with, each a scorer of bars: a model has to add something to them.
 
-A scorer is fitted to the bars of the training and validation parts and scores those of any other: one number per bar,
-larger is stranger, NaN where it cannot tell. Bars are canonical, sorted by asset, then time. A rule's score is 1 or
-more where it would say "error". Like windows that hold a bar, rules may look at the bars after it.
+A rule's score is 1 or more where it would say "error". Like the windows that hold a bar, rules may look at the bars
+after it.
 
 Sources: Brownlees and Gallo 2006; Barndorff-Nielsen et al. 2009, rules of deviations from a neighbourhood.
 """
@@ -31,81 +30,100 @@ _RETURN = (_CLOSE / _CLOSE.shift(1)).log()
 
 
 class Rule(ABC):
-    """A scorer that is one expression over a table of bars. fires_at: the score from which on it says "error"."""
+    """Score bars with one expression over a table of them.
+
+    Attributes:
+        fires_at: the score from which on the rule says "error".
+    """
 
     fires_at = 1.0
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Most rules have nothing to learn."""
+        """Do nothing: most rules have nothing to learn."""
         return self
 
     @abstractmethod
     def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
-        """The score of each row of a table of bars. Args: market: see `score`."""
+        """Build the expression of the score.
+
+        Args:
+            bars: that it will be evaluated on.
+            market: as for `score`.
+        """
 
     def score(self, bars: pl.DataFrame, market: pl.DataFrame | None = None) -> np.ndarray:
-        """See `Scorer`. Args: market: `checks.survey` of a table that the bars are a piece of; None: of the bars."""
+        """Score each bar.
+
+        Args:
+            bars: N canonical bars, sorted by asset, then time.
+            market: `checks.survey` of the table that the bars are a piece of; None: the bars are a table of their own.
+
+        Returns:
+            (N,) float64, NaN where the rule cannot tell.
+        """
         scores = bars.select(self.expression(bars, market).cast(pl.Float64).alias("score")).to_series()
         return scores.fill_null(math.nan).to_numpy()
 
 
 class _InDeviations(Rule):
-    """A rule that compares with the usual size of the returns before a bar."""
+    """Compare with the usual size of the returns before a bar."""
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Learn the smallest deviation to divide by: a tenth of the usual one, for bars after a long standstill."""
+        """Learn the smallest deviation to divide by, for bars after a long standstill: a tenth of the usual one."""
         self.floor = 0.1 * _NORMAL * max(train.select(_RETURN.over("asset").abs().median()).item() or 0.0, 1e-6)
         return self
 
     def in_deviations(self, size: pl.Expr) -> pl.Expr:
-        """A size in five robust standard deviations of the returns before the bar: 1.4826 x median of their sizes."""
+        """Divide a size by five robust standard deviations, 1.4826 x median size, of the returns before the bar."""
         median = _RETURN.abs().rolling_median(_NEIGHBOURS, min_samples=_FEWEST_NEIGHBOURS).shift(1)
         return (size / (_MANY_DEVIATIONS * (_NORMAL * median).clip(lower_bound=self.floor))).over("asset")
 
 
 class RobustReturn(_InDeviations):
-    """Robust z of the return. It finds moves, wrong or real."""
+    """Score a bar by the robust z of its return. It finds moves, wrong or real."""
 
     def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
-        """|r_t| in five deviations."""
+        """Return |r_t| in five deviations."""
         return self.in_deviations(_RETURN.abs())
 
 
 class SpikeReversal(_InDeviations):
-    """Bad tick: the next return takes back what this one did. The last bar of an asset has no next one: NaN."""
+    """Bad tick: the next return takes back what this one did. The last bar of an asset has no score."""
 
     def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
-        """min(|r_t|, |r_{t+1}|) in five deviations where the signs differ, else 0."""
+        """Return min(|r_t|, |r_{t+1}|) in five deviations where the signs differ, else 0."""
         following = _RETURN.shift(-1)
         return self.in_deviations((_RETURN.abs() + following.abs() - (_RETURN + following).abs()) / 2)
 
 
 class StaleRun(Rule):
-    """Stale quote: how many closes in a row equal the one before, over what is usual in the training part."""
+    """Stale quote: more closes in a row equal the one before than is usual in the training part."""
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Learn how long runs are, of all assets together: one asset's own are too few for a quantile far out."""
+        """Learn how long runs are over all assets: those of one asset are too few for a quantile far out."""
         lengths = train.select(self._length()).to_series()
         self.usual = 1 + max(_SHORTEST_STALE - 1, lengths.quantile(_RARE_RUN) or 0.0)
         return self
 
     def _length(self) -> pl.Expr:
-        """At each bar that repeats the close before, the repetitions in its whole run; elsewhere 0."""
+        """Return the repetitions in the run of each bar that repeats the close before; 0 for other bars."""
         run = pl.struct("asset", "close").rle_id()
         return pl.when(run == run.shift(1)).then(pl.len().over(run) - 1).otherwise(0)
 
     def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
-        """Repetitions over one more than is usual; at least three are needed for a score of 1."""
+        """Return repetitions over one more than is usual; at least three are needed for a score of 1."""
         return self._length() / self.usual
 
 
 class SplitRatio(Rule):
-    """Unadjusted split: the price opens at a split's ratio to the last close, the trade in money is calm, most peers do
-    not jump the same way, and neither the return before nor the one after is of its size, as around a spike. The score
-    is 1 where the log ratio is 0.03 off, and 2 where it is exact."""
+    """Unadjusted split: the price opens at a split's ratio to the last close.
+
+    The trade in money must be calm, most peers must not jump the same way, and neither the return before nor the one
+    after may be of its size, as around a spike. The score is 1 where the log ratio is 0.03 off and 2 where it is exact.
+    """
 
     def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
-        """2 - distance / tolerance, at least 0."""
+        """Return 2 - distance / tolerance, at least 0."""
         jump = overnight_jump(bars.columns)
         stays = pl.all_horizontal((_RETURN.shift(lag).abs() < jump.abs() / 2).fill_null(True) for lag in (1, -1))
         near = _nearness(jump.abs(), [math.log(ratio) for ratio in SPLIT_RATIOS], _SPLIT_TOLERANCE)
@@ -115,17 +133,19 @@ class SplitRatio(Rule):
 
 class UnitRatio(Rule):
     """Another unit: the close is about 100 or 1000 times, or a 100th or 1000th of, the median of the bars around it.
-    The score is 1 at 1.4 times such a ratio and 2 where it is exact."""
+
+    The score is 1 at 1.4 times such a ratio and 2 where it is exact.
+    """
 
     def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
-        """2 - distance / tolerance, at least 0."""
+        """Return 2 - distance / tolerance, at least 0."""
         median = _CLOSE.rolling_median(_NEIGHBOURS + 1, min_samples=1, center=True)
         ratio = (_CLOSE / median).log10().abs()
         return _nearness(ratio, [math.log10(ratio) for ratio in UNIT_RATIOS], _UNIT_TOLERANCE).over("asset")
 
 
 def _nearness(value: pl.Expr, targets: list[float], tolerance: float) -> pl.Expr:
-    """2 on a target, 1 a tolerance off, 0 from two tolerances on."""
+    """Return 2 on a target, 1 a tolerance off, and 0 from two tolerances on."""
     distance = pl.min_horizontal((value - target).abs() for target in targets)
     return (2 - distance / tolerance).clip(lower_bound=0)
 
@@ -140,15 +160,17 @@ RULES: dict[str, type[Rule]] = {
 
 
 class LargestRank:
-    """Rules, and a scorer beside them, as one: the largest of their scores, each as its rank among those of validation.
+    """Score bars with rules and a scorer beside them, by the largest of their ranks.
 
-    A rank is the share of validation's scores below it. What is larger than all of them keeps its order: the other
-    scorer's go on from 1 to below 2, and those of a rule that fires from 2 on, since it says what the error is. Near
-    such a bar the other scorer is not asked: its windows and features hold an error that is known, and would blame the
-    neighbours for it. A member that cannot tell is left out.
+    A rank is the share of validation's scores below a score. Scores larger than all of them keep their order: those of
+    the other scorer rank from 1 to below 2, and those of a rule that fires from 2 on, since it says what the error is.
+    Near such a bar the other scorer does not count: its windows and features hold a known error, and it would blame the
+    neighbours for that. A member that cannot tell is left out.
 
-    Args: rules: name -> rule. other: the scorer beside them; None: rules alone. reach: bars before and after a bar that
-        the other scorer's score depends on.
+    Args:
+        rules: name -> rule.
+        other: the scorer beside them; None: rules alone.
+        reach: bars before and after a bar that the other scorer's score depends on.
     """
 
     def __init__(self, rules: Mapping[str, Rule], other: Scorer | None, reach: int) -> None:
@@ -157,7 +179,7 @@ class LargestRank:
         self.reach = reach
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Fit all of them, then their ranks."""
+        """Fit rules and scorer, and learn their scores of validation."""
         for rule in self.rules.values():
             rule.fit(train, val)
         self.usual = {name: _sorted(rule.score(val)) for name, rule in self.rules.items()}
@@ -166,7 +188,7 @@ class LargestRank:
         return self
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
-        """See `Scorer`."""
+        """Return the largest rank of each bar, (N,)."""
         scores = {name: rule.score(bars) for name, rule in self.rules.items()}
         ranks = []
         for name, rule in self.rules.items():
@@ -174,20 +196,24 @@ class LargestRank:
             ranks.append(np.where(excess > 0, 2 + np.log1p(excess), share))
         if self.other is not None:
             fires = np.any([scores[name] >= rule.fires_at for name, rule in self.rules.items()], axis=0)
-            near = _within(fires, bars["asset"].rle_id().to_numpy(), self.reach)
+            near = _near(fires, bars["asset"].rle_id().to_numpy(), self.reach)
             share, excess = _rank(self.other.score(bars), self.usual_other, 0.0)
             ranks.append(np.where(near, np.nan, np.where(excess > 0, 1 + excess / (1 + excess), share)))
         return np.fmax.reduce(ranks, axis=0)
 
 
 def _sorted(scores: np.ndarray) -> np.ndarray:
+    """Sort the scores that there are."""
     return np.sort(scores[~np.isnan(scores)])
 
 
 def _rank(scores: np.ndarray, usual: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """The share of usual scores below each score, and by how many times it exceeds the largest of them; NaN of NaN.
+    """Return the share of usual scores below each score, NaN for NaN, and by how much it exceeds the largest of them.
 
-    Args: usual: sorted. least: what the largest is at least taken for.
+    Args:
+        scores: (N,).
+        usual: sorted.
+        least: lower bound of the largest usual score, whose multiples measure the excess.
     """
     largest = max(usual[-1] if len(usual) else 0.0, least)
     share = np.searchsorted(usual, scores, side="left") / max(1, len(usual))
@@ -195,8 +221,8 @@ def _rank(scores: np.ndarray, usual: np.ndarray, least: float) -> tuple[np.ndarr
     return np.where(np.isnan(scores), np.nan, share), excess
 
 
-def _within(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:
-    """(N,) bool: a bar of the same asset, at most `reach` away or the bar itself, fires."""
+def _near(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:
+    """Mark the bars that fire or have a bar of the same asset that does at most `reach` away, (N,) bool."""
     number = np.arange(len(fires))
     first, end = np.searchsorted(asset, asset), np.searchsorted(asset, asset, side="right")
     count = np.concatenate([[0], np.cumsum(fires)])

@@ -1,4 +1,4 @@
-"""The table that `experiment=price_errors` ends with: what each scorer finds of each kind of error, over all seeds."""
+"""The table that ends `experiment=price_errors`: how well each scorer finds each kind of error, over all seeds."""
 
 import json
 import sys
@@ -18,13 +18,17 @@ RESULTS = "price_errors.csv"
 """In the directory of a sweep, or of a run on its own: one row per seed, scorer and kind, with all metrics."""
 
 TEXT = "price_errors.txt"
-"""Beside it: what was printed. `python -m refold.studies.errors_table DIRECTORY PAGE` puts it into a page."""
+"""Beside it: the printed text. `python -m refold.studies.errors_table DIRECTORY PAGE` puts it into a page."""
 
 _WIDTH = 128
 
 
 def finish(directory: Path) -> None:
-    """Print what the runs in a directory have measured, and write it into price_errors.txt and .csv there."""
+    """Print the measurements of the runs in a directory, and write them into price_errors.txt and .csv there.
+
+    Args:
+        directory: of one run, or of a sweep with a directory for each run.
+    """
     paths = [directory / RESULT, *sorted(directory.glob(f"*/{RESULT}"))]
     found = [json.loads(path.read_text()) for path in paths if path.exists()]
     measured = [result["price_errors"] for result in found if "price_errors" in result]
@@ -44,7 +48,12 @@ def finish(directory: Path) -> None:
 
 
 def into_page(directory: Path, page: Path) -> None:
-    """Put the text of a sweep between the marks of a page of documentation."""
+    """Write the text of a sweep between the marks of a page of documentation.
+
+    Args:
+        directory: of the sweep, with its price_errors.txt.
+        page: Markdown with the two marks.
+    """
     before, begin, rest = page.read_text().partition("<!-- table: begin -->\n")
     _, end, after = rest.partition("<!-- table: end -->")
     lines = (f"    {line}".rstrip() for line in (directory / TEXT).read_text().strip("\n").splitlines())
@@ -52,7 +61,11 @@ def into_page(directory: Path, page: Path) -> None:
 
 
 def errors_frame(measured: list[dict[str, Any]]) -> pl.DataFrame:
-    """One row per seed, scorer and kind."""
+    """Make a table with a row per seed, scorer and kind.
+
+    Args:
+        measured: for each seed the values of `PriceErrors.run`.
+    """
     rows = [{"seed": one["seed"], **row} for one in measured for row in one["errors"]]
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -81,7 +94,7 @@ def _mean_and_spread(values: pl.Series) -> str:
 
 
 def _gain_lines(rows: pl.DataFrame) -> list[str]:
-    """What the model adds to the rules, seed by seed: nothing, if that is so."""
+    """Say what the model adds to the rules, as mean over the seeds; it may be nothing."""
     lines = []
     for metric, title in PLANTED.items():
         wide = rows.pivot(on="scorer", index=["seed", "kind"], values=metric)
@@ -103,7 +116,7 @@ def _checks_lines(measured: list[dict[str, Any]]) -> list[str]:
 
 
 def _natural_lines(measured: list[dict[str, Any]]) -> list[str]:
-    """The natural test, a line per scorer: counts over all seeds."""
+    """Report the natural test, a line per scorer: counts over all seeds."""
     rows = pl.DataFrame([row for one in measured for row in one["natural"]])
     if rows.is_empty():
         return []

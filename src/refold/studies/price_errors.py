@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from refold.data.bars.findings import CHECKS
 from refold.data.pipeline import Recipe
 from refold.data.windows.split import PARTS, Part
 from refold.errors import DataError
+from refold.models import Autoencoder
 from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
 from refold.scoring.detection_metrics import (
     LabelledScores,
@@ -64,7 +65,12 @@ RULES_AND_MODEL = "rules + LSTM autoencoder"
 
 
 def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
-    """The checked bars of each part, before any are dropped between parts. Args: bars: canonical."""
+    """Return the checked bars of each part, before any are dropped between parts.
+
+    Args:
+        bars: canonical, of the run.
+        recipe: of the run's windows.
+    """
     checked_bars = recipe.checks.run(bars)
     parts = {}
     for part in PARTS:
@@ -77,9 +83,17 @@ def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
 
 
 def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str, Scorer]:
-    """The model, what it is held against, and both together; name -> scorer, not fitted.
+    """Build the model, the scorers that it is compared with, and combinations of both; none is fitted.
 
     PCA has as many components as the model's code has numbers, and goes through the same windows, alignment and score.
+
+    Args:
+        detector: the run's.
+        data: the run's, set up.
+        seed: of the forest and of chance.
+
+    Returns:
+        Name -> scorer, in the order of the tables.
     """
     size = detector.autoencoder.code_size
     components = Components(PCA(size, seed).fit(data.train_windows))
@@ -112,35 +126,58 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
 
 
 def _with_autoencoder(detector: Detector, autoencoder: nn.Module) -> Detector:
-    """The same detector around an autoencoder, with a score and a threshold of its own to fit."""
+    """Copy a detector around another autoencoder, with a score and a threshold of its own to fit."""
     other = copy.copy(detector)
-    other.autoencoder = autoencoder
+    other.autoencoder = cast(Autoencoder, autoencoder)  # `Components` has all that a detector asks of one
     other.score_function, other.threshold = copy.deepcopy(detector.score_function), copy.deepcopy(detector.threshold)
     return other
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A part with errors of one kind. kept: (N,) bool, bars that count. error, jump: (N,) bool."""
+    """A copy of a part with errors of one kind.
+
+    Attributes:
+        kind: of the errors.
+        bars: N spoilt bars.
+        counts: (N,) bool, bars that are measured.
+        error: (N,) bool.
+        jump: (N,) bool, real jumps, which are no errors.
+    """
 
     kind: str
     bars: pl.DataFrame
-    kept: np.ndarray
+    counts: np.ndarray
     error: np.ndarray
     jump: np.ndarray
 
     def series(self, scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Scores and labels of the bars that count, asset by asset."""
+        """Yield scores and labels of the bars that count, asset by asset.
+
+        Args:
+            scores: (N,), NaN where there is none.
+        """
         asset = self.bars["asset"].rle_id().to_numpy()
         known = np.where(np.isnan(scores), -np.inf, scores)
         for number in range(asset[-1] + 1):
-            chosen = self.kept & (asset == number)
+            chosen = self.counts & (asset == number)
             if chosen.any():
                 yield known[chosen], self.error[chosen]
 
 
 def spoil(bars: pl.DataFrame, kind: str, *, per_thousand: float, warm_up: int, generator: np.random.Generator) -> Copy:
-    """A copy of a part with errors of one kind, and as many real jumps. Raises: DataError: no room."""
+    """Plant errors of one kind, and as many real jumps, into a copy of a part.
+
+    Args:
+        bars: canonical and free of errors.
+        kind: name of one of KINDS.
+        per_thousand: errors, and jumps, per 1,000 bars.
+        warm_up: first bars of each asset that do not count.
+        generator: of everything that is drawn.
+
+    Raises:
+        DataError: there is no room.
+    """
     spoilt, labels = inject(bars, [kind, JUMP], per_thousand=per_thousand, warm_up=warm_up, generator=generator)
     kinds = spoilt.join(labels, on=["timestamp", "asset"], how="left", maintain_order="left")["kind"]
     error, jump = ((kinds == name).fill_null(False).to_numpy() for name in (kind, JUMP))
@@ -152,11 +189,13 @@ def spoil(bars: pl.DataFrame, kind: str, *, per_thousand: float, warm_up: int, g
 
 
 class PriceErrors:
-    """The evaluation of an experiment; see the head of this file.
+    """Measure how well a trained model, its baselines and the rules find planted errors.
 
-    Args: kinds: of errors, those of `refold.studies.inject.KINDS` that scorers can see. per_thousand: errors of each
-        kind, and real jumps, per 1,000 bars of a copy. max_buffer: bars, of VUS. natural: real splits and moves, or
-        None.
+    Args:
+        kinds: of errors; those of `refold.studies.inject.KINDS` that scorers can see.
+        per_thousand: errors of each kind, and real jumps, per 1,000 bars of a copy, above 0.
+        max_buffer: bars around an error in which VUS gives credit, at least 0.
+        natural: real splits and moves; None: none are judged.
     """
 
     @checked("evaluation")
@@ -180,7 +219,11 @@ class PriceErrors:
         self.natural = natural
 
     def run(self, detector: Detector, data: WindowDataModule, *, seed: int) -> dict[str, Any]:
-        """Measure a trained model and all that it is held against. Returns: as `measure`, and "seed"."""
+        """Measure a trained model and all scorers that it is compared with; see `Evaluation`.
+
+        Returns:
+            As `measure`, and "seed".
+        """
         parts = part_bars(data.source.load(), data.recipe)
         scorers = all_scorers(detector, data, seed)
         return {"seed": seed, **self.measure(parts, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)}
@@ -200,9 +243,15 @@ class PriceErrors:
     ) -> dict[str, Any]:
         """Fit and measure all scorers.
 
-        Args: parts: clean canonical bars of each. scorers: name -> scorer. warm_up: first bars of each asset in a part
-            that do not count. seed: of the errors.
-        Returns: "errors": a row per scorer and kind; "checks": kind -> share that the data checks find; "natural": a
+        Args:
+            parts: clean canonical bars of each part.
+            scorers: name -> scorer.
+            checks: of the data.
+            warm_up: first bars of each asset in a part that do not count.
+            seed: of the errors.
+
+        Returns:
+            "errors": a row per scorer and kind. "checks": kind -> share that the checks of the data find. "natural": a
             row per scorer, or nothing.
         """
         generator = np.random.default_rng(seed)
@@ -231,7 +280,7 @@ class PriceErrors:
             **affiliation(seen, threshold=threshold),
             **detection_delay(seen, threshold=threshold),
         }
-        jumps = np.concatenate([scores[one.jump & one.kept] for one, scores in scored])
+        jumps = np.concatenate([scores[one.jump & one.counts] for one, scores in scored])
         measured |= {"jumps_flagged": float((jumps > threshold).mean()), "threshold": threshold}
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}  # JSON has no NaN
 
@@ -246,7 +295,7 @@ def _seen_by_checks(bars: pl.DataFrame) -> list[str]:
 
 
 def _share_found(bars: pl.DataFrame, kind: str, checks: Checks, **settings: Any) -> float:
-    """The share of planted bars of a kind that its check finds, beyond what it finds in the clean bars."""
+    """Return the share of planted bars of a kind that its check finds, beyond those that it finds in clean bars."""
     spoilt, labels = inject(bars, [kind], **settings)
     lenient = {name: "warn" if "warn" in CHECKS[name].policies else checks.policies[name] for name in CHECKS}
     counting = Checks(
@@ -263,9 +312,12 @@ def _share_found(bars: pl.DataFrame, kind: str, checks: Checks, **settings: Any)
 
 
 class NaturalTest:
-    """Bars of which is known what really happened: splits that nobody adjusted, and moves that were real.
+    """Judge scorers on bars whose history is known: splits that nobody adjusted, and moves that were real.
 
-    Args: source: of the bars. splits, moves: [asset, date] each.
+    Args:
+        source: of the bars.
+        splits: [asset, date] of each split.
+        moves: [asset, date] of each real move.
     """
 
     @checked("evaluation.natural")
@@ -275,11 +327,16 @@ class NaturalTest:
         self.moves = [tuple(map(str, place)) for place in moves]
 
     def judge(self, scorer: Scorer, threshold: float) -> dict[str, float]:
-        """What a scorer says of the places, and how often it says something elsewhere.
+        """Count the known bars that a scorer flags and names, and the other bars that it flags.
 
-        A flagged bar is an error if it looks like one (`likely_kinds`), and else merely unusual.
+        A flagged bar counts as an error if it looks like one (`likely_kinds`), and otherwise as merely unusual.
 
-        Returns: splits, splits_flagged, splits_named, moves, moves_flagged, moves_called_error, others_per_1000_bars.
+        Args:
+            scorer: fitted.
+            threshold: a bar is flagged if its score is above it.
+
+        Returns:
+            splits, splits_flagged, splits_named, moves, moves_flagged, moves_called_error, others_per_1000_bars.
         """
         bars = self.source.load().sort("asset", "timestamp")
         scores = scorer.score(bars)
@@ -287,7 +344,9 @@ class NaturalTest:
         named = bars.select("asset", pl.col("timestamp").cast(pl.String).str.head(10)).with_columns(
             flagged=pl.Series(flagged), kind=likely_kinds(bars)
         )
-        rows = {(row["asset"], row["timestamp"]): row for row in named.iter_rows(named=True)}
+        rows: dict[tuple[str, ...], dict[str, Any]] = {
+            (row["asset"], row["timestamp"]): row for row in named.iter_rows(named=True)
+        }
         missing = [place for place in (*self.splits, *self.moves) if place not in rows]
         if missing:
             raise DataError(f"evaluation.natural names {' '.join(missing[0])}; {self.source} has no such bar")
