@@ -2,7 +2,7 @@
 
 import sys
 
-from refold.cli.score import command_line
+from refold.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    sys.exit(run("score"))

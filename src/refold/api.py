@@ -121,7 +121,8 @@ def _data_overrides(bars: Any) -> list[str]:
 
 def _run(cfg: Any, run_dir: Path, frame: pl.DataFrame | None, *, choices: dict[str, str], overrides: list[str]) -> None:
     """Check the configuration, keep the bars where workers find them, and train."""
-    from refold.cli.train import begin, train_on
+    from refold.cli.job import begin
+    from refold.cli.train import train_on
 
     cfg = begin(cfg, run_dir, choices=choices, overrides=overrides, group=None)
     try:

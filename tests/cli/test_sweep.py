@@ -112,7 +112,7 @@ def test_jobs_that_cannot_be_compared_are_no_failure_of_the_sweep(tmp_path, monk
         (tmp_path / name).mkdir()
         (tmp_path / name / "resolved.yaml").write_text("of another version")
     monkeypatch.setattr(sweep.Sweep, "directory", tmp_path)
-    sweep.report()
+    sweep.print_outcome()
     assert "no table of this sweep: " in capsys.readouterr().err
 
 
@@ -149,7 +149,7 @@ def test_a_sweep_that_was_cut_goes_on_where_it_was(tmp_path, command):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished already") + done.stdout.count("going on with") == 2
     (first, second) = sorted((tmp_path / "outputs").glob("sweep_*"))
-    assert all(sweep.result_of(path) for path in sweep.job_directories(second))
+    assert all(sweep.read_result(path) for path in sweep.job_directories(second))
     assert all(path.is_symlink() for path in sweep.job_directories(second)[:1])
     assert {path.resolve().parent for path in sweep.job_directories(second)} <= {first, second}
 

@@ -15,7 +15,7 @@ from conftest import ROOT, TINY, clean_environment, run_directories, wait_for
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from refold.cli import train
+from refold.cli import job, main
 from refold.errors import Interrupted
 from refold.launch import workers as launch
 from refold.launch.hardware import Plan
@@ -83,19 +83,24 @@ def _curves(path) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "message", "shown"),
+    ("fault", "message", "status", "traceback"),
     [
-        ("raise ArithmeticError('of process one')", "process 1 of 2: ArithmeticError: of process one", "Traceback"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "process 1 of 2 was killed by SIGKILL", ""),
+        ("raise ArithmeticError('of process one')", "process 1 of 2: ArithmeticError: of process one", 70, True),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "process 1 of 2 was killed by SIGKILL", 1, False),
     ],
 )
-def test_a_process_that_fails_ends_the_job_and_is_the_one_shown(fault, message, shown, command, module, tmp_path):
+def test_a_process_that_fails_ends_the_job_and_is_the_one_shown(
+    fault, message, status, traceback, command, module, tmp_path
+):
     path = module("faulty", FAULTY_LOSS.format(fault=fault))
     done = command(*TWO, "loss=mse", "loss._target_=faulty.Loss", PYTHONPATH=path)
-    assert done.returncode == 1
+    assert done.returncode == status
     assert message in done.stderr
-    assert done.stderr.count("Traceback") == bool(shown)  # not those of the others, which lost their peer
     (run_dir,) = (path for path in (tmp_path / "outputs").iterdir() if path.name != "latest")
+    assert done.stderr.rstrip().endswith(f"log: {run_dir / 'train.log'}")
+    assert "Traceback" not in done.stderr
+    # of the first failure, not of the others, which lost their peer
+    assert (run_dir / "train.log").read_text().count("Traceback") == traceback
     assert message in find_state(run_dir).reason
     assert left_behind(tmp_path) == ""
 
@@ -193,15 +198,18 @@ def test_a_job_that_is_not_there_is_named_and_no_setting_beside_it_is_ignored(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", "--job", *arguments])
-    assert train.command_line() == 2
+    assert main.run("train") == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_job_by_hand_is_locked_and_is_one_process_whatever_it_was_before(tmp_path, monkeypatch):
+def test_a_job_by_hand_is_locked_and_is_one_process_whatever_it_was_before(tmp_path):
     seen = []
-    monkeypatch.setattr(train, "train", lambda cfg, run_dir: seen.append((find_state(run_dir).running, cfg.trainer)))
+
+    def fake_train(cfg, run_dir):
+        seen.append((find_state(run_dir).running, cfg.trainer))
+
     trainer = {"devices": 2, "num_nodes": 1, "strategy": "ddp"}
-    train.run_as_started(OmegaConf.create({"trainer": trainer}), tmp_path)
+    job.join(OmegaConf.create({"trainer": trainer}), tmp_path, fake_train)
     assert seen == [(True, {"devices": 1, "num_nodes": 1, "strategy": "ddp"})]
 
 

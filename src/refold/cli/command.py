@@ -2,29 +2,42 @@
 
 import io
 import os
-import re
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import refold
-from refold.config.check import explain
+from refold import program
 from refold.errors import ConfigError, Interrupted, RefoldError
-from refold.launch.workers import sigterm_as_ctrl_c
 
 CONF = Path(refold.__file__).parent / "conf"
 """The configuration: a link to conf/ in a checkout, the folder itself in a wheel."""
 
 
-def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool = True) -> int:
-    """Run a program. Args: conf: the folder of the configuration, for the nearest valid names. says_interrupted: print
-    why a run stopped; a worker leaves that to the process that started it.
+class UnforeseenError(RefoldError):
+    """An error that no part of Refold expected; a log holds its traceback."""
 
-    Returns: exit status; 2 for a user's mistake, that of the signal after ctrl-C or SIGTERM.
+    status = os.EX_SOFTWARE
+
+
+def run_command(main: Callable[[], Any], conf: Path = CONF, *, says_interrupted: bool = True) -> int:
+    """Run a program, and print a mistake or an interruption as one message.
+
+    Args:
+        main: the program.
+        conf: folder of the configuration, from which messages take the nearest valid names.
+        says_interrupted: print why a run stopped; a worker leaves that to the process that started it.
+
+    Returns:
+        Exit status: 0, 2 for a user's mistake, 130 after ctrl-C or SIGTERM, 70 for an error that nobody foresaw.
     """
+    from refold.launch.workers import sigterm_as_ctrl_c
+
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module="lightning")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
@@ -32,7 +45,7 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
         with sigterm_as_ctrl_c():
             main()
     except RefoldError as error:
-        return report(error)
+        return print_mistake(error)
     except Interrupted as stop:
         if says_interrupted:
             print(f"\n{stop}", file=sys.stderr)
@@ -40,46 +53,91 @@ def run_command(main: Callable[[], Any], conf: Path, *, says_interrupted: bool =
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        from refold.config.check import explain
+
         if message := explain(error, conf):
-            print(message, file=sys.stderr)
+            print(program.as_started(message), file=sys.stderr)
             return 2
-        raise
+        return print_mistake(unforeseen(error))
     return 0
 
 
-@contextmanager
-def help_of_options(arguments: list[str]) -> Iterator[None]:
-    """Within, Hydra's help leaves out folders of conf/ that it takes for groups and that hold no options: what options
-    share (`base`), and sweeps for W&B."""
-    if not {"-h", "--help"} & set(arguments):
-        yield
-        return
-    text = io.StringIO()
+def unforeseen(error: Exception, log: Path | None = None) -> UnforeseenError:
+    """Write the traceback of an unexpected error into a log, and return an error that names the log.
+
+    Args:
+        error: what was raised.
+        log: file to append to; a new file in the folder of temporary files if None, or if it cannot be written.
+    """
+    text = "".join(traceback.format_exception(error))
+    reason = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
     try:
-        with redirect_stdout(text):
-            yield
-    finally:
-        print(re.sub(r"^(?:\S+/base|sweep): .*\n", "", text.getvalue(), flags=re.MULTILINE), end="")
+        if log is None:
+            raise FileNotFoundError
+        with log.open("a") as file:
+            file.write(text)
+    except OSError:
+        try:
+            with tempfile.NamedTemporaryFile("w", prefix="refold-", suffix=".log", delete=False) as file:
+                file.write(text)
+            log = Path(file.name)
+        except OSError:  # no disk has room
+            return UnforeseenError(f"{reason}: Refold did not expect this, and no log could be written\n{text}")
+    return UnforeseenError(f"{reason}: Refold did not expect this; the traceback is in {log}")
 
 
-def report(error: RefoldError) -> int:
-    """Print a user's mistake: its message alone. Returns: exit status."""
-    print(f"\n{error}", file=sys.stderr)
-    return report_status(error)
+def print_mistake(error: RefoldError) -> int:
+    """Print the message of an error alone, without a traceback, and return its exit status."""
+    print(f"\n{program.as_started(str(error))}", file=sys.stderr)
+    return exit_status(error)
 
 
-def report_status(error: RefoldError) -> int:
-    """Exit status for an error."""
+def exit_status(error: RefoldError) -> int:
+    """Return the exit status for an error: its own `status`, or 2."""
     return getattr(error, "status", 2)
 
 
-def settings(arguments: list[str], usage: str) -> dict[str, str]:
-    """Command-line arguments of the form key=value, in their order. Args: usage: what -h and --help print, and exit.
+class _OutlivesReader(io.FileIO):
+    """A file descriptor that throws away what is written after its reader has closed the pipe."""
 
-    Raises: ConfigError: one has no `=`, or a key is given twice.
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """Let this process end quietly when `head` or another reader of its output ends before it.
+
+    The command does all its work; what it would print is thrown away.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper) or stream.isatty():
+            continue  # a test's or a notebook's own stream, or a terminal
+        stream.flush()
+        raw = _OutlivesReader(stream.fileno(), "wb", closefd=False)
+        settings = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": stream.line_buffering}
+        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), **settings))
+
+
+def settings(arguments: list[str], usage: str) -> dict[str, str]:
+    """Read command-line arguments of the form key=value.
+
+    Args:
+        arguments: of the command line, without the name of the program.
+        usage: printed for -h and --help, after which the program exits.
+
+    Returns:
+        Values by key, in the order of the arguments.
+
+    Raises:
+        ConfigError: an argument has no `=`, or a key is given twice.
     """
     if {"-h", "--help"} & set(arguments):
-        print(usage.strip())
+        print(program.as_started(usage.strip()))
         sys.exit(0)
     found: dict[str, str] = {}
     for argument in arguments:
@@ -93,7 +151,14 @@ def settings(arguments: list[str], usage: str) -> dict[str, str]:
 
 
 def device(name: str) -> str:
-    """Raises: ConfigError: there is no such device."""
+    """Return the torch device that a setting names.
+
+    Args:
+        name: auto, cpu or cuda; auto is cuda where there is a GPU.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
@@ -105,9 +170,14 @@ def device(name: str) -> str:
 
 @contextmanager
 def progress_bar(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
-    """On a terminal, a bar; else nothing. Gives what is to be told of how many more are done.
+    """Show a progress bar on a terminal, and nothing elsewhere.
 
-    Args: total: None if it is not known.
+    Args:
+        total: number of steps; None if it is not known.
+        what: name of the steps, shown before the bar.
+
+    Yields:
+        A callback that advances the bar by the number of steps given to it.
     """
     from rich.progress import MofNCompleteColumn, Progress
 

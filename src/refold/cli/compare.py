@@ -10,7 +10,6 @@ import csv
 import io
 from pathlib import Path
 
-from refold.cli import command
 from refold.errors import ConfigError
 from refold.report.comparison_table import print_comparison
 from refold.runs.comparison import Comparison, compare
@@ -53,8 +52,3 @@ def write_csv(path: Path, comparison: Comparison) -> None:
         metrics = [run.metrics.get(name, "") for name in names]
         writer.writerow([run.directory, run.id, run.status, run.seed, *settings, *metrics])
     write_atomically(path, table.getvalue())
-
-
-def command_line() -> int:
-    """Run `refold compare`. Returns: exit status."""
-    return command.run_command(main, command.CONF)

@@ -77,8 +77,3 @@ def write_latents(frames: Iterable[pl.DataFrame], folder: Path) -> int:
         raise DataError("no window could be encoded: no unbroken run of bars is as long as a window")
     spool.table()
     return spool.rows
-
-
-def command_line() -> int:
-    """Run `refold encode`. Returns: exit status."""
-    return command.run_command(main, CONF)

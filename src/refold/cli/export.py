@@ -13,7 +13,6 @@ from pathlib import Path
 from rich.console import Console
 
 from refold.cli import command
-from refold.cli.command import CONF
 from refold.config.check import nearest
 from refold.errors import ConfigError
 from refold.library.run import load_run
@@ -43,8 +42,3 @@ def main() -> None:
     console.print(f"{out}, {out.stat().st_size / 1024:,.0f} KiB")
     console.print(f"takes features (B, T, {len(run.scaler.mean)}): B any number of windows, T {bars}")
     console.print(f"gives {', '.join(export.OUTPUTS)}; differs from PyTorch by at most {difference:.0e}")
-
-
-def command_line() -> int:
-    """Run `refold export`. Returns: exit status."""
-    return command.run_command(main, CONF)

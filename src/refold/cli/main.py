@@ -28,4 +28,26 @@ def main() -> int:
         print(f"{name}: there is no such command; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"refold {name}", *sys.argv[2:]]
-    return import_module(f"refold.cli.{name}").command_line()
+    return run(name)
+
+
+def run(name: str) -> int:
+    """Run one subcommand on the arguments in `sys.argv`.
+
+    Args:
+        name: of the subcommand, one of `COMMANDS`.
+
+    Returns:
+        The exit status.
+    """
+    from refold.cli import command
+
+    command.outlive_readers()
+    arguments = sys.argv[1:]
+    if name == "train" and {"-h", "--help"} & set(arguments):
+        from refold.cli.options import describe_options
+
+        print(describe_options(arguments, command.CONF))
+        return 0
+    worker = arguments[:1] == ["--job"]
+    return command.run_command(lambda: import_module(f"refold.cli.{name}").main(), says_interrupted=not worker)

@@ -233,8 +233,3 @@ def print_result(detector: Detector, found: dict[str, Any], out: Path) -> None:
         f"year on validation, {found['alarms_per_asset_year']:.1f} here"
     )
     console.print(f"scores, events and report: {out}")
-
-
-def command_line() -> int:
-    """Run `refold score`. Returns: exit status."""
-    return command.run_command(main, CONF)

@@ -16,7 +16,7 @@ import refold
 from refold.config.build import build_data, to_plain
 from refold.config.check import is_fed_bars
 from refold.errors import RefoldError
-from refold.runs.directory import LAST_CHECKPOINT, RESOLVED, RESULT, discard_unused
+from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, RESULT, discard_unused
 from refold.runs.resume import Resume
 from refold.runs.state import STATE, find_state
 
@@ -27,16 +27,24 @@ _NOT_OF_THE_RESULT = ("run", "resume", "sweep", "logger")
 
 
 class Sweep(Callback):
-    """Hydra's callback: notes in the process that was started where its sweep writes; see `job_directories`."""
+    """Hydra's callback that keeps, in the process that was started, the directory to which its sweep writes."""
 
     directory: ClassVar[Path | None] = None
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Keep the directory of the sweep for `print_outcome`."""
         Sweep.directory = Path(config.hydra.sweep.dir)
 
 
 def job_directories(sweep: Path) -> list[Path]:
-    """The run directories of a sweep's jobs in the order of their numbers, if hydra.sweep.subdir gives them any."""
+    """List the run directories of a sweep's jobs.
+
+    Args:
+        sweep: directory of the sweep.
+
+    Returns:
+        Directories in the order of the numbers that `hydra.sweep.subdir` gives them, those without a number last.
+    """
     jobs = [path for path in sweep.iterdir() if (path / RESOLVED).exists() or (path / STATE).exists()]
 
     def number(path: Path) -> tuple[float, str]:
@@ -46,11 +54,15 @@ def job_directories(sweep: Path) -> list[Path]:
     return sorted(jobs, key=number)
 
 
-def take_up(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[str, Any] | None]:
-    """What an earlier sweep left of a job: its result, or a checkpoint to go on from; then run_dir links to it.
+def reuse_earlier_job(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[str, Any] | None]:
+    """Look for a job with the same settings that an earlier sweep finished or left, and link the run directory to it.
 
-    Args: cfg: of the job, checked, on this machine. run_dir: its fresh directory.
-    Returns: the configuration to run, and the result if there is nothing left to do.
+    Args:
+        cfg: checked configuration of the job, for the hardware of this machine.
+        run_dir: the job's fresh directory.
+
+    Returns:
+        The configuration to run, which may go on from a checkpoint, and the result if the job is finished already.
     """
     cfg.run.settings = settings_digest(cfg)
     if not cfg.sweep.skip_finished or cfg.run.settings is None:
@@ -58,8 +70,8 @@ def take_up(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[str, Any] 
     earlier = find_earlier(cfg.run.settings, run_dir)
     if earlier is None:
         return cfg, None
-    stand_in(run_dir, earlier)
-    result = result_of(earlier)
+    _link_to(earlier, run_dir)
+    result = read_result(earlier)
     if result:
         log.info("finished already: %s; sweep.skip_finished=false trains it again", earlier)
         return cfg, result
@@ -71,7 +83,11 @@ def take_up(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[str, Any] 
 
 
 def settings_digest(cfg: DictConfig) -> str | None:
-    """Short hash of everything that a job's result depends on; None where the data may change unseen."""
+    """Return a short hash of everything that a job's result depends on; None where the data may change unseen.
+
+    Args:
+        cfg: checked configuration of the job.
+    """
     data = build_data(cfg).source.identity()
     if data is None:
         return None
@@ -83,25 +99,31 @@ def settings_digest(cfg: DictConfig) -> str | None:
 
 
 def find_earlier(digest: str, run_dir: Path) -> Path | None:
-    """The run with the same settings that this sweep, or one beside it, has finished or left; a finished one first.
+    """Find a run with the same settings in this sweep or in one beside it.
 
-    Args: digest: see `settings_digest`. run_dir: of the job at hand, in its sweep's directory.
+    Args:
+        digest: see `settings_digest`.
+        run_dir: of the job at hand, in its sweep's directory.
+
+    Returns:
+        A finished run; else one that was interrupted and has a checkpoint; None if there is neither.
     """
-    cut = None
+    interrupted = None
     for directory in sorted({*run_dir.parent.glob("*"), *run_dir.parent.parent.glob("sweep_*/*")}, key=str):
-        if directory.is_symlink() or _digest_of(directory) != digest:
+        if directory.is_symlink() or _read_digest(directory) != digest:
             continue
         state = find_state(directory)
         if state.running:
             continue
-        if result_of(directory):
+        if read_result(directory):
             return directory
         if state.ended != "failed" and (directory / LAST_CHECKPOINT).exists():
-            cut = directory
-    return cut
+            interrupted = directory
+    return interrupted
 
 
-def _digest_of(directory: Path) -> str | None:
+def _read_digest(directory: Path) -> str | None:
+    """Read the digest of settings in a run's resolved.yaml, without the cost of parsing it."""
     try:
         lines = (directory / RESOLVED).read_text().splitlines()
     except OSError:
@@ -109,8 +131,8 @@ def _digest_of(directory: Path) -> str | None:
     return next((line.split()[-1] for line in lines if line.startswith("  settings: ")), None)
 
 
-def result_of(directory: Path) -> dict[str, Any] | None:
-    """What result.json says; None if it is not there or is not that of a run."""
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """Read a run's result.json; None if it is not there or is not that of a run."""
     try:
         result = json.loads((directory / RESULT).read_text())
     except (OSError, ValueError):
@@ -118,8 +140,8 @@ def result_of(directory: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and "metrics" in result else None
 
 
-def report() -> None:
-    """At the end of a sweep, in the process that was started: the table of its jobs, and which of them failed."""
+def print_outcome() -> None:
+    """Print the table of a sweep's jobs and the names of those that failed, in the process that started the sweep."""
     if Sweep.directory is None or not Sweep.directory.is_dir():
         return
     from refold.report.comparison_table import print_comparison
@@ -139,14 +161,14 @@ def report() -> None:
             print(f"failed: {directory}: {state.reason}", file=sys.stderr)
 
 
-def stand_in(run_dir: Path, earlier: Path) -> None:
-    """Let the job's directory be a link to the one that an earlier sweep left, and log there from here on."""
+def _link_to(earlier: Path, run_dir: Path) -> None:
+    """Make the job's directory a link to the one that an earlier sweep left, and write the job's log there."""
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
         if run_dir in Path(handler.baseFilename).parents:
             root.removeHandler(handler)
             handler.close()
-            there = logging.FileHandler(earlier / "train.log")
+            there = logging.FileHandler(earlier / LOG)
             there.setFormatter(handler.formatter)
             root.addHandler(there)
     if earlier != run_dir:

@@ -260,6 +260,12 @@ def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
             yield f"trainer.{name} is 0; it must be at least 1, or -1 for no limit"
     if trainer["max_epochs"] == trainer["max_steps"] == -1:
         yield "trainer.max_epochs and trainer.max_steps are both -1; one of them must be a limit"
+    if trainer.get("fast_dev_run"):
+        yield "trainer.fast_dev_run is set; such a run keeps no checkpoint: use trainer.max_steps=2 for a short one"
+    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        limit = trainer.get(name)
+        if isinstance(limit, int | float) and limit <= 0:
+            yield f"trainer.{name} is {limit}; it must be greater than 0: a run needs at least one batch of each part"
     try:
         plan(trainer, find_machine(), find_world())
     except RefoldError as error:

@@ -150,11 +150,12 @@ class Failure(NamedTuple):
 
 
 def _job_failed(failure: Failure, log: Path) -> JobFailedError:
-    """Show where it failed, once, and keep that in the log; the message alone suffices for a user's mistake."""
+    """Keep the traceback in the log, once; print it only where a process hangs, and nothing for a user's mistake."""
     if failure.status == 2:
         return JobFailedError(failure.message, failure.status)
     if failure.traceback:
-        print(failure.traceback, file=sys.stderr)
+        if failure.status != os.EX_SOFTWARE:
+            print(failure.traceback, file=sys.stderr)
         with contextlib.suppress(OSError), log.open("a") as file:  # a full disk may be what it failed of
             file.write(failure.traceback)
     return JobFailedError(f"{failure.message}; log: {log}", failure.status)
@@ -322,7 +323,7 @@ def _failures_recorded() -> Iterator[None]:
         except Exception as error:
             known = isinstance(error, RefoldError)
             lines = str(error) if known else "".join(traceback.format_exception_only(error)).strip()
-            note = {"time": time.time(), "status": 2 if known else 1, "message": lines}
+            note = {"time": time.time(), "status": 2 if known else os.EX_SOFTWARE, "message": lines}
             note["traceback"] = "" if known else traceback.format_exc()
             write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(note))
             sys.exit(note["status"])

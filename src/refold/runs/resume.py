@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from refold import program
 from refold.errors import ConfigError
 from refold.runs.directory import LAST_CHECKPOINT, RESOLVED, read_settings
 
@@ -17,7 +18,7 @@ def resume_command(directory: Path) -> str:
     """Return the command that goes on with a run, quoted for a shell."""
     latest = Path("outputs/latest")
     where = "latest" if latest.resolve() == directory.resolve() else str(directory)
-    return f"python train.py {shlex.quote(f'resume={where}')}"
+    return f"{program.command('train')} {shlex.quote(f'resume={where}')}"
 
 
 class Resume:

@@ -129,7 +129,7 @@ def wandb_logger(
     tags = [*tags, *(chosen[group] for group in ("decoder", "data") if group in chosen)]
     page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
     page |= {"name": run_id, "id": run_id, "dir": run_dir, "resume": "allow", "job_type": "train"}
-    mode = os.environ.get("WANDB_MODE", "online") if mode == "auto" else mode
+    mode = os.environ.get("WANDB_MODE") or "online" if mode == "auto" else mode
     if mode == "disabled":
         return None
     if mode not in ("online", "offline"):

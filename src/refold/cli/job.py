@@ -1,0 +1,250 @@
+"""How a training job starts and ends: composed by Hydra, joined as a process of a job, refused, or interrupted."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import refold
+from refold.cli import sweep
+from refold.cli.command import CONF, exit_status, print_mistake, unforeseen
+from refold.config import build as config
+from refold.config.arguments import resume_arguments
+from refold.config.check import explain
+from refold.errors import ConfigError, Interrupted, RefoldError
+from refold.launch import cluster
+from refold.launch.hardware import Machine, Plan, adopt, find_machine, plan
+from refold.launch.workers import is_worker, run_worker
+from refold.runs.checkpoints import usable_checkpoint
+from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, discard_unused, identify
+from refold.runs.resume import Resume, resume_command
+from refold.runs.state import lock_run, record_refusal
+
+log = logging.getLogger("refold")
+
+RunJob = Callable[[DictConfig, Path], float]
+"""(configuration from Hydra, run directory) -> the monitored value."""
+
+Train = Callable[[DictConfig, Path], dict[str, Any] | None]
+"""(checked configuration, run directory) -> what result.json holds, on the first process."""
+
+
+# ---- start ----------------------------------------------------------------------------------------------------------
+
+
+def start(arguments: list[str], run_composed: Callable[[DictConfig], float], train: Train) -> None:
+    """Compose and run a job or a sweep, or take part in a job that another process composed.
+
+    Args:
+        arguments: of the command line, without the program's name.
+        run_composed: runs one job that Hydra composed.
+        train: what each process of a job runs.
+
+    Raises:
+        RefoldError: the job is refused, or failed.
+        Interrupted: ctrl-C, SIGTERM, or a job that failed where sweep.stop_on_failure is true.
+    """
+    world = cluster.find_world()
+    if arguments[:1] == ["--job"]:
+        if len(arguments) != 2:
+            raise ConfigError("--job takes a resolved.yaml and nothing else; resume=DIRECTORY goes on with settings")
+        run_worker(Path(arguments[1]).resolve(), lambda cfg, run_dir: join(cfg, run_dir, train))
+    elif world and world.rank > 0:
+        if run_dir := cluster.wait_for_run():
+            run_worker(run_dir / RESOLVED, lambda cfg, run_dir: join(cfg, run_dir, train))
+    else:
+        try:
+            sys.argv[1:] = resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
+            if world and sys.argv[1:2] in (["-m"], ["--multirun"]):
+                raise ConfigError(f"-m starts its own processes: run a sweep without {world.starter}")
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run_composed)()
+        finally:
+            if world:
+                cluster.dismiss(world)
+            sweep.print_outcome()
+
+
+def join(cfg: DictConfig, run_dir: Path, train: Train) -> None:
+    """Run one process of a job that torchrun, srun, a user or this program's own launcher started on resolved.yaml."""
+    if is_worker():
+        train(cfg, run_dir)
+        return
+    world = cluster.find_world() or cluster.World(rank=0, processes=1, nodes=1, starter="this command")
+    cfg.trainer = adopt(config.to_plain(cfg.trainer), world)
+    with lock_run(run_dir) if world.rank == 0 else contextlib.nullcontext():
+        result = train(cfg, run_dir)
+    print_result(result, run_dir)
+
+
+def run_and_report(cfg: DictConfig, run_job: RunJob) -> float:
+    """Run one job that Hydra composed, and say what became of it if it fails.
+
+    Args:
+        cfg: configuration of the job.
+        run_job: runs it.
+
+    Returns:
+        The monitored value, for a sweeper to minimise.
+    """
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    sweeping = is_part_of_sweep()
+    try:
+        try:
+            return run_job(cfg, run_dir)
+        except Exception as error:
+            if isinstance(error, RefoldError) or explain(error, CONF):
+                raise
+            raise unforeseen(error, run_dir / LOG) from error
+    except RefoldError as error:
+        if not sweeping:
+            if not cfg.resume and exit_status(error) == 2:  # the log of a failure is kept
+                discard_unused(run_dir)
+            sys.exit(print_mistake(error))  # past Hydra, which would add lines of its own
+        number, name = hydra_config.job.num, hydra_config.job.override_dirname
+        print(f"\njob {number}, {name}, failed: {error}", file=sys.stderr)
+        if not (run_dir / RESOLVED).exists():
+            record_refusal(run_dir, error)
+        if cfg.sweep.stop_on_failure:
+            raise Interrupted("sweep.stop_on_failure is true: the sweep ends here", exit_status(error)) from error
+        raise
+    except Interrupted as stop:
+        hint = f". Go on with: {resume_command(run_dir)}" if (run_dir / LAST_CHECKPOINT).exists() else ""
+        if sweeping:
+            hint = ". The same command goes on with the sweep" if cfg.sweep.skip_finished else ""
+        raise Interrupted(f"{stop}{hint}") from None
+
+
+# ---- one job, step by step ------------------------------------------------------------------------------------------
+
+
+def is_part_of_sweep() -> bool:
+    """Return True if Hydra runs this job as one of a sweep."""
+    return HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
+    """Give a fresh job its id, or read the configuration of the run that it goes on with.
+
+    Args:
+        cfg: configuration from Hydra.
+        run_dir: directory of this job.
+
+    Returns:
+        The configuration to check and run.
+
+    Raises:
+        ConfigError: the run to go on with is not there, or other settings of it are asked for.
+    """
+    hydra_config = HydraConfig.get()
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    if cfg.resume:
+        resume = Resume(cfg.resume)
+        if resume.directory != run_dir.resolve():  # it came another way than `resume_arguments` looks at
+            raise ConfigError(
+                f"resume is {cfg.resume}; give it on the command line, as resume={cfg.resume}, without ++"
+            )
+        cfg = resume.config(overrides)
+        cfg.resume = str(resume.checkpoint)
+        return cfg
+    choices = {name: value for name, value in hydra_config.runtime.choices.items() if "hydra" not in name}
+    group = run_dir.parent.name if is_part_of_sweep() else None
+    return begin(cfg, run_dir, choices=choices, overrides=overrides, group=group)
+
+
+def begin(
+    cfg: DictConfig, run_dir: Path, *, choices: dict[str, str], overrides: list[str], group: str | None
+) -> DictConfig:
+    """Complete the configuration of a fresh run, in place.
+
+    Args:
+        cfg: as composed, without Hydra's section.
+        run_dir: the run directory, which gives the run its id.
+        choices: chosen option by group.
+        overrides: what was given on the command line.
+        group: name of the sweep that the run is a job of; None: of none.
+
+    Returns:
+        The configuration.
+    """
+    with open_dict(cfg):
+        cfg.resume = None
+        cfg.run = {
+            "version": refold.__version__,
+            "id": identify(run_dir),
+            "group": group,
+            "choices": choices,
+            "overrides": overrides,
+            "settings": None,
+        }
+        if not OmegaConf.is_missing(cfg.data, "path") and cfg.data.get("path"):
+            cfg.data.path = os.path.abspath(os.path.expanduser(cfg.data.path))  # a run resumes from any folder
+    return cfg
+
+
+def plan_hardware(cfg: DictConfig) -> tuple[Plan, Machine, cluster.World | None]:
+    """Write into the trainer's settings what each `auto` means on this machine.
+
+    Args:
+        cfg: checked configuration; its `trainer` section is changed.
+
+    Returns:
+        The plan, this machine, and the processes that torchrun or srun started, if they did.
+
+    Raises:
+        ConfigError: the machine has not got what the settings ask for.
+    """
+    world = cluster.find_world()
+    if world and is_part_of_sweep():
+        raise ConfigError(f"a sweep starts its own processes: run it without {world.starter}")
+    machine = find_machine()
+    hardware = plan(config.to_plain(cfg.trainer), machine, world)
+    cfg.trainer = hardware.settings
+    return hardware, machine, world
+
+
+def announce(hardware: Plan, world: cluster.World | None, run_dir: Path) -> None:
+    """Log what the plan says of the hardware, and name the run directory to processes that wait for it."""
+    for note in hardware.notes:
+        log.info(note)
+    for warning in hardware.warnings:
+        log.warning(warning)
+    if world:
+        cluster.announce(run_dir)
+
+
+def seed(cfg: DictConfig) -> None:
+    """Seed every generator, and find the checkpoint to go on with, before anything is built."""
+    import lightning
+
+    for name in ("lightning.pytorch", "lightning.fabric", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they repeat what our own first lines say
+    if cfg.resume:  # refused here, if it is broken, and not inside the trainer
+        cfg.resume = str(usable_checkpoint(Path(cfg.resume)))
+    lightning.seed_everything(cfg.seed, verbose=False)
+
+
+def describe(cfg: DictConfig, trainer: Any, data: Any) -> None:
+    """Log what is about to be trained: hardware, windows per step, and the data."""
+    log.info(
+        "%s: %s x %s, strategy %s, precision %s, %d windows per optimizer step over all",
+        *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
+        data.batch_size * cfg.trainer.accumulate_grad_batches,
+    )
+    log.info(data.description)
+
+
+def print_result(result: dict[str, Any] | None, run_dir: Path) -> None:
+    """Print the summary of a run on its first process, which has the result."""
+    if result:
+        from refold.report.summary import print_summary
+
+        print_summary(result, run_dir)

@@ -1,0 +1,30 @@
+"""How this process was started, so that the commands in messages can be typed as they stand."""
+
+import re
+import sys
+from pathlib import Path
+
+_SCRIPT = re.compile(r"python (?:scripts/)?(train|score|encode|export|compare)\.py")
+
+
+def command(name: str) -> str:
+    """Return the words that start a subcommand the way that this process was started.
+
+    Args:
+        name: of the subcommand, such as "train".
+
+    Returns:
+        `python train.py` or `python scripts/score.py` where a script of the checkout was started, else `refold train`.
+    """
+    if not (sys.argv and Path(sys.argv[0]).suffix == ".py" and Path(sys.argv[0]).name != "__main__.py"):
+        return f"refold {name}"
+    return "python train.py" if name == "train" else f"python scripts/{name}.py"
+
+
+def as_started(text: str) -> str:
+    """Return a text in which every command of Refold is written the way that this process was started.
+
+    Args:
+        text: with commands such as `python train.py` and `python scripts/score.py`.
+    """
+    return _SCRIPT.sub(lambda found: command(found[1]), text)
