@@ -12,7 +12,7 @@ from refold.config import build as config
 from refold.config.check import check
 from refold.errors import ConfigError
 from refold.launch.hardware import find_machine
-from refold.library.evaluation import fit_baselines, measure_baselines
+from refold.library.reconstruction_baselines import fit_baselines, measure_baselines
 from refold.library.run import load_run
 from refold.training.loggers import finish_loggers
 

@@ -97,7 +97,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
         What result.json holds, on the first process; None on the others.
     """
     with interruptible(run_dir), full_disk_as_refold_error(run_dir):
-        from refold.library.evaluation import summarise
+        from refold.library.evaluation import evaluate_run
         from refold.training.loggers import finish_loggers
 
         job.seed(cfg)
@@ -115,7 +115,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
             report_ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             detector = config.build_detector(cfg, module.autoencoder, data.recipe, data.scaler, data.feature_names)
-            result = summarise(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
+            result = evaluate_run(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
             status = 0
         finally:
             finish_loggers(status)

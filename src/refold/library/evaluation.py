@@ -1,7 +1,6 @@
-"""The end of a run: the best weights measured beside the baselines, and everything written to result.json."""
+"""The evaluation that ends a run: best.ckpt measured beside the baselines, the detector fitted, result.json written."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -9,17 +8,28 @@ from typing import Any, TypeVar
 import lightning as L
 import numpy as np
 import polars as pl
-import torch
 from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
 from refold.errors import RefoldError
+from refold.library.doubts import (
+    find_broken_weights,
+    find_divergence,
+    find_unfinished_schedule,
+    reasons_for_missing,
+    without_infinities,
+)
+from refold.library.reconstruction_baselines import (
+    NEIGHBOURS,
+    fit_baselines,
+    measure_baselines,
+    measure_neighbours,
+    r2_against_baselines,
+)
 from refold.report.figures import ScoredPart, draw_figures, scored_assets
 from refold.runs.directory import DETECTOR, write_result
-from refold.scoring.baselines import PCA, TrainingMean, reconstruction_error
 from refold.scoring.detector import Detector, alarm_rate
 from refold.scoring.labelled import against_labels
-from refold.scoring.neighbours import neighbour_preservation
 from refold.scoring.protocols import Evaluation
 from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
 from refold.training.facts import run_facts
@@ -28,16 +38,10 @@ from refold.training.module import AutoencoderModule
 
 log = logging.getLogger(__name__)
 
-NEIGHBOURS = "test/neighbours"
-"""Share of the nearest neighbours of test windows that their codes keep; see `refold.scoring.neighbours`."""
-
-LARGEST_SAMPLE = 2000
-"""Test windows, spread evenly, among which neighbours are looked for."""
-
 Kind = TypeVar("Kind", bound=L.Callback)
 
 
-def summarise(
+def evaluate_run(
     cfg: DictConfig,
     run_dir: Path,
     trainer: L.Trainer,
@@ -46,26 +50,40 @@ def summarise(
     detector: Detector,
     evaluation: Evaluation | None,
 ) -> dict[str, Any] | None:
-    """Measure best.ckpt on validation and test, running free; measure the baselines; fit the detector; measure
-    what the experiment asks for; draw; write result.json.
+    """Measure a trained run, draw its figures, and write result.json.
 
-    Every process takes part in the measuring; the first one does the rest. Returns: the result there, else None.
+    best.ckpt is measured on validation and test, running free; then the baselines, the detector, and what the
+    experiment asks for. Every process takes part in measuring the model; the first one does the rest.
+
+    Args:
+        cfg: the run's configuration.
+        run_dir: the run directory.
+        trainer: after `fit`, with our callbacks.
+        module: trained.
+        data: of the run, set up.
+        detector: not fitted.
+        evaluation: of the experiment, or None.
+
+    Returns:
+        The result, as it stands in result.json; None on the other processes.
+
+    Raises:
+        RefoldError: the monitored value was never a number.
     """
+    warnings = [find_broken_weights(module), find_unfinished_schedule(module, trainer.global_step)]
     checkpoints, epochs = find_callback(trainer, Checkpoints), find_callback(trainer, EpochReport)
     checkpoints.ensure_best(trainer, module, data)
     training = {"epochs": trainer.current_epoch, "optimizer_steps": trainer.global_step}
-    where = {"datamodule": data, "ckpt_path": checkpoints.best, "verbose": False, "weights_only": True}
-    loggers, trainer.loggers = trainer.loggers, []  # what follows is no point of the curves
-    metrics = {**trainer.validate(module, **where)[0], **trainer.test(module, **where)[0]}
-    trainer.loggers = loggers
+    metrics = measure_best(trainer, module, data, checkpoints.best)
     if not trainer.is_global_zero:
         return None
     facts = run_facts(trainer, module, data)
     fitted = fit_baselines(facts["code_size"], cfg.seed, data)
     baselines = measure_baselines(fitted, data)
-    metrics |= against(metrics, baselines)
+    metrics |= r2_against_baselines(metrics, baselines)
+    warnings.append(find_divergence(metrics, baselines, cfg.optimizer.get("lr")))
     verdict, test_scores = fit_detector(detector, run_dir, data)
-    metrics[NEIGHBOURS] = neighbours_kept(module.eval().autoencoder.encode, data, module.device)
+    metrics[NEIGHBOURS] = measure_neighbours(module.eval().autoencoder.encode, data, module.device)
     result = {
         "run": cfg.run.id,
         "metrics": metrics,
@@ -75,51 +93,126 @@ def summarise(
         "windows_per_s": median(epochs.rates) if epochs.rates else None,
         **facts,
     }
+    labels = getattr(data.source, "labels", None)  # a source that knows its anomalies
     if evaluation:
         result["price_errors"] = evaluation.run(detector, data, seed=cfg.seed)
         metrics |= evaluation.metrics(result["price_errors"])
-    elif test_scores and hasattr(data.source, "labels"):
-        found = against_labels(scored_bars(test_scores, data), data.source.labels(), verdict["level"])
+    elif test_scores and verdict and labels:
+        found = against_labels(scored_bars(test_scores, data), labels(), verdict["level"])
         metrics |= {f"errors/{name}": value for name, value in found.items()}
-    figures = draw_figures(run_dir, module, data, fitted, test_scores)
-    log.info("best.ckpt: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    last = last_row(result, cfg.checkpoint.monitor)
-    pictures = {f"figures/{name}": path for name, path in figures.items()}
-    log_end(loggers, last, pictures, best=checkpoints.best, step=max(0, trainer.global_step - 1))
+    result, missing = without_infinities(result, reasons_for_missing(baselines))
+    result |= {"warnings": [warning for warning in warnings if warning], "missing": missing}
+    figures = draw_figures(run_dir, module, data, fitted._asdict(), test_scores)
+    report_end(cfg, trainer, result, figures, checkpoints.best)
     write_result(run_dir, result)
     return result
 
 
+def measure_best(trainer: L.Trainer, module: AutoencoderModule, data: WindowDataModule, best: Path) -> dict[str, Any]:
+    """Measure a checkpoint on validation and test, running free.
+
+    Args:
+        trainer: after `fit`; its loggers get nothing of it, because these are no points of the curves.
+        module: gets the checkpoint's weights.
+        data: set up.
+        best: the checkpoint.
+
+    Returns:
+        `split/quantity` -> value; NaN where there is none.
+    """
+    loggers, trainer.loggers = trainer.loggers, []
+    settings: dict[str, Any] = {"datamodule": data, "ckpt_path": best, "verbose": False, "weights_only": True}
+    metrics = {**trainer.validate(module, **settings)[0], **trainer.test(module, **settings)[0]}
+    trainer.loggers = loggers
+    return metrics
+
+
+def report_end(
+    cfg: DictConfig, trainer: L.Trainer, result: dict[str, Any], figures: dict[str, Path], best: Path
+) -> None:
+    """Write the end of a run to its log and its loggers.
+
+    Args:
+        cfg: the run's configuration.
+        trainer: with the run's loggers.
+        result: complete.
+        figures: name -> PNG file.
+        best: best.ckpt.
+    """
+    shown = [f"{name} {value:.4f}" for name, value in result["metrics"].items() if value is not None]
+    log.info("best.ckpt: %s", "  ".join(shown))
+    for path, reason in result["missing"].items():
+        log.info("%s has no value: %s", path, reason)
+    for warning in result["warnings"]:
+        log.warning(warning)
+    pictures = {f"figures/{name}": path for name, path in figures.items()}
+    last = last_row(result, cfg.checkpoint.monitor)
+    log_end(trainer.loggers, last, pictures, best=best, step=max(0, trainer.global_step - 1))
+
+
 def last_row(result: dict[str, Any], monitor: str) -> dict[str, float]:
-    """What loggers get at the end: the best monitored value, test errors, the baselines', and the alarm rates."""
+    """Collect the numbers that loggers get at the end of a run.
+
+    Args:
+        result: complete.
+        monitor: name of the monitored metric.
+
+    Returns:
+        The best monitored value, the metrics of test and of planted errors, those of the baselines, and the alarm
+        rates; without those that have no value.
+    """
     metrics = result["metrics"]
     row = {f"best/{monitor}": metrics[monitor]}
     row |= {
         name: value for name, value in metrics.items() if name.startswith(("test/", "errors/")) or "_against_" in name
     }
     row |= {f"{name}/{key}": value for name, errors in result["baselines"].items() for key, value in errors.items()}
-    return row | {name: value for name, value in (result["detector"] or {}).items() if "/" in name}
+    row |= {name: value for name, value in (result["detector"] or {}).items() if "/" in name}
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def scored_bars(test: ScoredPart, data: WindowDataModule) -> pl.DataFrame:
-    """The scores of the test part as a table: timestamp, asset, score."""
+    """Turn the scores of the test part into a table.
+
+    Args:
+        test: the scores.
+        data: of the run, set up.
+
+    Returns:
+        timestamp, asset and score, asset after asset in order of time; NaN where a bar has no score.
+    """
     times = pl.Series("timestamp", test.scores.times).cast(data.train_windows.series.time_dtype)
     names = np.array(scored_assets(data))
     return pl.DataFrame([times, pl.Series("asset", names[test.scores.asset]), pl.Series("score", test.scores.score)])
 
 
 def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
-    """The trainer's callback of a class."""
-    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
+    """Find the trainer's callback of a class.
+
+    Args:
+        trainer: it has one.
+        kind: the class.
+
+    Returns:
+        The first callback of that class.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  set undeclared
+    return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
 def fit_detector(
     detector: Detector, run_dir: Path, data: WindowDataModule
 ) -> tuple[dict[str, Any] | None, ScoredPart | None]:
-    """Fit score and threshold to the run's parts and keep them beside the checkpoints.
+    """Fit score and threshold to the run's parts, write them beside the checkpoints, and score the test part.
 
-    Returns: level and alarm rates; the one on test is what a user may expect, and nothing is fitted to it; and the
-    scores of the test part. None twice if validation does not suffice for the threshold: no reason to lose a run.
+    Args:
+        detector: not fitted.
+        run_dir: the run directory.
+        data: of the run, set up.
+
+    Returns:
+        Level and alarm rates, and the scores of the test part. Nothing is fitted to the test part, so its alarm rate
+        is what a user may expect. None twice if validation does not suffice for the threshold: no reason to lose a run.
     """
     series = data.train_windows.series
     try:
@@ -139,41 +232,3 @@ def fit_detector(
         "test/alarms_per_asset_year": alarm_rate(flagged, test, series.time_dtype),
     }
     return verdict, ScoredPart(test, levels, flagged)
-
-
-def fit_baselines(code_size: int, seed: int, data: WindowDataModule) -> dict[str, PCA | TrainingMean]:
-    """PCA with as many components as the code has numbers, and the training mean, fitted on the training windows."""
-    return {"pca": PCA(code_size, seed).fit(data.train_windows), "mean": TrainingMean().fit(data.train_windows)}
-
-
-def measure_baselines(fitted: dict[str, PCA | TrainingMean], data: WindowDataModule) -> dict[str, dict[str, float]]:
-    """Their errors on validation and test, and the neighbours that PCA keeps."""
-    measured: dict[str, dict[str, float]] = {}
-    for name, baseline in fitted.items():
-        measured[name] = {}
-        for split, windows in (("val", data.val_windows), ("test", data.test_windows)):
-            error = reconstruction_error(baseline, windows)
-            measured[name] |= {f"{split}/{quantity}": value for quantity, value in error.items()}
-    pca = fitted["pca"]
-    measured["pca"][NEIGHBOURS] = neighbours_kept(lambda windows, mask: pca.encode(windows), data, torch.device("cpu"))
-    return measured
-
-
-def against(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -> dict[str, float]:
-    """R2 of the model against each baseline, 1 - its squared error / the baseline's: 0 is as good, 1 is perfect."""
-    return {
-        f"{split}/r2_against_{name}": 1 - metrics[f"{split}/reconstruction_mse"] / errors[f"{split}/reconstruction_mse"]
-        for name, errors in baselines.items()
-        for split in ("val", "test")
-        if errors[f"{split}/reconstruction_mse"] > 0
-    }
-
-
-@torch.no_grad()
-def neighbours_kept(encode: Callable, data: WindowDataModule, device: torch.device) -> float:
-    """Neighbour preservation of an encoder, (windows, mask) -> codes, on test windows. device: the encoder's."""
-    windows = data.test_windows
-    index = torch.linspace(0, len(windows) - 1, min(LARGEST_SAMPLE, len(windows)), dtype=torch.float64).long().unique()
-    sample, mask = windows.gather(index).to(device), windows.mask(index)
-    codes = encode(sample, mask if mask is None else mask.to(device))
-    return neighbour_preservation(sample.flatten(1).cpu().numpy(), codes.double().cpu().numpy())

@@ -31,6 +31,9 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     own, pca = result["metrics"]["test/r2"], result["baselines"]["pca"]["test/r2"]
     ahead = "" if own is None or pca is None else f"test/r2 against PCA's: {own - pca:+.4f}; "
     console.print(f"{ahead}test/neighbours: share of a window's 10 nearest that its code keeps")
+    for path, reason in result["missing"].items():
+        if path.startswith("metrics."):
+            console.print(f"{path.removeprefix('metrics.')} has no value: {reason}")
     if result["windows_per_s"]:
         console.print(
             f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights"
@@ -41,6 +44,8 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
             f"{found['val/alarms_per_asset_year']:.1f} alarms per asset and year on validation, "
             f"{found['test/alarms_per_asset_year']:.1f} on test"
         )
+    for warning in result["warnings"]:
+        console.print(f"warning: {warning}")
     directory = shlex.quote(_short(run_dir))
     console.print(f"run directory: {directory}")
     if (run_dir / "wandb").is_dir():

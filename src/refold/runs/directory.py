@@ -202,7 +202,7 @@ def write_result(directory: Path, result: dict[str, Any]) -> None:
         directory: the run directory.
         result: what JSON can hold.
     """
-    write_atomically(directory / RESULT, json.dumps(result, indent=2) + "\n")
+    write_atomically(directory / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def read_settings(path: Path) -> DictConfig:

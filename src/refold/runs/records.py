@@ -130,7 +130,7 @@ def read_run(directory: Path) -> RunRecord:
         **common,
         status="finished",
         note="",
-        metrics={**result["metrics"], **measured},
+        metrics={name: value for name, value in {**result["metrics"], **measured}.items() if value is not None},
         baselines=result["baselines"],
         fingerprint=result["data_fingerprint"],
     )

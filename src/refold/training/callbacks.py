@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 Monitor = Literal["val/reconstruction_mse", "val/reconstruction_mae"]
 """Logged names of which the smallest value is the best."""
 
+DIVERGED = 10.0
+"""A monitored value of more than so many times its best is said to diverge."""
+
 AGREE_EVERY_BATCHES = 16
 """Several processes ask each other so often whether to write or to stop: each question is a message to all."""
 
@@ -96,6 +99,7 @@ class Checkpoints(Checkpoint):
         self.best_value = math.inf
         self.last_written = 0.0
         self.began = False
+        self.warned = False
 
     def state_dict(self) -> dict[str, float]:
         return {"best_value": self.best_value}
@@ -115,10 +119,23 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = float(trainer.callback_metrics.get(self.monitor, math.inf))
+        if trainer.is_global_zero and self.monitor in trainer.callback_metrics:
+            self._warn_of_divergence(value, trainer.current_epoch + 1)
         if value < self.best_value:
             self.best_value = value
             self._write(trainer, self.best)
         self.write_last(trainer)
+
+    def _warn_of_divergence(self, value: float, epoch: int) -> None:
+        """Log, once, that the monitored value is no number or far above its best."""
+        if self.warned or (value <= DIVERGED * self.best_value and math.isfinite(value)):
+            return
+        self.warned = True
+        best = f"its best was {self.best_value:.4g}" if math.isfinite(self.best_value) else "it never had a value"
+        log.warning(
+            "epoch %d: training diverges: %s is %.4g, %s; lower optimizer.lr, or set trainer.gradient_clip_val",
+            *(epoch, self.monitor, value, best),
+        )
 
     def write_last(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt` from the present state; called on every process."""

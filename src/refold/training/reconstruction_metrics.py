@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+NO_DEVIATION = 1e-12
+"""Share of the sum of squares up to which the squared deviations from the mean are rounding."""
+
 
 class ReconstructionError(Metric):
     """Measure mean squared error, mean absolute error and R2 over all present bars given so far.
@@ -57,12 +60,15 @@ class ReconstructionError(Metric):
         """Compute the metrics of all batches added so far.
 
         Returns:
-            reconstruction_mse and reconstruction_mae, in squared and in plain units of the windows, and r2.
+            reconstruction_mse and reconstruction_mae, in squared and in plain units of the windows, and r2; r2 is NaN
+            where the windows stand still.
         """
         values = self.bars * len(self.total)
-        deviation = self.total_of_squares - self.total.square() / self.bars
+        deviation = (self.total_of_squares - self.total.square() / self.bars).sum()
+        # what is left of a constant is the rounding of float64
+        stands_still = deviation <= NO_DEVIATION * self.total_of_squares.sum()
         return {
             "reconstruction_mse": self.squared_error.sum() / values,
             "reconstruction_mae": self.absolute_error.sum() / values,
-            "r2": 1 - self.squared_error.sum() / deviation.sum(),
+            "r2": (1 - self.squared_error.sum() / deviation).masked_fill(stands_still, torch.nan),
         }

@@ -1,4 +1,4 @@
-"""Scheduled teacher forcing: how often, at an optimizer step, the decoder is fed the truth instead of its own output.
+"""Scheduled teacher forcing: the probability, at an optimizer step, that the decoder is fed the truth.
 
 A schedule is a pure function of the optimizer step, so a resumed run goes on where it was. A coin turns its probability
 into a decision; coins are drawn from a generator seeded by (seed, step), so they are the same on every process and in
@@ -21,15 +21,32 @@ from refold.training.seeds import generator
 Ratio = Annotated[float, within(0, 1)]
 
 
-class Schedule(Protocol):
-    """The probability of feeding the truth, in [0, 1], as a pure function of the optimizer step."""
+ARRIVED = 0.01
+"""A schedule has come to its end where its ratio differs from the final one by no more."""
 
-    def __call__(self, step: int) -> float: ...
+
+class Schedule(Protocol):
+    """The probability of feeding the truth, in [0, 1], as a pure function of the optimizer step.
+
+    A schedule that moves to a final ratio may have an attribute `arrival`: that ratio, and the optimizer steps after
+    which the schedule is within `ARRIVED` of it. A run that ends before says so.
+    """
+
+    def __call__(self, step: int) -> float:
+        """Compute the ratio.
+
+        Args:
+            step: optimizer steps that are done, at least 0.
+
+        Returns:
+            In [0, 1].
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class FreeRunning:
-    """Never the truth: the decoder learns under the conditions in which it is used."""
+    """Never feed the truth: the decoder learns under the conditions in which it is used."""
 
     def __call__(self, step: int) -> float:
         return 0.0
@@ -38,7 +55,11 @@ class FreeRunning:
 @checked("teacher_forcing.schedule")
 @dataclass(frozen=True)
 class Constant:
-    """The same ratio at each step; 1 is classic teacher forcing."""
+    """Keep the same ratio at each step; 1 is classic teacher forcing.
+
+    Args:
+        ratio: probability of feeding the truth, in [0, 1].
+    """
 
     ratio: Ratio
 
@@ -49,11 +70,22 @@ class Constant:
 @checked("teacher_forcing.schedule")
 @dataclass(frozen=True)
 class Linear:
-    """A straight line from `start` to `end` over `steps` optimizer steps, then `end`."""
+    """Follow a straight line from `start` to `end` over `steps` optimizer steps, then keep `end`.
+
+    Args:
+        start: ratio at step 0, in [0, 1].
+        end: ratio from the last of the steps on, in [0, 1].
+        steps: optimizer steps from start to end, at least 1.
+    """
 
     start: Ratio
     end: Ratio
     steps: Annotated[int, at_least(1)]
+
+    @property
+    def arrival(self) -> tuple[float, int]:
+        """The final ratio, and the optimizer steps until it."""
+        return self.end, self.steps
 
     def __call__(self, step: int) -> float:
         done = min(step / self.steps, 1.0)
@@ -63,9 +95,18 @@ class Linear:
 @checked("teacher_forcing.schedule")
 @dataclass(frozen=True)
 class Exponential:
-    """k^step with k = 2^(-1 / half_life_steps): from 1, halved every `half_life_steps` optimizer steps."""
+    """Start at 1 and halve the ratio every `half_life_steps` optimizer steps: k^step with k = 2^(-1 / half_life_steps).
+
+    Args:
+        half_life_steps: optimizer steps after which the ratio has halved, greater than 0.
+    """
 
     half_life_steps: Annotated[float, more_than(0)]
+
+    @property
+    def arrival(self) -> tuple[float, int]:
+        """The final ratio 0, and the optimizer steps until `ARRIVED`."""
+        return 0.0, math.ceil(self.half_life_steps * math.log2(1 / ARRIVED))
 
     def __call__(self, step: int) -> float:
         return 0.5 ** (step / self.half_life_steps)
@@ -74,20 +115,29 @@ class Exponential:
 @checked("teacher_forcing.schedule")
 @dataclass(frozen=True)
 class InverseSigmoid:
-    """k / (k + exp(step / k)): near 1 at first, 0.5 at `half_life_steps`, then towards 0.
+    """Stay near 1 at first, pass 0.5 at `half_life_steps`, then fall towards 0: k / (k + exp(step / k)).
 
-    It starts at k / (k + 1) and passes 0.5 where step = k ln k, so k solves k ln k = half_life_steps.
+    The ratio starts at k / (k + 1) and passes 0.5 where step = k ln k, so k solves k ln k = half_life_steps.
+
+    Args:
+        half_life_steps: optimizer step at which the ratio is 0.5, greater than 0.
     """
 
     half_life_steps: Annotated[float, more_than(0)]
 
     @cached_property
     def k(self) -> float:
+        """The solution of k ln k = half_life_steps."""
         log_k = math.log1p(self.half_life_steps)  # of k ln k = S: with w = ln k it reads w exp(w) = S
         for _ in range(50):  # Newton; w exp(w) is convex for w > 0 and the start lies above the root
             exp_k = math.exp(log_k)
             log_k -= (log_k * exp_k - self.half_life_steps) / (exp_k * (log_k + 1))
         return math.exp(log_k)
+
+    @property
+    def arrival(self) -> tuple[float, int]:
+        """The final ratio 0, and the optimizer steps until `ARRIVED`."""
+        return 0.0, math.ceil(self.k * math.log(self.k * (1 / ARRIVED - 1)))
 
     def __call__(self, step: int) -> float:
         k = self.k
@@ -98,11 +148,22 @@ class InverseSigmoid:
 @checked("teacher_forcing.schedule")
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine wave from `start` to `end` over `steps` optimizer steps, then `end`."""
+    """Follow half a cosine wave from `start` to `end` over `steps` optimizer steps, then keep `end`.
+
+    Args:
+        start: ratio at step 0, in [0, 1].
+        end: ratio from the last of the steps on, in [0, 1].
+        steps: optimizer steps from start to end, at least 1.
+    """
 
     start: Ratio
     end: Ratio
     steps: Annotated[int, at_least(1)]
+
+    @property
+    def arrival(self) -> tuple[float, int]:
+        """The final ratio, and the optimizer steps until it."""
+        return self.end, self.steps
 
     def __call__(self, step: int) -> float:
         done = min(step / self.steps, 1.0)
@@ -120,7 +181,9 @@ class TeacherForcing:
         parallel_passes: 0 is exact. From 2 on, coins per window and bar run as that many fused passes in place of the
             loop over bars; an approximation (Mihaylova & Martins 2019, arXiv 1906.07651).
         seed: coins depend on it and on the optimizer step alone.
-    Raises: ValueError: parallel_passes is 1, or not 0 with another coin than `sequence_step`.
+
+    Raises:
+        ValueError: parallel_passes is 1, or not 0 with another coin than `sequence_step`.
     """
 
     @checked("teacher_forcing")
@@ -145,9 +208,16 @@ class TeacherForcing:
         self.seed = seed
 
     def ratio(self, step: int) -> float:
-        """Probability of feeding the truth at an optimizer step, in [0, 1].
+        """Compute the probability of feeding the truth at an optimizer step.
 
-        Raises: ValueError: the schedule gives something else, as one of the user's own may.
+        Args:
+            step: optimizer steps that are done, at least 0.
+
+        Returns:
+            In [0, 1].
+
+        Raises:
+            ValueError: the schedule gives something else, as one of the user's own may.
         """
         ratio = self.schedule(step)
         wrong = complaint(Ratio, ratio)
@@ -156,9 +226,15 @@ class TeacherForcing:
         return ratio
 
     def feeding(self, step: int, *, batch_size: int, window_size: int) -> Feeding:
-        """The decision for each bar of a batch at an optimizer step.
+        """Decide for each bar of a batch whether the decoder is fed the truth.
 
-        Returns: coins of shape (T,), (B, 1) or (B, T) on the CPU, or None where every bar runs free.
+        Args:
+            step: optimizer steps that are done, at least 0.
+            batch_size: B.
+            window_size: T.
+
+        Returns:
+            Coins of shape (T,), (B, 1) or (B, T) on the CPU, or None where every bar runs free.
         """
         ratio = self.ratio(step)
         if ratio == 0:
@@ -170,3 +246,22 @@ class TeacherForcing:
             tosses = torch.rand(shape[self.coin], generator=generator(self.seed, "coins", step))
             coins = tosses < ratio
         return Feeding(coins, self.detach_feedback, self.parallel_passes)
+
+    def describe_unfinished(self, steps: int) -> str | None:
+        """Say how far the ratio was from its final value when a training ended.
+
+        Args:
+            steps: optimizer steps of the training, at least 1.
+
+        Returns:
+            A sentence with the last ratio and the steps that the schedule needs; None if it came to its end, or has
+            none.
+        """
+        end, needed = getattr(self.schedule, "arrival", (None, 0))
+        last = self.ratio(steps - 1)
+        if end is None or steps >= needed or abs(last - end) <= ARRIVED:
+            return None
+        return (
+            f"teacher forcing ended at a ratio of {last:.2f}: its schedule comes to {end:.2f} after {needed:,} "
+            f"optimizer steps, and the training had {steps:,}; shorten teacher_forcing.schedule, or train longer"
+        )
