@@ -1,0 +1,181 @@
+"""A trained run as one graph: scaler, autoencoder and score of a window.
+
+Letters: B windows, T bars, F features, Z numbers of a code, K assets of a panel, C values of a bar.
+
+    features (B, T, F) -> reconstruction (B, T, F), code (B, Z), score (B, T), or (B, T, K) of a panel
+
+Features go in and come out in their own units. The LSTMs of the graph are one opaque operator (models/portable.py).
+"""
+
+import math
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from refold.data import Scaler
+from refold.data.bars.features import find
+from refold.errors import ConfigError
+from refold.models import Autoencoder
+from refold.models.portable import portable
+from refold.scoring.detector import Detector
+from refold.scoring.scores import GaussStatic, LatentNeighbours, Mahalanobis, Score
+
+
+class TrainedRun(Protocol):
+    """The parts of a run that an export needs; `refold.load_run` gives one."""
+
+    directory: Path
+    config: DictConfig
+    autoencoder: Autoencoder
+    scaler: Scaler
+    detector: Detector | None
+
+
+def fitted_detector(run: TrainedRun) -> Detector:
+    """Return the run's detector.
+
+    Raises:
+        ConfigError: the run did not come to its end, and has none.
+    """
+    if run.detector is None:
+        raise ConfigError(f"{run.directory} has no fitted score; it gets one at the end of its training")
+    return run.detector
+
+
+def portable_log_survival(z: Tensor) -> Tensor:
+    """Return -ln(1 - Phi(z)), to 2e-6, with operators that ONNX has.
+
+    They are erf up to z = 2 and Laplace's continued fraction beyond.
+    """
+    near = -torch.log(0.5 * (1 - torch.erf(z.clamp(max=2.0).float() / math.sqrt(2))))
+    far = z.clamp(min=2.0)
+    fraction = far
+    for n in range(30, 0, -1):
+        fraction = far + n / fraction
+    return torch.where(z < 2, near.to(z.dtype), far.square() / 2 + math.log(math.sqrt(2 * math.pi)) + fraction.log())
+
+
+def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
+    """Return all squared distances (B, n) between rows (B, Z) and (n, Z).
+
+    It is a product of float64 matrices: torch.cdist branches on B, which a graph cannot.
+    """
+    left, right = left.double(), right.double()
+    squares = left.square().sum(1, keepdim=True) + right.square().sum(1)
+    return (squares - 2 * left @ right.T).clamp(min=0)
+
+
+class _Scored(nn.Module):
+    """Score the bars of lone windows.
+
+    Args:
+        score: fitted.
+
+    Raises:
+        ConfigError: the score of a bar depends on bars that its window does not hold.
+    """
+
+    precision: Tensor
+
+    def __init__(self, score: Score) -> None:
+        super().__init__()
+        if score.before or score.after:
+            after = f" and the {score.after} after it" if score.after else ""
+            raise ConfigError(
+                f"score is {type(score).__name__}: it compares a bar with the {score.before} before it{after}, which a "
+                "window alone does not hold. Export a run with another one, such as score=gauss_s, or score with "
+                "scripts/score.py"
+            )
+        self.score = score
+        if isinstance(score, Mahalanobis):
+            self.register_buffer("precision", torch.cholesky_inverse(score.factor))
+
+    def measure(self, scaled: Tensor, made: Tensor, code: Tensor) -> Tensor:
+        """Return what the score measures of each bar of windows and their reconstructions, (B, T, C) float64."""
+        score = self.score
+        if isinstance(score, LatentNeighbours):
+            distances = _squared_distances(code / score.deviation, score.reference).sqrt()
+            nearest = distances.topk(min(score.neighbours, len(score.reference)), dim=1, largest=False).values.mean(1)
+            return nearest[:, None, None].expand(-1, scaled.shape[1], 1)
+        return score.measure(scaled, made, code).double()
+
+    def contributions(self, values: Tensor) -> Tensor:
+        """Return the contributions of values (..., C), in the same shape; their sum over C is the score."""
+        score = self.score
+        if isinstance(score, Mahalanobis):
+            deviation = values - score.mean
+            return deviation * (deviation @ self.precision)
+        if isinstance(score, GaussStatic):
+            variance = score.mean_square - score.mean.square()
+            return portable_log_survival((values - score.mean) / variance.clamp(min=0).sqrt().clamp(min=score.floor))
+        return score.contributions(values.flatten(0, -2), np.zeros(0, dtype=np.int64)).view_as(values)
+
+
+class Portable(nn.Module):
+    """Put windows through scaler, autoencoder and score. Every bar of a window must be there.
+
+    Args:
+        run: with a fitted detector.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, run: TrainedRun) -> None:
+        super().__init__()
+        detector = fitted_detector(run)
+        self.autoencoder = portable(run.autoencoder)
+        self.scored = _Scored(detector.score_function)
+        self.register_buffer("mean", run.scaler.mean)
+        self.register_buffer("std", run.scaler.std)
+        self.relative = relative_columns(run)
+        self.width = len(detector.features)  # columns of one asset
+        self.panel = detector.recipe.layout == "panel"
+        self.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scaled = (features.double() - self.mean) / self.std
+        if self.relative:  # of these a window sees only the distance to its first bar
+            first = torch.zeros_like(self.mean)
+            first[list(self.relative)] = 1.0
+            scaled = scaled - scaled[:, :1] * first
+        scaled = scaled.to(features.dtype)
+        code = self.autoencoder.encode(scaled)
+        made = self.autoencoder.decode(code, features.shape[1])
+        values = self.scored.measure(scaled, made, code)
+        if self.panel and self.scored.score.names_features:
+            values = values.unflatten(2, (-1, self.width))  # (B, T, K F) -> (B, T, K, F)
+        elif self.panel:
+            values = values.unsqueeze(2)  # one for all assets: (B, T, 1, 1)
+        score = self.scored.contributions(values).sum(-1)
+        return (made * self.std + self.mean).to(features.dtype), code, score.to(features.dtype)
+
+
+def relative_columns(run: TrainedRun) -> list[int]:
+    """List the columns of which a window sees only the distance to its first bar (`Feature.relative`)."""
+    own = [find(name).relative for name in fitted_detector(run).features]
+    return [column for column in range(len(run.scaler.mean)) if own[column % len(own)]]
+
+
+@torch.inference_mode()
+def reference(run: TrainedRun, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what `Portable` computes, with the parts of the run themselves."""
+    detector = fitted_detector(run)
+    scaled = run.scaler.transform(features)
+    for column in relative_columns(run):
+        scaled[..., column] -= scaled[:, :1, column].clone()
+    code = run.autoencoder.encode(scaled)
+    made = run.autoencoder.decode(code, features.shape[1])
+    score = detector.score_function
+    values = score.measure(scaled, made, code)
+    B, T, C = values.shape
+    panel, width = detector.recipe.layout == "panel", len(detector.features)
+    values = values.reshape(B * T, -1, width if panel and score.names_features else C)  # (B T, K, C)
+    rows = values.shape[0] * values.shape[1]
+    contributions = score.contributions(values.flatten(0, 1).double(), np.zeros(rows, dtype=np.int64))
+    scores = contributions.sum(1).view(B, T, -1)
+    return run.scaler.inverse_transform(made), code, (scores if panel else scores.squeeze(2)).to(features.dtype)
