@@ -144,6 +144,7 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
         min_assets=1.0,
         window_size=64,
         shortest_window=None,
+        shuffle_bars=False,
         stride=1,
         asset_weights=None,
         max_masked=0,

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from refold.data import Scaler, Series
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import CHECKS
-from refold.data.pipeline import Recipe
+from refold.data.recipe import Recipe
 from refold.data.windows.split import ByFraction
 from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTMEncoder
 from refold.scoring.detector import Detector

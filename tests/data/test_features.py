@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from refold.data.bars.features import PLAIN, TRAILING, find, find_all, longest_lookback
-from refold.data.pipeline import compute
+from refold.data.feature_table import compute_features
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, random_bars
 
@@ -38,7 +38,7 @@ LAST = {  # value on the last bar, written out from the definitions
 
 def values(bars: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     run = bars["asset"].rle_id().to_numpy()
-    return compute(bars, find_all(names, bars.columns), run).select(names)
+    return compute_features(bars, find_all(names, bars.columns), run).select(names)
 
 
 @pytest.mark.parametrize("name", LAST)

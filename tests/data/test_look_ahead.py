@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 import torch
 
-from refold.data.long import pieces as cutting
+from refold.data import pipeline
 from refold.data.sources import Csv, Parquet, SkfolioPanel, Sql, Stocks, Synthetic
 from refold.data.sources.csv import read_texts
 from refold.data.windows.split import ByDate, PurgedKFold, WalkForward
@@ -144,12 +144,11 @@ def test_no_feature_looks_ahead(layout, feature, change):
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_cache_built_in_pieces_does_not_look_ahead(tmp_path, monkeypatch, kind, change):
-    monkeypatch.setattr(cutting, "BARS", 250)
+    monkeypatch.setattr(pipeline, "BARS", 250)
     modules = []
     for number, how in enumerate((None, change)):
         (tmp_path / str(number)).mkdir()
         source = SOURCES[kind](changed(BARS, how), tmp_path / str(number))
-        assert len(source.pieces()) == 3
         settings = {"features": ALL_FEATURES, "split": ByDate(**SPLIT, embargo=0), "checks": SOFT, "max_masked": 3}
         modules.append(ready(BARS, source=source, cache=str(tmp_path / "cache"), **settings))
     assert_nothing_before_changed(*modules)

@@ -7,10 +7,11 @@ import pytest
 
 from refold.data.bars.market import survey
 from refold.data.long import ordered
-from refold.data.long import pieces as reading
-from refold.data.long.ordered import batches_of, in_order
+from refold.data.long.ordered import read_sorted
 from refold.data.long.spool import TableSpool
 from refold.data.sources import csv as csv_files
+from refold.data.sources import files as reading
+from refold.data.sources.base import batches_of
 from refold.errors import DataError
 from tests.data.makers import Frame, checks, random_bars, with_value
 from tests.data.test_pieces import BARS, csv, written
@@ -29,11 +30,10 @@ def some(bars: pl.DataFrame, rows: int) -> list[pl.DataFrame]:
 @pytest.mark.parametrize("rows", [33, 10_000])
 @pytest.mark.parametrize("order", ["as it is", "by time", "backwards"])
 def test_bars_come_back_in_order_with_what_the_market_did(folder, monkeypatch, order, rows):
-    monkeypatch.setattr(ordered, "ROWS", 47)
     monkeypatch.setattr(ordered, "SORTED", 250)
     monkeypatch.setattr(ordered, "MOMENTS", 60)
     bars = {"as it is": BARS, "by time": BARS.sort("timestamp", "asset"), "backwards": BARS.reverse()}[order]
-    found = in_order(some(bars, rows), checks(), folder)
+    found = read_sorted(some(bars, rows), checks(), folder)
     assert found.rows == BARS.height
     assert found.assets == {"A": 200, "B": 150, "C": 180, "D": 90}
     assert found.slice(0, BARS.height).equals(BARS)
@@ -46,7 +46,7 @@ def test_bars_come_back_in_order_with_what_the_market_did(folder, monkeypatch, o
 
 @pytest.mark.parametrize("rows", [7, 80, 1000])
 def test_cuts_hold_every_row_once_and_no_part_of_two_assets(rows):
-    found = in_order([BARS], checks())
+    found = read_sorted([BARS], checks())
     cuts = list(found.cuts(rows))
     assert [row for cut in cuts for row in range(cut.first, cut.end)] == list(range(BARS.height))
     for cut in cuts:
@@ -59,10 +59,10 @@ def test_cuts_hold_every_row_once_and_no_part_of_two_assets(rows):
 
 
 def test_the_bars_around_a_bar_are_of_its_asset():
-    found = in_order([BARS], checks())
-    assert found.around(100, 10, 5) == (90, 106)
-    assert found.around(199, 10, 5) == (189, 200)
-    assert found.around(200, 10, 5) == (200, 206)
+    found = read_sorted([BARS], checks())
+    assert found.rows_near(100, 10, 5) == (90, 106)
+    assert found.rows_near(199, 10, 5) == (189, 200)
+    assert found.rows_near(200, 10, 5) == (200, 206)
 
 
 @pytest.mark.parametrize("rows", [1, 50])
@@ -72,27 +72,27 @@ def test_what_is_out_of_order_or_without_a_date_is_counted_as_in_the_whole_table
         pl.when(pl.int_range(pl.len()).is_in([7, 250])).then(None).otherwise("timestamp").alias("timestamp")
     )
     rules = checks(missing_timestamp="drop", duplicate="warn")
-    found = in_order(some(bars, rows), rules)
+    found = read_sorted(some(bars, rows), rules)
     expected = rules.run(bars).table.filter(pl.col("check").is_in(["missing_timestamp", "out_of_order"]))
     assert expected["bars"].to_list() == [1, 1, 2]
     assert found.findings.equals(expected)
     assert found.rows == bars.height - 2
     with pytest.raises(DataError, match="a bar must have a date and an asset"):
-        in_order(some(bars, rows), checks())
+        read_sorted(some(bars, rows), checks())
 
 
 def test_a_table_without_a_usable_row_is_refused():
     bars = random_bars([5]).with_columns(pl.lit(None, pl.Date).alias("timestamp"))
     with pytest.raises(DataError, match="the data has 0 usable rows"):
-        in_order([bars], checks(missing_timestamp="drop"))
+        read_sorted([bars], checks(missing_timestamp="drop"))
 
 
 def test_dates_of_two_kinds_are_refused():
     other = BARS.with_columns(pl.col("timestamp").cast(pl.Datetime("us")))
     with pytest.raises(DataError, match="timestamps of the table are of two kinds, Date and Datetime"):
-        in_order([BARS[:100], other[100:]], checks())
+        read_sorted([BARS[:100], other[100:]], checks())
     empty = BARS.with_columns(pl.lit(None, pl.Datetime("us")).alias("timestamp"))  # as texts of no form are read
-    assert in_order([BARS[:100], empty[100:120]], checks(missing_timestamp="drop")).rows == 100
+    assert read_sorted([BARS[:100], empty[100:120]], checks(missing_timestamp="drop")).rows == 100
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "categories", "partitioned"])
@@ -123,7 +123,7 @@ def test_a_packed_file_and_one_with_quoted_line_ends_are_read_as_they_are(tmp_pa
 
 def test_a_wide_file_and_a_source_that_cannot_be_cut_are_batches_too(tmp_path):
     BARS.pivot("asset", index="timestamp", values="close").sort("timestamp").write_csv(tmp_path / "wide.csv")
-    found = in_order(batches_of(csv(tmp_path / "wide.csv")), checks())
+    found = read_sorted(batches_of(csv(tmp_path / "wide.csv")), checks())
     assert found.slice(0, found.rows).equals(BARS.select("timestamp", "asset", "close"))
     (whole,) = batches_of(Frame(BARS))
     assert whole.equals(BARS)

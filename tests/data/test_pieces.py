@@ -1,14 +1,18 @@
-"""A table that is read a few assets at a time gives what it gives as a whole."""
+"""A series that is built a few assets at a time is the series that is built at once."""
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from refold.data import pipeline
 from refold.data.bars.checks import Checks
-from refold.data.long import pieces as cutting
+from refold.data.long import ordered
 from refold.data.long.spool import Spool
 from refold.data.sources import Csv, Parquet
+from refold.data.sources import csv as csv_files
+from refold.data.sources import files as reading
+from refold.data.sources.base import batches_of
 from refold.data.windows.scaler import Scaler, Statistics
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, Frame, checks, module, random_bars, ready, table, with_value
@@ -19,8 +23,11 @@ SETTINGS = {"batch_size": 16, "features": ALL_FEATURES}
 
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch):
-    """As if memory held 250 bars: A alone, B alone or with D, ..."""
-    monkeypatch.setattr(cutting, "BARS", 250)
+    """As if memory held 250 bars: each of the four assets alone."""
+    monkeypatch.setattr(pipeline, "BARS", 250)
+    monkeypatch.setattr(ordered, "SORTED", 250)
+    monkeypatch.setattr(reading, "ROWS", 64)
+    monkeypatch.setattr(csv_files, "BLOCK", 5_000)
 
 
 def csv(path, **others) -> Csv:
@@ -70,7 +77,7 @@ def written(bars: pl.DataFrame, kind: str, folder):
 @pytest.mark.parametrize("kind", ["csv", "parquet", "categories", "partitioned"])
 def test_pieces_give_what_the_whole_gives(tmp_path, kind, order, layout):
     source = written(BARS.sort(order, maintain_order=True), kind, tmp_path)
-    assert [load()["asset"].unique().sort().to_list() for load in source.pieces()] == [["A"], ["B"], ["C"], ["D"]]
+    assert len(list(batches_of(source))) > 5
     settings = {**SETTINGS, "source": source, "layout": layout}
     if layout == "panel":  # D enters late
         settings |= {"min_assets": 0.5, "features": [name for name in ALL_FEATURES if name != "window_log_price"]}
@@ -113,7 +120,7 @@ def test_what_the_market_did_is_known_to_each_piece(tmp_path):
 def test_a_wide_file_is_cut_by_columns(tmp_path):
     BARS.pivot("asset", index="timestamp", values="close").sort("timestamp").write_csv(tmp_path / "wide.csv")
     source = csv(tmp_path / "wide.csv", assets=["A", "B", "D"])
-    assert len(source.pieces()) == 3
+    assert len(list(batches_of(source))) > 1
     settings = {"source": source, "features": ["log_return"]}
     assert_equal(ready(BARS, **settings), ready(BARS, **settings, cache=str(tmp_path / "cache")))
 
@@ -133,7 +140,7 @@ def test_dates_and_assets_that_are_kept_are_those_of_the_whole(tmp_path):
     assert_equal(ready(BARS, **settings), ready(BARS, **settings, cache=str(tmp_path / "cache")))
     # D, the last to enter, has no bar before this
     early = csv(tmp_path / "bars.csv", end="2020-04-15")
-    assert early.pieces()[-1]().height == 0
+    assert "D" not in early.load()["asset"]
     settings = {"source": early, "features": ["log_return"]}
     assert_equal(ready(BARS, **settings), ready(BARS, **settings, cache=str(tmp_path / "cache")))
 
@@ -163,19 +170,23 @@ def test_a_broken_file_is_named_whole_or_in_pieces(tmp_path):
     (tmp_path / "bars.parquet").write_bytes(b"not parquet")
     for source in (csv(tmp_path / "bars.csv"), Parquet(path=str(tmp_path / "bars.parquet"), table=table())):
         with pytest.raises(DataError, match=r"data\.path is .*(not a table|cannot be read as Parquet)"):
-            [load() for load in source.pieces()]
+            list(batches_of(source))
 
 
-def test_dates_of_two_kinds_are_refused(tmp_path):
+def test_dates_of_two_kinds_are_refused(tmp_path, monkeypatch):
     texts = BARS.with_columns(
-        pl.when(pl.col("asset") == "B")
-        .then(pl.col("timestamp").cast(pl.String) + " 10:00")
-        .otherwise("timestamp")
+        pl.when(pl.col("asset") == "A")
+        .then(pl.col("timestamp").cast(pl.String))
+        .otherwise(pl.col("timestamp").cast(pl.String) + " 10:00")
         .alias("timestamp")
     )
-    source = written(texts, "csv", tmp_path)
+    data = module(BARS, source=written(texts, "csv", tmp_path), cache=str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=r"row 202, column 'timestamp': '2020-02-20 10:00' is not an ISO 8601 date"):
+        data.setup()  # both kinds are in one batch
+    of_a = texts[:200].write_csv(include_header=False)
+    monkeypatch.setattr(csv_files, "BLOCK", len(of_a) - 1)
     with pytest.raises(DataError, match=r"timestamps of the table are of two kinds, Date and Datetime"):
-        module(BARS, source=source, cache=str(tmp_path / "cache")).setup()
+        data.setup()
 
 
 def test_no_more_than_a_piece_is_loaded_at_once(tmp_path, monkeypatch):

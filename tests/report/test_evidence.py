@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refold.data import Windows
-from refold.data.long.ordered import in_order
+from refold.data.long.ordered import read_sorted
 from refold.report import evidence
 from refold.report.evidence import around, examples, of_bars, of_parts, remarkable, sample, with_scores
 from refold.scoring import scan as scanning
@@ -112,7 +112,7 @@ def judged(bars: pl.DataFrame, **others) -> tuple:
     judge = detector(data, autoencoder=small_autoencoder(data.num_features))
     days = bars["timestamp"].unique().sort()
     judge.fit(bars.filter(pl.col("timestamp") < days[200]), bars.filter(pl.col("timestamp") >= days[200]))
-    table = in_order([bars], judge.recipe.checks)
+    table = read_sorted([bars], judge.recipe.checks)
     return judge, table, pl.concat(scan(judge, table)).lazy()
 
 

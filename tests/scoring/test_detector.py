@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from refold.data.pipeline import whole
+from refold.data.unsplit import unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTMEncoder
 from refold.scoring.alignment import ALIGNMENTS
@@ -153,7 +153,7 @@ def test_under_last_nothing_that_comes_later_changes_a_score_or_a_level(score, t
     price = pl.col("open", "high", "low", "close", "volume")
     other = new.with_columns(pl.when(after).then(price.reverse() * 3).otherwise(price))
     one, two = (judge.score_series(piece.series, piece.segments, piece.origin) for piece in (
-        whole(table, data.recipe, data.scaler) for table in (new, other)
+        unsplit_series(table, data.recipe, data.scaler) for table in (new, other)
     ))  # fmt: skip
     before = one.times <= np.unique(one.times)[120]
     assert 200 < np.isfinite(one.score[before]).sum() < before.sum()
@@ -198,7 +198,7 @@ def test_contributions_add_up_to_the_score_and_blame_the_feature(score):
     wild = bars.with_columns(
         pl.when(pl.int_range(pl.len()) == 80).then(pl.col("high") * 1.5).otherwise(pl.col("high")).alias("high")
     )
-    piece = whole(wild, data.recipe, data.scaler)
+    piece = unsplit_series(wild, data.recipe, data.scaler)
     scored = judge.score_series(piece.series, piece.segments, piece.origin)
     there = np.isfinite(scored.score)
     np.testing.assert_allclose(scored.contributions[there].sum(axis=1), scored.score[there])
@@ -208,7 +208,7 @@ def test_contributions_add_up_to_the_score_and_blame_the_feature(score):
 def test_reconstructions_are_in_the_units_of_the_features():
     bars = random_bars([160])
     data = ready(bars)
-    piece = whole(bars, data.recipe, data.scaler)
+    piece = unsplit_series(bars, data.recipe, data.scaler)
     made = detector(data).score_series(piece.series, piece.segments).reconstruction
     np.testing.assert_allclose(made[5], data.scaler.mean.numpy(), rtol=1e-5)  # 0 on the scale is the training mean
 
@@ -217,7 +217,7 @@ def test_a_feature_that_is_relative_to_its_window_is_scored_and_reconstructed_as
     bars = random_bars([160])
     data = ready(bars, features=["window_log_price", "log_return"])
     judge = detector(data, autoencoder=small_autoencoder()).fit(*parts(bars))
-    piece = whole(bars, data.recipe, data.scaler)
+    piece = unsplit_series(bars, data.recipe, data.scaler)
     scored = judge.score_series(piece.series, piece.segments)
     assert np.isfinite(scored.score[1:]).all()
     assert np.isfinite(scored.reconstruction[1:]).all()
@@ -243,7 +243,7 @@ def test_state_comes_back_and_is_refused_by_another_detector(tmp_path):
 def test_alarms_are_counted_per_asset_and_year():
     bars = random_bars([366, 366])  # daily, a year and a day
     data = ready(bars, **INTRADAY)
-    piece = whole(bars, data.recipe, data.scaler)
+    piece = unsplit_series(bars, data.recipe, data.scaler)
     scored = detector(data).score_series(piece.series, piece.segments)
     flagged = np.zeros(732, dtype=bool)
     flagged[[10, 11, 12, 200, 500]] = True  # three alarms
@@ -267,7 +267,7 @@ def test_a_panel_whose_assets_come_and_go(score):
     judge = detector(data, autoencoder=small_autoencoder(6), score=score).fit(*parts(bars))
     scores = judge.score(bars)
     assert np.isfinite(scores).all()
-    piece = whole(bars, data.recipe, data.scaler)
+    piece = unsplit_series(bars, data.recipe, data.scaler)
     scored = judge.score_series(piece.series, piece.segments, piece.origin)
     assert np.isnan(scored.score[scored.origin < 0]).all()  # the third asset has no bars in the first 50 days
     assert (scored.origin < 0).sum() == 50

@@ -6,7 +6,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from refold.data.pipeline import whole
+from refold.data.unsplit import unsplit_series
 from refold.scoring.latents import scan_latents
 from tests.data.makers import random_bars, with_value
 from tests.scoring.test_scan import MASKED, fitted, ordered
@@ -38,7 +38,7 @@ def test_a_row_is_the_code_of_the_window_that_ends_there():
     bars = random_bars([60, 50], seed=5)
     table = encoded(judge, bars)
     assert table.columns == ["timestamp", "asset", "z_0", "z_1", "z_2"]
-    made = whole(bars, judge.recipe, judge.scaler)
+    made = unsplit_series(bars, judge.recipe, judge.scaler)
     for asset in bars["asset"].unique():
         own, rows = bars.filter(asset=asset), table.filter(asset=str(asset))
         lost = own.height - rows.height  # the bars before the first window's end

@@ -8,10 +8,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from refold.data.bars.findings import merge
-from refold.data.long import pieces as reading
-from refold.data.long.ordered import OrderedBars, batches_of, in_order
-from refold.data.pipeline import whole
+from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.sources import csv as csv_files
+from refold.data.sources import files as reading
+from refold.data.sources.base import batches_of
+from refold.data.unsplit import unsplit_series
 from refold.errors import DataError
 from refold.scoring.detector import Detector
 from refold.scoring.scan import refuse_unlike, scan, scan_parts
@@ -34,7 +35,7 @@ def fitted(bars: pl.DataFrame, *, score=None, threshold=None, alignment="mean", 
 
 
 def ordered(judge: Detector, bars: pl.DataFrame) -> OrderedBars:
-    return in_order([bars], judge.recipe.checks)
+    return read_sorted([bars], judge.recipe.checks)
 
 
 def whole_table(judge: Detector, bars: pl.DataFrame, piece: int = 10**9) -> pl.DataFrame:
@@ -134,7 +135,7 @@ def test_the_findings_of_pieces_are_those_of_the_whole_table(policies, piece):
     table = ordered(judge, bars)
     found: list[pl.DataFrame] = [table.findings]
     scored = pl.concat(scan(judge, table, piece=piece, findings=found.append))
-    expected = whole(bars, judge.recipe, judge.scaler).findings
+    expected = unsplit_series(bars, judge.recipe, judge.scaler).findings
     assert len(found) > 2
     assert {"out_of_order", "duplicate", "stale_run", "split_like", "gap"} <= set(expected["check"])
     assert_frame_equal(merge(found), expected)
@@ -151,7 +152,7 @@ def test_a_file_on_disk_in_any_order_has_the_scores_of_its_table(tmp_path, monke
     bars = random_bars([260, 180, 230], seed=5)
     source = written(bars.sort(order), kind, tmp_path)
     (tmp_path / "work").mkdir()
-    table = in_order(batches_of(source), judge.recipe.checks, tmp_path / "work")
+    table = read_sorted(batches_of(source), judge.recipe.checks, tmp_path / "work")
     assert table.slice(0, table.rows).equals(source.load().sort("asset", "timestamp"))
     cut = pl.concat(scan(judge, table, piece=100))
     assert_frame_equal(cut, whole_table(judge, bars), rel_tol=1e-4, abs_tol=1e-5)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from refold.data.pipeline import Recipe
+from refold.data.recipe import Recipe
 from refold.data.sources import Stocks
 from refold.scoring.baselines import PCA, Chance, Components, Everything
 from refold.scoring.rules import RobustReturn, SpikeReversal, SplitRatio, StaleRun, UnitRatio

@@ -28,7 +28,7 @@ from refold.config import build as config
 from refold.config.change import all_thresholds, choose_anew, taken_up
 from refold.data import Windows
 from refold.data.bars.findings import merge, summary
-from refold.data.long.ordered import in_order
+from refold.data.long.ordered import read_sorted
 from refold.data.long.spool import TableSpool
 from refold.errors import ConfigError, DataError
 from refold.library.run import Run, load_run
@@ -121,7 +121,7 @@ def score_bars(detector: Detector, source: Any, comparison: Comparing, folder: P
 def score_own(run: Run, detector: Detector, comparison: Comparing, folder: Path) -> tuple[dict[str, Any], Evidence]:
     """Score the run's own validation and test parts into a folder. Returns: as `score_bars`."""
     data = own_data(run)
-    bars = in_order([data.source.load()], detector.recipe.checks)
+    bars = read_sorted([data.source.load()], detector.recipe.checks)
     parts = {part: data.segments(part) for part in ("val", "test")}
     total = sum(int(runs[:, 1].sum()) for runs in parts.values())
     with command.progress_bar(total, "bars scored") as progress:

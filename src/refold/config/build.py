@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from refold.data import Scaler, WindowDataModule
     from refold.data.bars.checks import Checks
     from refold.data.bars.table import Table
-    from refold.data.pipeline import Recipe
+    from refold.data.recipe import Recipe
     from refold.data.sources.base import Source
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
@@ -86,7 +86,7 @@ def build_checks(cfg: DictConfig) -> "Checks":
 
 def build_recipe(cfg: DictConfig) -> "Recipe":
     """Build how bars become windows, without the data module, which would bring Lightning."""
-    from refold.data.pipeline import Recipe
+    from refold.data.recipe import Recipe
 
     data = cfg.data
     return Recipe(

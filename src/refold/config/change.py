@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from refold.cli.command import progress_bar
 from refold.config.check import check_sections, nearest
-from refold.data.long.ordered import OrderedBars, batches_of, in_order
-from refold.data.sources.base import Source
+from refold.data.long.ordered import OrderedBars, read_sorted
+from refold.data.sources.base import Source, batches_of
 from refold.errors import ConfigError
 from refold.scoring.detector import Detector
 from refold.scoring.scan import refuse_unlike
@@ -76,7 +76,7 @@ def taken_up(detector: Detector, source: Source, folder: Path) -> Iterator[Order
     work = folder / "bars"
     work.mkdir()
     with progress_bar(None, "bars read") as progress:
-        bars = in_order(batches_of(source), detector.recipe.checks, work, progress)
+        bars = read_sorted(batches_of(source), detector.recipe.checks, work, progress)
     refuse_unlike(detector, bars, str(source))
     yield bars
     shutil.rmtree(work)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,8 +14,10 @@ from refold.bounds import at_least, checked, complaint, within
 from refold.data.bars.checks import Checks
 from refold.data.bars.features import find
 from refold.data.long import cache as caching
-from refold.data.pipeline import Layout, Pieces, Prepared, Recipe, prepare
-from refold.data.sources.base import Divisible, Source
+from refold.data.long.ordered import read_sorted
+from refold.data.pipeline import Prepared, prepare
+from refold.data.recipe import Layout, Recipe
+from refold.data.sources.base import Source, batches_of
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Part, Split
@@ -188,7 +191,7 @@ class WindowDataModule(LightningDataModule):
         folder = self._cache_folder()
         if folder is not None and not folder.is_dir():
             try:
-                caching.write(lambda at: prepare(self._pieces(), self.recipe, self.scaler, at), folder)
+                caching.write(self._build, folder)
             except OSError as error:
                 raise DataError(f"data.cache is {str(self.cache)!r}; it cannot be written: {error}") from None
 
@@ -205,7 +208,8 @@ class WindowDataModule(LightningDataModule):
             return
         folder = self._cache_folder()
         if folder is None:
-            prepared = prepare([self.source.load], self.recipe, self.scaler)
+            bars = read_sorted([self.source.load()], self.recipe.checks)
+            prepared = prepare(bars, self.recipe, self.scaler)
         else:
             self.prepare_data()
             prepared = caching.read(folder)
@@ -216,9 +220,11 @@ class WindowDataModule(LightningDataModule):
             for part in PARTS
         }
 
-    def _pieces(self) -> Pieces:
-        """Return functions that read the table in pieces that fit into memory, if the source allows it."""
-        return self.source.pieces() if isinstance(self.source, Divisible) else [self.source.load]
+    def _build(self, folder: Path) -> Prepared:
+        """Read the source some rows at a time, and build the arrays of the series in a folder."""
+        with TemporaryDirectory(dir=folder) as scratch:
+            bars = read_sorted(batches_of(self.source), self.recipe.checks, Path(scratch))
+            return prepare(bars, self.recipe, self.scaler, folder)
 
     def _cache_folder(self) -> Path | None:
         if self.cache is None:

@@ -13,9 +13,9 @@ from refold.config.build import build_checks, build_data, build_detector, build_
 from refold.config.change import choose_anew
 from refold.config.compose import CONF
 from refold.data.bars.findings import merge
-from refold.data.long.ordered import OrderedBars, batches_of, in_order
+from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import TableSpool
-from refold.data.sources.base import Source
+from refold.data.sources.base import Source, batches_of
 from refold.errors import DataError
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.scoring.alarms import covered
@@ -149,7 +149,7 @@ def read_in_order(detector: Detector, source: Source, folder: Path | None, progr
     if place is not None:
         place.mkdir()
     with progress(None, "bars read") as count:
-        bars = in_order(batches_of(source), detector.recipe.checks, place, count)
+        bars = read_sorted(batches_of(source), detector.recipe.checks, place, count)
     refuse_unlike(detector, bars, str(source))
     return bars
 
@@ -157,7 +157,7 @@ def read_in_order(detector: Detector, source: Source, folder: Path | None, progr
 def _judge_own(run: "Run", detector: Detector, folder: Path | None, progress: Progress) -> Scoring:
     """Score the validation and test parts of the data that the run was trained on."""
     data = own_data(run)
-    bars = in_order([data.source.load()], detector.recipe.checks)
+    bars = read_sorted([data.source.load()], detector.recipe.checks)
     parts = {part: data.segments(part) for part in ("val", "test")}
     total = sum(int(runs[:, 1].sum()) for runs in parts.values())
     with progress(total, "bars scored") as count:

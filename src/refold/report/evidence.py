@@ -14,7 +14,7 @@ from torch import Tensor
 
 from refold.data import Windows
 from refold.data.long.ordered import OrderedBars
-from refold.data.pipeline import whole
+from refold.data.unsplit import unsplit_series
 from refold.report.sections import WindowExample
 from refold.scoring.detector import Detector
 from refold.scoring.scan import SLICE, SLICES, context, sampled
@@ -51,7 +51,7 @@ def of_bars(detector: Detector, bars: OrderedBars, scores: pl.LazyFrame, name: s
 
     def cut(first: int, end: int) -> Windows:
         part = bars.slice(first, end)
-        made = whole(part, detector.recipe, detector.scaler, bars.market(part))
+        made = unsplit_series(part, detector.recipe, detector.scaler, bars.market(part))
         return Windows(made.series, made.segments, window_size=detector.recipe.window_size, stride=1)
 
     if bars.rows <= SLICES * SLICE or detector.recipe.layout == "panel":
@@ -60,7 +60,7 @@ def of_bars(detector: Detector, bars: OrderedBars, scores: pl.LazyFrame, name: s
     spread = [cut(slice_.first, slice_.end) for slice_ in sampled(bars)]
     keys = ["asset", "timestamp"]
     rows = bars.bars.select(keys).with_row_index("row").join(remarkable(scores).lazy(), on=keys, how="semi")
-    near = (cut(*bars.around(row, *context(detector))) for row in rows.collect(engine="streaming")["row"])
+    near = (cut(*bars.rows_near(row, *context(detector))) for row in rows.collect(engine="streaming")["row"])
     return _gather(detector, {name: spread}, near, scores)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from refold.data import Windows
 from refold.data.bars.features import find_all
-from refold.data.pipeline import compute
+from refold.data.feature_table import compute_features
 
 _BATCH = 4096
 _LARGEST_EXACT = 4096  # T * F up to which the covariance matrix is formed and decomposed exactly
@@ -201,7 +201,7 @@ class Forest:
 
     def _rows(self, bars: pl.DataFrame) -> np.ndarray:
         features = find_all(self.features, bars.columns)
-        return compute(bars, features, bars["asset"].rle_id().to_numpy()).to_numpy()
+        return compute_features(bars, features, bars["asset"].rle_id().to_numpy()).to_numpy()
 
 
 class Chance:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from refold.data import Scaler, Series, Windows
 from refold.data.bars.checks import Checks
-from refold.data.pipeline import Recipe, whole
+from refold.data.recipe import Recipe
+from refold.data.unsplit import unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
 from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
@@ -105,7 +106,7 @@ class Detector:
 
         Args: train, val: canonical bars of the two parts. Raises: DataError, ConfigError: too few bars for a threshold.
         """
-        pieces = [whole(bars, self.recipe, self.scaler) for bars in (train, val)]
+        pieces = [unsplit_series(bars, self.recipe, self.scaler) for bars in (train, val)]
         return self.fit_series(*((piece.series, piece.segments) for piece in pieces))
 
     def fit_series(self, train: tuple[Series, np.ndarray], val: tuple[Series, np.ndarray]) -> "Detector":
@@ -156,7 +157,7 @@ class Detector:
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """(N,) float64, one for each row of canonical bars in its order; NaN where no window holds the bar."""
-        piece = whole(bars, self.recipe, self.scaler)
+        piece = unsplit_series(bars, self.recipe, self.scaler)
         scored = self.score_series(piece.series, piece.segments, piece.origin)
         result = np.full(bars.height, np.nan)
         kept = scored.origin >= 0

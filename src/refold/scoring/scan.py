@@ -11,7 +11,7 @@ import polars as pl
 
 from refold.data.bars.features import find, longest_lookback
 from refold.data.long.ordered import Cut, OrderedBars
-from refold.data.pipeline import Whole, whole
+from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
 from refold.scoring.detector import Detector, Scores, seconds
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
@@ -137,7 +137,7 @@ class Piece(NamedTuple):
     kept: slice
     start: int
     market: pl.DataFrame
-    made: Whole
+    made: UnsplitSeries
 
 
 def pieces(detector: Detector, bars: OrderedBars, piece: int) -> Iterator[Piece]:
@@ -152,7 +152,7 @@ def pieces(detector: Detector, bars: OrderedBars, piece: int) -> Iterator[Piece]
         low, high = max(cut.low, cut.first - before), min(cut.high, cut.end + after)
         part, kept = bars.slice(low, high), slice(cut.first - low, cut.end - low)
         market = bars.market(part)
-        yield Piece(part, kept, cut.first, market, whole(part, recipe, detector.scaler, market, kept))
+        yield Piece(part, kept, cut.first, market, unsplit_series(part, recipe, detector.scaler, market, kept))
 
 
 def scan_parts(
@@ -167,7 +167,7 @@ def scan_parts(
         module has them. progress: is told of rows that are done.
     Yields: for each part its rows as `frame` makes them, with the column part.
     """
-    made = whole(bars, detector.recipe, detector.scaler)
+    made = unsplit_series(bars, detector.recipe, detector.scaler)
     likely = likely_kinds(bars)
     for part, runs in segments.items():
         scored = detector.score_series(made.series, runs, made.origin, progress)

@@ -23,7 +23,7 @@ from refold.bounds import at_least, checked, more_than
 from refold.data import WindowDataModule
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import CHECKS
-from refold.data.pipeline import Recipe
+from refold.data.recipe import Recipe
 from refold.data.windows.split import PARTS, Part
 from refold.errors import DataError
 from refold.models import Autoencoder

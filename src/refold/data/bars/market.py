@@ -101,48 +101,43 @@ def quiet_peers(jump: pl.Expr, market: pl.DataFrame) -> pl.Expr:
     return ~pl.when(jump > 0).then(moment.is_in(loud["up"])).otherwise(moment.is_in(loud["down"]))
 
 
-def survey(bars: pl.DataFrame, skip: int = 0) -> pl.DataFrame:
-    """Count at each moment the assets with a bar, and those that jumped up or down by 10 %.
+def mark_jumps(bars: pl.LazyFrame) -> pl.LazyFrame:
+    """Mark the bars whose price jumped up or down by 10 %.
 
-    The surveys of the pieces of a table add up to the survey of the table if each piece holds the bar before its own
-    first one of an asset; `skip` leaves such bars out of the counts.
+    Args:
+        bars: canonical table, sorted by asset, then time.
+
+    Returns:
+        Table in the order of the bars with the columns timestamp, up and down (bool; null on an asset's first bar).
+    """
+    jump = overnight_jump(bars.collect_schema().names())
+    return bars.select("timestamp", (jump >= _MOVE).alias("up"), (jump <= -_MOVE).alias("down"))
+
+
+def count_jumps(marked: pl.LazyFrame) -> pl.LazyFrame:
+    """Count at each moment the assets with a bar, and those that jumped up or down.
+
+    Args:
+        marked: what `mark_jumps` returns, or all its rows of some moments.
+
+    Returns:
+        Table sorted by timestamp with the columns timestamp, assets, up and down (counts, int64).
+    """
+    counts = pl.len().alias("assets"), pl.col("up", "down").sum()
+    return marked.group_by("timestamp").agg(count.cast(pl.Int64) for count in counts).sort("timestamp")
+
+
+def survey(bars: pl.DataFrame) -> pl.DataFrame:
+    """Count at each moment the assets with a bar, and those that jumped up or down by 10 %.
 
     Args:
         bars: canonical table, in any order.
-        skip: rows at the beginning of sorted bars that are only looked back on, at least 0.
 
     Returns:
         Table sorted by timestamp with the columns timestamp, assets, up and down (counts, int64).
     """
     bars = in_order(bars.filter(pl.all_horizontal(pl.col("timestamp", "asset").is_not_null())))
-    jump = pl.col("jump")
-    counts = {"assets": pl.len(), "up": (jump >= _MOVE).sum(), "down": (jump <= -_MOVE).sum()}
-    return (
-        bars.select("timestamp", overnight_jump(bars.columns).alias("jump"))[skip:]
-        .group_by("timestamp")
-        .agg(count.cast(pl.Int64).alias(name) for name, count in counts.items())
-        .sort("timestamp")
-    )
-
-
-def add_surveys(surveys: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Add the surveys of the pieces of a table up to the survey of the table.
-
-    Args:
-        surveys: at least one, as `survey` returns them.
-
-    Returns:
-        The survey of the table.
-
-    Raises:
-        DataError: the timestamps of two pieces are of different kinds.
-    """
-    surveys = iter(surveys)
-    total = next(surveys)
-    for piece in surveys:
-        refuse_two_kinds(total, piece)
-        total = pl.concat([total, piece]).group_by("timestamp").sum()
-    return total.sort("timestamp")
+    return count_jumps(mark_jumps(bars.lazy())).collect()
 
 
 def refuse_two_kinds(one: pl.DataFrame, other: pl.DataFrame) -> None:

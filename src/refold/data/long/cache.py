@@ -1,7 +1,8 @@
 """Prepared data on disk: NumPy arrays that are mapped into memory, not read into it.
 
-A folder per source, recipe and state of the files: values.npy, present.npy, close.npy, times.npy and meta.json. It is
-written under another name and renamed when complete, so that a folder which exists is whole, whoever else writes it.
+There is a folder for each source, recipe and state of the files, with values.npy, present.npy, close.npy, times.npy,
+findings.csv and meta.json. It is written under another name and renamed when it is complete, so a folder that exists is
+complete even if several processes write it.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ import polars as pl
 import torch
 
 from refold.data.bars.findings import FINDINGS
-from refold.data.pipeline import Prepared, Recipe
+from refold.data.pipeline import Prepared
+from refold.data.recipe import Recipe
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS
 from refold.data.windows.views import Series
@@ -27,14 +29,20 @@ _VERSION = 2  # of the format and of the meaning of what is in it
 
 
 def key(identity: Any, recipe: Recipe, scaler: Scaler | None) -> str:
-    """Name of the folder: a hash of whatever decides what is in it."""
+    """Return the name of the folder for prepared data: a hash of everything that decides the data.
+
+    Args:
+        identity: plain values that change when the source may have changed.
+        recipe: how bars become windows.
+        scaler: the scale; None if it is fitted to the bars.
+    """
     settings = [_VERSION, identity, _plain(recipe), scaler and [scaler.mean.tolist(), scaler.std.tolist()]]
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 def _plain(thing: Any) -> Any:
-    """Settings of an object as nested lists and dicts, with the names of its classes."""
+    """Turn an object into nested lists and dicts of its settings, with the names of its classes."""
     if isinstance(thing, dict):
         return {str(name): _plain(value) for name, value in thing.items()}
     if isinstance(thing, (list, tuple)):
@@ -45,9 +53,14 @@ def _plain(thing: Any) -> Any:
 
 
 def write(make: Callable[[Path], Prepared], folder: Path) -> None:
-    """Write all of it, then rename. If somebody else was faster, theirs stays: it is the same.
+    """Write prepared data to a folder, unless another process finishes first: then its folder stays.
 
-    Args: make: prepares the data, with its arrays as .npy files in the folder that it is given.
+    Args:
+        make: prepares the data, with its arrays as .npy files in the folder that it is given.
+        folder: the folder to write.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     building.mkdir(parents=True)
@@ -64,9 +77,10 @@ def write(make: Callable[[Path], Prepared], folder: Path) -> None:
 
 
 def _meta(prepared: Prepared) -> dict[str, Any]:
+    """Describe prepared data, all but its arrays and findings, as plain values."""
     dtype = prepared.series.time_dtype
     return {
-        "time": ["date"] if dtype == pl.Date else ["datetime", dtype.time_unit, dtype.time_zone],
+        "time": ["datetime", dtype.time_unit, dtype.time_zone] if isinstance(dtype, pl.Datetime) else ["date"],
         "asset_names": prepared.series.asset_names,
         "asset_starts": prepared.series.asset_starts.tolist(),
         "column_names": prepared.column_names,
@@ -81,13 +95,19 @@ def _meta(prepared: Prepared) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Prepared:
-    """What `write` wrote, with its arrays mapped into memory: pages are read when windows touch them."""
+    """Open what `write` wrote, with its arrays mapped into memory: pages are read when windows touch them.
+
+    Args:
+        folder: the folder that was written.
+    """
     meta = json.loads((folder / "meta.json").read_text())
     kind, *details = meta["time"]
     pages: list[mmap.mmap] = []
+    values = _mapped(folder / "values.npy", pages)
+    assert values is not None
     return Prepared(
         series=Series(
-            values=_mapped(folder / "values.npy", pages),
+            values=values,
             present=_mapped(folder / "present.npy", pages),
             times=np.load(folder / "times.npy", mmap_mode="r"),
             time_dtype=pl.Date() if kind == "date" else pl.Datetime(*details),
@@ -107,17 +127,15 @@ def read(folder: Path) -> Prepared:
     )
 
 
-def _mapped(path: Path, every: list[mmap.mmap]) -> torch.Tensor | None:
-    """An array as it lies in a file, whose pages are added to `every`; None if there is no such file."""
+def _mapped(path: Path, pages: list[mmap.mmap]) -> torch.Tensor | None:
+    """Map an array of a file into memory and add its pages to `pages`; return None if there is no such file."""
     if not path.exists():
         return None
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        offset = file.tell()
-        # pages would be private to the process if anything wrote to them; torch warns of arrays that are read-only
-        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    # the pages are copied on write, since torch warns of arrays that are read-only; nothing writes to them
+    array = np.load(path, mmap_mode="c")
+    mapped = array.base
+    assert isinstance(mapped, mmap.mmap)
     # shuffled windows are far apart: reading ahead of each would read the series many times over
-    pages.madvise(mmap.MADV_RANDOM)
-    every.append(pages)
-    return torch.from_numpy(np.frombuffer(pages, dtype=dtype, offset=offset).reshape(shape))
+    mapped.madvise(mmap.MADV_RANDOM)
+    pages.append(mapped)
+    return torch.from_numpy(array)

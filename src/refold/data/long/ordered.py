@@ -1,7 +1,7 @@
 """Bars of a table of any length, sorted by asset, then time: read once, and from then on some rows at a time.
 
-Rows that come in order are taken up as they come. If they do not, whole assets are sorted, some at a time: then the
-longest asset has to fit into memory.
+Rows that come in order are kept as they come. If they do not, some whole assets are sorted at a time, so the longest
+asset has to fit into memory.
 """
 
 from collections import Counter
@@ -14,22 +14,27 @@ import polars as pl
 
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import merge
-from refold.data.bars.market import is_sorted, refuse_two_kinds, survey
-from refold.data.long.pieces import ROWS, together
-from refold.data.long.spool import TableSpool
-from refold.data.sources.base import Divisible, Source
+from refold.data.bars.market import count_jumps, is_sorted, mark_jumps, refuse_two_kinds
+from refold.data.long.spool import TableSpool, store
 from refold.errors import DataError
 
 SORTED = 500_000
-"""Rows that are sorted together, if more than one asset makes them up."""
+"""Rows that are sorted at a time, if they belong to more than one asset."""
 
 
 MOMENTS = 100_000
-"""Of the longest asset, about so many moments are looked at together for what the market did."""
+"""About so many moments of the longest asset are counted at a time for what the market did."""
 
 
 class Cut(NamedTuple):
-    """Rows of a table, first to end, and how far the bars of their assets reach, low to high."""
+    """Rows of a table, and the range that all rows of their assets take up.
+
+    Attributes:
+        first: the first row.
+        end: the row after the last.
+        low: the first row of the assets.
+        high: the row after their last.
+    """
 
     first: int
     end: int
@@ -38,17 +43,20 @@ class Cut(NamedTuple):
 
 
 class OrderedBars:
-    """Canonical bars sorted by asset, then time, all of them with both.
+    """Canonical bars that are sorted by asset, then time, and all have both.
 
-    Args: bars: the table. assets: name -> rows, in the order of the table. findings: of `Checks.arrive`. folder: to
-        keep what the market did in; None: memory.
+    Args:
+        bars: the table.
+        assets: name -> rows, in the order of the table.
+        findings: what `Checks.arrive` found.
+        folder: where to keep what the market did; None keeps it in memory.
     """
 
     def __init__(self, bars: pl.LazyFrame, assets: dict[str, int], findings: pl.DataFrame, folder: Path | None) -> None:
         self.bars = bars
         self.assets = assets
         self.findings = findings
-        self.starts = np.cumsum([0, *assets.values()])
+        self.starts = _starts(assets)
         self.schema = bars.collect_schema()
         self._market = self._survey(folder)
 
@@ -58,86 +66,115 @@ class OrderedBars:
         return int(self.starts[-1])
 
     def slice(self, first: int, end: int) -> pl.DataFrame:
-        """Rows first to end."""
+        """Read the rows from `first` to before `end`."""
         return self.bars.slice(first, end - first).collect()
 
     def cuts(self, rows: int, *, divide: bool = True) -> Iterator[Cut]:
-        """All rows, so many at a time: whole assets together, or a part of one that is longer.
+        """Cut the table into groups of whole assets, and assets with too many rows into parts.
 
-        Args: divide: False leaves a longer one whole.
+        Args:
+            rows: the most rows of a cut.
+            divide: False leaves an asset with more rows undivided.
+
+        Yields:
+            Cuts that hold each row once, in order.
         """
-        asset = 0
-        while asset < len(self.assets):
-            start = int(self.starts[asset])
-            asset = max(asset + 1, int(np.searchsorted(self.starts, start + rows, side="right")) - 1)
-            end = int(self.starts[asset])
+        for names in _groups(self.starts, rows):
+            start, end = int(self.starts[names.start]), int(self.starts[names.stop])
             step = rows if divide else end - start
             for first in range(start, end, step):
                 yield Cut(first, min(first + step, end), start, end)
 
-    def around(self, row: int, before: int, after: int) -> tuple[int, int]:
-        """First row and end of the bars around one, of its own asset."""
+    def rows_near(self, row: int, before: int, after: int) -> tuple[int, int]:
+        """Find the rows near a row that belong to the same asset.
+
+        Args:
+            row: number of the row.
+            before: rows before it that are asked for.
+            after: rows after it that are asked for.
+
+        Returns:
+            The first row, and the row after the last.
+        """
         asset = int(np.searchsorted(self.starts, row, side="right")) - 1
         return max(int(self.starts[asset]), row - before), min(int(self.starts[asset + 1]), row + after + 1)
 
-    def market(self, bars: pl.DataFrame) -> pl.DataFrame:
-        """What the whole market did from the first to the last moment of some bars; see `checks.survey`."""
-        moments = bars["timestamp"]
-        return self._market.filter(pl.col("timestamp").is_between(moments.min(), moments.max())).collect()
+    def market(self, bars: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Return what all assets did at each moment; see `refold.data.bars.market.survey`.
+
+        Args:
+            bars: limit the moments to those from the first to the last of these bars; None means all moments.
+        """
+        if bars is None:
+            return self._market.collect()
+        time = bars["timestamp"]
+        return self._market.filter(pl.col("timestamp").is_between(time.min(), time.max())).collect()
 
     def _survey(self, folder: Path | None) -> pl.LazyFrame:
-        """Surveys of pieces, added up in one stretch of time after the other."""
-        spool, market = (TableSpool(folder and folder / name) for name in ("surveys.parquet", "market.parquet"))
-        for cut in self.cuts(ROWS):
-            known = int(cut.first > cut.low)  # the bar before the first one
-            spool.add(survey(self.slice(cut.first - known, cut.end), skip=known))
-        surveys, time = spool.table(), pl.col("timestamp").to_physical()
-        ends = self.bars.select(time.min().alias("first"), time.max().alias("last")).collect(engine="streaming").row(0)
-        for low, high in stretches(*ends, max(self.assets.values()) // MOMENTS + 1):
-            here = surveys.filter(time >= low, time < high).group_by("timestamp").sum().sort("timestamp")
-            market.add(here.collect(engine="streaming"))
+        """Count the jumps at each moment, in one stretch of time after the other."""
+        marked = store(mark_jumps(self.bars), folder and folder / "jumps.parquet")
+        market, time = TableSpool(folder and folder / "market.parquet"), pl.col("timestamp").to_physical()
+        ends = marked.select(time.min().alias("first"), time.max().alias("last")).collect(engine="streaming")
+        first, last = ends.row(0)
+        for low, high in stretches(first, last, max(self.assets.values()) // MOMENTS + 1):
+            here = marked.filter(time >= low, time < high)
+            market.add(count_jumps(here).collect(engine="streaming"))
         return market.table()
 
 
 def stretches(first: int, last: int, count: int) -> Iterator[tuple[int, int]]:
-    """The time from first to last in so many stretches, each as long: beginning and end, which it does not hold."""
+    """Divide a range of times into stretches of about the same length.
+
+    Args:
+        first: the first time.
+        last: the last time.
+        count: number of stretches.
+
+    Yields:
+        Beginning and end of each stretch; the end does not belong to it.
+    """
     for number in range(count):
-        yield tuple(first + (last + 1 - first) * place // count for place in (number, number + 1))
+        yield first + (last + 1 - first) * number // count, first + (last + 1 - first) * (number + 1) // count
 
 
-def batches_of(source: Source) -> Iterable[pl.DataFrame]:
-    """The table of a source, some rows at a time where it can be read so. Raises: DataError."""
-    return source.batches() if isinstance(source, Divisible) else [source.load()]
-
-
-def in_order(
+def read_sorted(
     batches: Iterable[pl.DataFrame],
     checks: Checks,
     folder: Path | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> OrderedBars:
-    """Take up a table.
+    """Read a table once, check how its rows arrive, and sort them by asset, then time.
 
-    Args: batches: canonical, its rows in their order. folder: to keep it in; None: memory. progress: is told of rows
-        that are read.
-    Raises: DataError: bars out of order, or without a date or an asset, where the checks make that an error; or their
-        timestamps are of different kinds.
+    Args:
+        batches: canonical bars. Those of one asset come in the order in which the table has them.
+        checks: the policies for bars out of order, and for bars without a date or an asset.
+        folder: an existing folder to keep the table in; None keeps it in memory.
+        progress: called with the number of rows of each batch that was read.
+
+    Returns:
+        The sorted bars.
+
+    Raises:
+        DataError: there is no usable row, the timestamps are of different kinds, or bars are out of order or lack a
+            date or an asset where the checks make that an error.
     """
-    spool, counts, findings = TableSpool(folder and folder / "read.parquet"), Counter(), []
-    known: pl.DataFrame | None = None  # the last bar of each asset
-    end: pl.DataFrame | None = None  # the last bar of all
+    spool, counts, findings = TableSpool(folder and folder / "read.parquet"), Counter[str](), []
+    last_bars: pl.DataFrame | None = None  # of each asset
+    last_row: pl.DataFrame | None = None
     ordered = True
     for batch in batches:
-        known = batch.clear().select("timestamp", "asset") if known is None else known
-        if batch["timestamp"].null_count() == batch.height:  # of texts, no form can be told from these
-            batch = batch.with_columns(pl.col("timestamp").cast(known.schema["timestamp"]))
-        refuse_two_kinds(known, batch)
-        arrived, known, found = checks.arrive(batch, known)
+        if last_bars is None:
+            last_bars = batch.clear().select("timestamp", "asset")
+        if batch["timestamp"].null_count() == batch.height:  # no form of dates can be told from empty texts
+            batch = batch.with_columns(pl.col("timestamp").cast(last_bars.schema["timestamp"]))
+        refuse_two_kinds(last_bars, batch)
+        arrived, last_bars, found = checks.arrive(batch, last_bars)
         findings.append(found)
         counts.update(dict(arrived["asset"].value_counts().iter_rows()))
-        ordered = ordered and is_sorted(arrived if end is None else pl.concat([end, arrived]))
-        end = arrived.tail(1) if arrived.height else end
-        spool.add(arrived)
+        ordered = ordered and is_sorted(arrived if last_row is None else pl.concat([last_row, arrived]))
+        last_row = arrived.tail(1) if arrived.height else last_row
+        # sorted by asset, most of the file can be passed over when some assets are read from it
+        spool.add(arrived if ordered else arrived.sort("asset", maintain_order=True))
         progress(batch.height)
     if not counts:
         raise DataError("the data has 0 usable rows; a window needs data.window_size bars")
@@ -148,8 +185,24 @@ def in_order(
 
 
 def _sorted(bars: pl.LazyFrame, assets: dict[str, int], spool: TableSpool) -> pl.LazyFrame:
-    """All bars in order, whole assets at a time."""
-    for group in together(list(assets.items()), SORTED):
-        chosen = bars.filter(pl.col("asset").is_in(group)).collect()
+    """Sort bars, some whole assets at a time."""
+    names = list(assets)
+    for group in _groups(_starts(assets), SORTED):
+        ends = pl.lit(names[group.start]), pl.lit(names[group.stop - 1])
+        chosen = bars.filter(pl.col("asset").is_between(*ends)).collect()
         spool.add(chosen.sort("asset", "timestamp", maintain_order=True))
     return spool.table()
+
+
+def _starts(assets: dict[str, int]) -> np.ndarray:
+    """(A + 1,) first row of each of A assets, and the number of rows of all."""
+    return np.cumsum([0, *assets.values()])
+
+
+def _groups(starts: np.ndarray, rows: int) -> Iterator[slice]:
+    """Group neighbouring assets that have at most `rows` rows, or one asset that has more."""
+    first = 0
+    while first < len(starts) - 1:
+        end = max(first + 1, int(np.searchsorted(starts, starts[first] + rows, side="right")) - 1)
+        yield slice(first, end)
+        first = end

@@ -1,69 +1,75 @@
-"""Arrays and tables that grow block by block: in memory, or in a file for what is larger than that."""
+"""Arrays and tables that grow block by block: in memory, or in a file if they may be larger than memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
 
-_ROWS = 1 << 20  # read back at once
+_ROWS = 1 << 20  # rows of an array that are read back at once
 _GROUP = 50_000  # rows of a Parquet file that are read together
 
 
 class Spool:
     """An array that grows along its first axis.
 
-    Args: path: of the .npy file to write it to; None holds it in memory.
+    Args:
+        path: the .npy file to write the array to; None keeps it in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.rows = 0
-        self._blocks: list[np.ndarray] = []  # in memory all of them, with a file an empty one for dtype and shape
-        self._file = None
+        self._file: BinaryIO | None = None if path is None else path.open("wb+")
+        self._blocks: list[np.ndarray] = []  # with a file only an empty one, for its dtype and shape
 
     def add(self, block: np.ndarray) -> None:
-        """Append (n, ...) rows."""
-        self.rows += len(block)
-        if self.path is None:
-            self._blocks.append(block)
-            return
-        if self._file is None:
-            self._blocks = [block[:0]]
-            self._file = self.path.open("wb+")
-            self._write_header()
-        np.ascontiguousarray(block).tofile(self._file)
+        """Append rows.
 
-    def _write_header(self) -> None:
+        Args:
+            block: (n, ...), of one dtype and one shape after the first axis in all calls.
+        """
+        if self._file is None:
+            self._blocks.append(block)
+        else:
+            if not self.rows:
+                self._blocks = [block[:0]]
+                self._write_header(self._file)
+            np.ascontiguousarray(block).tofile(self._file)
+        self.rows += len(block)
+
+    def _write_header(self, file: BinaryIO) -> None:
+        """Write the header of the file, and leave the file's position at the first row."""
         like = self._blocks[0]
         header = {"shape": (self.rows, *like.shape[1:]), "fortran_order": False, "descr": like.dtype.str}
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, header)  # padded: as long for any number of rows
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header)  # NumPy pads it: it is as long for any number of rows
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """What was added, in blocks; from a file read anew, so that no more than a block of it is in memory."""
-        if self.path is None:
+        """Yield the rows in blocks; those of a file are read anew, one block in memory at a time."""
+        if self._file is None:
             yield from self._blocks
             return
         like = self._blocks[0]
         width = int(np.prod(like.shape[1:], dtype=np.int64))
-        self._write_header()
+        self._write_header(self._file)
         for start in range(0, self.rows, _ROWS):
             count = min(_ROWS, self.rows - start)
             yield np.fromfile(self._file, like.dtype, count * width).reshape(count, *like.shape[1:])
 
     def array(self) -> np.ndarray:
-        """The whole, mapped into memory if it is in a file. Nothing can be added any more."""
-        if self.path is None:
+        """Return all rows, mapped into memory if they are in a file. Nothing can be added any more."""
+        if self._file is None or self.path is None:
             return self._blocks[0] if len(self._blocks) == 1 else np.concatenate(self._blocks)
-        self._write_header()
+        self._write_header(self._file)
         self._file.close()
         return np.load(self.path, mmap_mode="c")  # copy on write: torch warns of arrays that are read-only
 
     def discard(self) -> None:
-        """Let go of everything."""
+        """Free the memory, or delete the file."""
         self._blocks = []
-        if self._file is not None:
+        if self._file is not None and self.path is not None:
             self._file.close()
             self.path.unlink()
 
@@ -71,7 +77,8 @@ class Spool:
 class TableSpool:
     """A table that grows frame by frame.
 
-    Args: path: of the Parquet file to write it to; None holds it in memory.
+    Args:
+        path: the Parquet file to write the table to; None keeps it in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -81,20 +88,40 @@ class TableSpool:
         self._files: list[Path] = []
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Append rows. All frames have the same columns."""
+        """Append rows.
+
+        Args:
+            frame: the rows, with the same columns in all calls.
+        """
         self.rows += frame.height
         if self.path is None:
             self._frames.append(frame)
             return
         # a Parquet file cannot be appended to: its end says what is in it
         self._files.append(self.path.with_name(f"{self.path.name}.{len(self._files):06}"))
-        frame.write_parquet(self._files[-1])
+        frame.write_parquet(self._files[-1], compression="lz4")
 
     def table(self) -> pl.LazyFrame:
-        """The whole; at least one frame was added, and nothing can be any more."""
+        """Return all rows, of at least one frame. Nothing can be added any more."""
         if self.path is None:
             return pl.concat(self._frames).lazy()
-        pl.scan_parquet(self._files).sink_parquet(self.path, row_group_size=_GROUP)
+        stored = store(pl.scan_parquet(self._files), self.path)
         for file in self._files:
             file.unlink()
-        return pl.scan_parquet(self.path)
+        return stored
+
+
+def store(table: pl.LazyFrame, path: Path | None) -> pl.LazyFrame:
+    """Compute a table once, without holding it in memory if there is a file for it.
+
+    Args:
+        table: may be longer than memory if `path` is given.
+        path: the Parquet file to write it to; None keeps it in memory.
+
+    Returns:
+        The computed table.
+    """
+    if path is None:
+        return table.collect().lazy()
+    table.sink_parquet(path, row_group_size=_GROUP, compression="lz4")
+    return pl.scan_parquet(path)

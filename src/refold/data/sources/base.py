@@ -1,6 +1,6 @@
-"""The two interfaces of a source of bars."""
+"""The two interfaces of a source of bars, and one way to read both."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
@@ -24,12 +24,23 @@ class Source(Protocol):
 
 @runtime_checkable
 class Divisible(Protocol):
-    """Give the bars of a source some assets, or some rows, at a time."""
-
-    def pieces(self) -> Sequence[Callable[[], pl.DataFrame]]:
-        """Return functions that read a few assets each; together they read what `Source.load` reads."""
-        ...
+    """Give the bars of a source some rows at a time."""
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """Yield the table of `Source.load` some rows at a time, in its order."""
+        """Yield the rows of `Source.load` some at a time; those of one asset keep their order."""
         ...
+
+
+def batches_of(source: Source) -> Iterable[pl.DataFrame]:
+    """Read the canonical table of a source, some rows at a time if the source can be read so.
+
+    Args:
+        source: the table, which is loaded at once unless the source is `Divisible`.
+
+    Returns:
+        Canonical bars. Those of one asset come in the order in which the table has them.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    return source.batches() if isinstance(source, Divisible) else [source.load()]

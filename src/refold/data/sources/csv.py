@@ -1,8 +1,7 @@
 """Bars from a CSV file, wide or long, plain or compressed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
-from refold.data.long.pieces import ROWS, batches, pieces
-from refold.data.sources.files import stamp
+from refold.data.sources.files import ROWS, asset_of, canonical_batches, stamp
 from refold.errors import DataError
 
 BLOCK = 1 << 23
@@ -73,22 +71,14 @@ class Csv:
     def load(self) -> pl.DataFrame:
         """The canonical table of the file. Raises: DataError."""
         texts = read_texts(self.path, self.separator)
-        return self.table.canonical(texts, **self._names())
-
-    def pieces(self) -> list[Callable[[], pl.DataFrame]]:
-        """Loaders of some whole assets each, for a file that is larger than memory. Raises: DataError."""
-        with explained(self.path, self.separator):
-            found = pieces(self._scan, self.table, self.load, **self._names())
-        return [partial(self._explained, load) for load in found]
+        return self.table.canonical(texts, where=str(self.path), single_asset=asset_of(self.path))
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """The canonical table some rows at a time, in its order. Raises: DataError."""
         with explained(self.path, self.separator):
-            yield from batches(self._blocks, self._scan, self.table, self.load, **self._names())
-
-    def _explained(self, load: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-        with explained(self.path, self.separator):
-            return load()
+            yield from canonical_batches(
+                self._blocks(), self.table, self.load, where=str(self.path), single_asset=asset_of(self.path)
+            )
 
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_csv(self.path, separator=self.separator, infer_schema=False, row_index_name=ROW)
@@ -105,9 +95,6 @@ class Csv:
             rows = pl.read_csv(block, separator=self.separator, infer_schema=False).with_row_index(ROW, offset=count)
             count += rows.height
             yield rows.lazy()
-
-    def _names(self) -> dict[str, str]:
-        return {"where": str(self.path), "single_asset": self.path.name.split(".")[0]}
 
     def identity(self) -> Any:
         """Changes when the file or the way it is read does."""

@@ -1,8 +1,7 @@
 """Bars from Parquet: one file, a pattern of files, or a partitioned folder. Only what is needed is read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
-from refold.data.long.pieces import batches, pieces, slices
-from refold.data.sources.files import stamp
+from refold.data.sources.files import asset_of, canonical_batches, slices, stamp
 from refold.errors import DataError
 
 
@@ -41,29 +39,19 @@ class Parquet:
         """The canonical table. Raises: DataError."""
         with self._explained():
             table = self.table.push_down(self._scan(), str(self.path)).collect(engine="streaming")
-        return self.table.canonical(table, **self._names())
-
-    def pieces(self) -> list[Callable[[], pl.DataFrame]]:
-        """Loaders of some whole assets each, for a table that is larger than memory. Raises: DataError."""
-        with self._explained():
-            found = pieces(self._scan, self.table, self.load, **self._names())
-        return [partial(self._load, load) for load in found]
+        return self.table.canonical(table, where=str(self.path), single_asset=asset_of(self.path))
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """The canonical table some rows at a time, in its order. Raises: DataError."""
         with self._explained():
-            yield from batches(partial(slices, self._scan), self._scan, self.table, self.load, **self._names())
-
-    def _load(self, load: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-        with self._explained():
-            return load()
+            parts = slices(self._scan, self.table, str(self.path))
+            yield from canonical_batches(
+                parts, self.table, self.load, where=str(self.path), single_asset=asset_of(self.path)
+            )
 
     def _scan(self) -> pl.LazyFrame:
         # sorted files and folders as columns: the order of rows does not depend on the file system
         return pl.scan_parquet(self.files(), hive_partitioning=self.path.is_dir(), row_index_name=ROW)
-
-    def _names(self) -> dict[str, str]:
-        return {"where": str(self.path), "single_asset": self.path.name.split(".")[0]}
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -1,0 +1,248 @@
+"""Features of checked bars, in the order of the series that windows are cut from.
+
+Letters: N rows of a series, F features, A assets, C columns of a series (F, or A x F of a panel).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import torch
+
+from refold.data.bars.checks import Checked, unbroken
+from refold.data.bars.features import Feature, find_all, longest_lookback
+from refold.data.bars.findings import EVERY_ROW
+from refold.data.recipe import Recipe
+from refold.data.windows.scaler import Scaler
+from refold.data.windows.split import Interval, Part, cut
+from refold.data.windows.views import Series
+from refold.errors import DataError
+
+ROW = "row"
+"""Column that a table's row numbers travel in while it is checked, sorted and given bars for its holes."""
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """Features as arrays.
+
+    Attributes:
+        values: (N, C) float64, NaN where there is none.
+        present: (N,) bool, whether the row has values.
+        broken: (N,) bool, whether the row ends a run of bars.
+        run: (N,) int64, number of the unbroken run of bars.
+        asset: (N,) int64, number of the asset.
+        moment: (N,) int64, position on the calendar.
+        close: (N,) float32, or None if the bars have no close.
+    """
+
+    values: np.ndarray
+    present: np.ndarray
+    broken: np.ndarray
+    run: np.ndarray
+    asset: np.ndarray
+    moment: np.ndarray
+    close: np.ndarray | None
+
+    def usable(self, max_masked: int) -> np.ndarray:
+        """(N,) bool, whether windows may hold the row: present, or absent in a stretch of at most `max_masked` rows."""
+        return self.present | _short_stretches(self, max_masked)
+
+    def segments(self, usable: np.ndarray, intervals: Sequence[Interval], gap: int) -> dict[Part, np.ndarray]:
+        """Find the stretches of usable rows that windows may be cut from; see `refold.data.windows.split.cut`."""
+        return cut(asset=self.asset, run=self.run, moment=self.moment, usable=usable, intervals=intervals, gap=gap)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Bars that passed the checks, and their features.
+
+    Attributes:
+        checked: the bars.
+        rows: their features.
+        columns: names of the C columns.
+        names: names of the assets of the series.
+        relative: numbers of the columns of which a window subtracts its first bar.
+        lookback: bars that a row depends on, its own included.
+        findings: what the checks found: check, policy, asset, bars, first.
+    """
+
+    checked: Checked
+    rows: FeatureRows
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+    relative: tuple[int, ...]
+    lookback: int
+    findings: pl.DataFrame
+
+
+def feature_table(
+    bars: pl.DataFrame, recipe: Recipe, market: pl.DataFrame | None, counted: pl.Expr = EVERY_ROW
+) -> FeatureTable:
+    """Check bars and compute their features.
+
+    Args:
+        bars: canonical; other columns travel along.
+        recipe: the features, the checks and the layout.
+        market: `refold.data.bars.market.survey` of the table that the bars are a part of; None means that they are
+            all of it.
+        counted: which rows the findings are about.
+
+    Returns:
+        A row of features for each bar that the checks leave.
+
+    Raises:
+        DataError: a check refuses the bars, or they lack a column that a feature needs.
+    """
+    checked = recipe.checks.run(bars, market, counted)
+    available = [name for name in checked.bars.columns if name not in ("timestamp", "asset", ROW)]
+    features = find_all(recipe.features, available)
+    rows, findings = _feature_rows(checked, features, recipe, counted)
+    # not the categories of the column: of some of them a policy may have dropped every bar
+    names = tuple(checked.bars["asset"].unique(maintain_order=True).to_list())
+    relative = tuple(number for number, feature in enumerate(features) if feature.relative)
+    return FeatureTable(checked, rows, recipe.features, names, relative, longest_lookback(features), findings)
+
+
+def panel_table(tables: Sequence[FeatureTable], recipe: Recipe) -> FeatureTable:
+    """Put the assets of tables side by side, as one series with the name `panel` and a row per moment.
+
+    Args:
+        tables: at least one, of different assets and on the same calendar.
+        recipe: the features, and the share of the assets that a moment needs.
+
+    Returns:
+        The table of the panel; its checked bars are those of the first table.
+
+    Raises:
+        DataError: a feature is relative to the first bar of a window, and a moment may lack assets.
+    """
+    names = [name for table in tables for name in table.names]
+    columns = tuple(f"{asset}/{feature}" for asset in names for feature in recipe.features)
+    width = len(recipe.features)
+    relative = tuple(column for column in range(len(columns)) if column % width in tables[0].relative)
+    if relative and recipe.min_assets < 1:
+        raise DataError(
+            f"data.min_assets is {recipe.min_assets}; it must be 1 for {columns[relative[0]]}, which is relative to "
+            f"the window's first bar"
+        )
+    rows = _pivot([table.rows for table in tables], len(names), len(tables[0].checked.calendar), recipe.min_assets)
+    return replace(tables[0], rows=rows, columns=columns, names=("panel",), relative=relative)
+
+
+def series_of(table: FeatureTable, scaler: Scaler, *, masked: bool) -> Series:
+    """Scale the features of a table, and return them as the series that windows are cut from.
+
+    Args:
+        table: the features.
+        scaler: the scale of the C columns.
+        masked: whether windows hold rows without values.
+    """
+    rows, calendar = table.rows, table.checked.calendar
+    return Series(
+        values=torch.from_numpy(scaled(rows.values, scaler)),
+        present=torch.from_numpy(rows.present) if masked else None,
+        times=calendar.to_physical().to_numpy()[rows.moment].astype(np.int64),
+        time_dtype=calendar.dtype,
+        close=None if rows.close is None else torch.from_numpy(rows.close),
+        asset_names=table.names,
+        asset_starts=np.flatnonzero(np.diff(rows.asset, prepend=-1)),
+        relative=table.relative,
+    )
+
+
+def compute_features(bars: pl.DataFrame, features: Sequence[Feature], run: np.ndarray) -> pl.DataFrame:
+    """Compute the features of bars; each bar looks back on bars of its own unbroken run only.
+
+    Args:
+        bars: (N rows) sorted by asset, then time.
+        features: the features.
+        run: (N,) int, number of the run that each bar is in.
+
+    Returns:
+        N rows with a column per feature, null where a feature has no value.
+    """
+    keyed = bars.with_columns(pl.Series("run", run))
+    return keyed.select(feature.expression.over("run").alias(feature.name) for feature in features)
+
+
+def scaled(values: np.ndarray, scaler: Scaler) -> np.ndarray:
+    """Scale values, a column at a time: a second copy in float64 would be large.
+
+    Args:
+        values: (N, C) float64, NaN where there is none.
+        scaler: the scale of the C columns.
+
+    Returns:
+        (N, C) float32, 0 where there is no value.
+    """
+    result = np.zeros(values.shape, dtype=np.float32)
+    for column, (mean, std) in enumerate(zip(scaler.mean.tolist(), scaler.std.tolist(), strict=True)):
+        there = np.isfinite(values[:, column])
+        result[there, column] = (values[there, column] - mean) / std
+    return result
+
+
+def rows_of(segments: dict[Part, np.ndarray]) -> np.ndarray:
+    """Return the numbers of all rows of the segments of all parts, int64."""
+    rows = [np.arange(first, first + count) for part in segments.values() for first, count in part]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *rows])
+
+
+def _feature_rows(
+    checked: Checked, features: Sequence[Feature], recipe: Recipe, counted: pl.Expr
+) -> tuple[FeatureRows, pl.DataFrame]:
+    """Compute the features of each asset, and add the findings of features that are there and not finite."""
+    bars, policies = checked.bars, recipe.checks.policies
+    asset = bars["asset"].rle_id().to_numpy().astype(np.int64)
+    breaks = recipe.layout == "panel" or recipe.checks.calendar is not None
+    run = unbroken(asset, checked.moment, holes_break=breaks)
+    table = compute_features(bars, features, run)
+    faulty = table.select(pl.any_horizontal(pl.all().is_not_null() & ~pl.all().is_finite())).to_series()
+    findings = checked.table
+    if faulty.any():
+        keyed = pl.concat([bars, table], how="horizontal")
+        names = [feature.name for feature in features]
+        findings = pl.concat([findings, recipe.checks.features(keyed, faulty, names, counted)])
+    values = table.to_numpy(writable=True)  # nulls become NaN
+    present = np.asarray(np.isfinite(values).all(axis=1))
+    values[~present] = np.nan
+    broken = faulty.to_numpy() & (policies["feature_not_finite"] == "drop")
+    close = bars["close"].cast(pl.Float32).to_numpy(writable=True) if "close" in bars.columns else None
+    return FeatureRows(values, present, broken, run, asset, checked.moment, close), findings
+
+
+def _pivot(tables: Sequence[FeatureRows], assets: int, moments: int, min_assets: float) -> FeatureRows:
+    """Make one row per moment: the features of all assets side by side, NaN for an asset without a bar then."""
+    values = np.full((moments, assets, tables[0].values.shape[1]), np.nan)
+    first = 0
+    for rows in tables:
+        values[rows.moment[rows.present], first + rows.asset[rows.present]] = rows.values[rows.present]
+        first += int(rows.asset.max(initial=-1)) + 1
+    there = np.isfinite(values[:, :, 0]).sum(axis=1)
+    present = there >= max(1, min_assets * assets - 1e-9)
+    values[~present] = np.nan
+    one = np.zeros(moments, dtype=np.int64)
+    return FeatureRows(
+        values=values.reshape(moments, -1),
+        present=present,
+        broken=np.zeros(moments, dtype=bool),
+        run=one,
+        asset=one,
+        moment=np.arange(moments),
+        close=None,
+    )
+
+
+def _short_stretches(rows: FeatureRows, longest: int) -> np.ndarray:
+    """(N,) absent rows in stretches of at most `longest`, with a present row of the same run on both sides."""
+    number = np.arange(len(rows.present))
+    before = np.maximum.accumulate(np.where(rows.present, number, -1))
+    after = np.minimum.accumulate(np.where(rows.present, number, len(number))[::-1])[::-1]
+    inside = ~rows.present & (before >= 0) & (after < len(number)) & (after - before - 1 <= longest)
+    before, after = before[inside], after[inside]
+    breaks = np.cumsum(rows.broken)
+    short = inside.copy()
+    short[inside] = (rows.run[before] == rows.run[after]) & (breaks[before] == breaks[after])
+    return short

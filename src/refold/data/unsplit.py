@@ -1,0 +1,83 @@
+"""A table as one series on a given scale: nothing is split into parts, nothing is fitted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from refold.data.bars.findings import EVERY_ROW
+from refold.data.feature_table import ROW, feature_table, panel_table, rows_of, series_of
+from refold.data.pipeline import refuse_few
+from refold.data.recipe import Recipe
+from refold.data.windows.scaler import Scaler
+from refold.data.windows.split import Interval
+from refold.data.windows.views import Series
+from refold.errors import DataError
+
+
+@dataclass(frozen=True)
+class UnsplitSeries:
+    """A table as one series, without parts.
+
+    Attributes:
+        series: R rows on the given scale.
+        segments: (S, 2) int64, first row and number of rows of each unbroken run.
+        origin: (R, K) int64, row of the table that each row of the series was made from, -1 for none; K is 1, or the
+            assets of a panel.
+        columns: names of the columns of the series.
+        findings: what the checks found: check, policy, asset, bars, first.
+    """
+
+    series: Series
+    segments: np.ndarray
+    origin: np.ndarray
+    columns: tuple[str, ...]
+    findings: pl.DataFrame
+
+
+def unsplit_series(
+    bars: pl.DataFrame,
+    recipe: Recipe,
+    scaler: Scaler,
+    market: pl.DataFrame | None = None,
+    kept: slice | None = None,
+) -> UnsplitSeries:
+    """Check bars, compute their features, and return them as one series on a given scale.
+
+    Args:
+        bars: canonical.
+        recipe: the features, the checks and the layout. Its split is not used.
+        scaler: the scale of the columns of the series.
+        market: `refold.data.bars.market.survey` of the table that the bars are a part of; None means that they are
+            all of it.
+        kept: rows that the findings are about; None means all.
+
+    Returns:
+        The series, and which rows of the bars its rows were made from.
+
+    Raises:
+        DataError: a check refuses the bars, they lack a column that the features or the scale need, or a table that is
+            not part of another has less than two bars.
+    """
+    counted = EVERY_ROW if kept is None else pl.col(ROW).is_between(kept.start, kept.stop, closed="left")
+    single = feature_table(bars.with_row_index(ROW), recipe, market, counted)
+    if market is None:
+        refuse_few(single.checked.bars.height)
+    table = panel_table([single], recipe) if recipe.layout == "panel" else single
+    rows, columns = table.rows, table.columns
+    if len(columns) != len(scaler.mean):
+        raise DataError(f"the data has {len(columns)} columns of features; the scale was fitted to {len(scaler.mean)}")
+    everything = [Interval("test", 0, int(rows.moment.max(initial=0)) + 1)]
+    segments = rows.segments(rows.usable(recipe.max_masked), everything, gap=0)
+    number = table.checked.bars[ROW].cast(pl.Int64).fill_null(-1).to_numpy()  # bars that fill a hole have none
+    origin = number[:, None]
+    if recipe.layout == "panel":
+        origin = np.full((len(rows.moment), table.checked.bars["asset"].n_unique()), -1)
+        origin[table.checked.moment, table.checked.bars["asset"].rle_id().to_numpy()] = number
+    return UnsplitSeries(
+        series=series_of(table, scaler, masked=not rows.present[rows_of(segments)].all()),
+        segments=segments["test"],
+        origin=origin,
+        columns=columns,
+        findings=table.findings,
+    )
