@@ -1,4 +1,4 @@
-"""The README says what is so: its commands run, its tables and its tree match the disk."""
+"""The README and the pages that it hands reference material to: commands run, tables and trees match the disk."""
 
 import re
 import runpy
@@ -19,6 +19,9 @@ from refold.data.sources import Csv
 from refold.studies import decoder_study
 
 README = (ROOT / "README.md").read_text()
+OPTIONS = (ROOT / "docs/options.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+STUDY = (ROOT / "docs/decoder_study.md").read_text()
 HEAD = ("| decoder", "teacher_forcing", "layers")
 COMMANDS = re.findall(r"^    (python (?:train|scripts/\w+)\.py.*?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
 
@@ -61,7 +64,7 @@ def test_every_command_runs(line, folder_with_a_run, tmp_path):
 
 def groups() -> dict[str, list[str]]:
     """The rows of the table of options: group -> its second column."""
-    rows = re.findall(r"^\| `([\w/]+)` \| (.*?) \| .+ \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w/]+)` \| (.*?) \| .+ \|$", OPTIONS, flags=re.MULTILINE)
     return {group: options.split() for group, options in rows}
 
 
@@ -93,7 +96,7 @@ def test_help_lists_the_table_of_groups(tmp_path):
 
 
 def test_the_tree_is_what_is_on_disk():
-    block = README.partition("## Where things are")[2].partition("###")[0]
+    block = ARCHITECTURE.partition("## Where things are")[2].partition("## ")[0]
     names = re.findall(r"^    (  )?([\w.]+/?\w*/?) {2,}", block, flags=re.MULTILINE)
     inside = {name for indent, name in names if indent}
     package = {path.name + "/" * path.is_dir() for path in (ROOT / "src/refold").iterdir() if not path.is_symlink()}
@@ -120,24 +123,13 @@ def test_the_result_shown_is_a_whole_table():
 
 def test_the_study_shown_is_whole():
     study = OmegaConf.load(CONF / "experiment/decoder_study.yaml").hydra.sweeper.params
-    block = README.partition(decoder_study.BEGIN)[2].partition(decoder_study.END)[0]
+    block = STUDY.partition(decoder_study.BEGIN)[2].partition(decoder_study.END)[0]
     rows = {tuple(line.split(" | ")[:3]) for line in block.splitlines() if line.startswith("| ")} - {HEAD}
     decoders, schedules, layers = (text.split(",") for text in (study.decoder, study.teacher_forcing, study.layers))
     fed = [(decoder, schedule) for decoder in decoders for schedule in schedules if decoder != "repeat"]
     assert rows == {(f"| {one}", two, depth) for one, two in [*fed, ("repeat", "none")] for depth in layers}
     for group in decoder_study.GROUPS:
         assert f"- `{group}=" in block
-
-
-def test_the_python_shown_runs(tiny_run, tmp_path, monkeypatch):
-    tiny_run()
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs/latest").symlink_to(tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(import torch.*?)```", README, flags=re.DOTALL).group(1)
-    names: dict = {}
-    exec(code, names)
-    assert names["reconstruction"].shape == names["windows"].shape
 
 
 def test_the_layouts_of_files_shown_are_read(tmp_path):
@@ -150,13 +142,6 @@ def test_the_layouts_of_files_shown_are_read(tmp_path):
         assert bars["asset"].to_list() == assets
         assert bars["close"][0] == 185.64
         assert ("volume" in bars.columns) == (lines is long)
-
-
-def test_the_schedule_shown_is_the_one_that_is_tested():
-    blocks = re.findall(r"```(?:python\n@|yaml\n).*?```", README, flags=re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        assert block in (ROOT / "docs/extending.md").read_text()  # which tests/test_extending.py runs
 
 
 def test_the_places_it_links_to_are_there():
