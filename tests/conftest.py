@@ -34,8 +34,8 @@ TINY = [
 
 def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
     """The configuration that `train.py` would see, with a run id and, if definite, no `auto` left in the trainer."""
-    from refold.config.build import to_plain
     from refold.launch.hardware import find_machine, plan
+    from refold.runs.settings import to_plain
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
@@ -59,7 +59,7 @@ def tiny_run(tmp_path: Path) -> Callable[..., tuple[DictConfig, dict]]:
 def train_tiny(directory: Path, *overrides: str) -> tuple[DictConfig, dict]:
     """Train in this process, into a directory. Returns: configuration and result."""
     from refold.cli import train
-    from refold.runs.directory import open_run
+    from refold.runs.settings import open_run
 
     cfg = compose_run([*TINY, *overrides])
     open_run(cfg, directory)

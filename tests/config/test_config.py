@@ -156,13 +156,6 @@ def test_a_run_with_a_linear_path_comes_back_with_it(tiny_run, tmp_path):
     assert torch.equal(loaded.autoencoder.linear.to_code.weight, learned["autoencoder.linear.to_code.weight"])
 
 
-def test_passwords_do_not_reach_a_logger():
-    settings = {"data": {"uri": "postgresql://me:se:cret@host/db"}, "run": {"overrides": ["data.uri=mysql://a:b@c/d"]}}
-    assert config.without_passwords(settings) == {
-        "data": {"uri": "postgresql://me:***@host/db"}, "run": {"overrides": ["data.uri=mysql://a:***@c/d"]}
-    }  # fmt: skip
-
-
 def test_a_directory_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a finished run: there is no .*resolved\.yaml"):
         load_run(tmp_path)

@@ -17,7 +17,7 @@ from conftest import CONF, ROOT, compose_run
 from hydra import compose, initialize_config_dir
 
 from refold.config.arguments import resume_arguments
-from refold.config.build import build_data, to_plain
+from refold.config.build import build_data
 from refold.config.check import check, explain
 from refold.errors import RefoldError
 from refold.export import writer as export
@@ -28,6 +28,7 @@ from refold.runs.checkpoints import read_checkpoint
 from refold.runs.directory import LAST_CHECKPOINT, RESULT, full_disk_as_refold_error, refuse_existing_run
 from refold.runs.records import find_runs, read_run
 from refold.runs.resume import Resume
+from refold.runs.settings import to_plain
 from refold.runs.state import lock_run
 from refold.scoring.scan import refuse_unlike
 from refold.training import loggers

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from conftest import compose_run
 
-from refold.config.build import to_plain
+from refold.runs.settings import to_plain
 
 
 def settings_of(*overrides: str) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from refold.runs.directory import (
     begin_writing,
     discard_unused,
     identify,
-    open_run,
-    read_settings,
     refuse_existing_run,
     write_result,
 )
 from refold.runs.resume import Resume, resume_command
+from refold.runs.settings import open_run, read_settings
 from refold.runs.state import find_state, lock_run, record_refusal
 
 

@@ -15,8 +15,8 @@ from refold.config import build as config
 from refold.data import WindowDataModule
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.library import evaluation as result
-from refold.runs.directory import open_run
 from refold.runs.resume import Resume
+from refold.runs.settings import open_run
 from refold.training.module import AutoencoderModule
 
 SETTINGS = [

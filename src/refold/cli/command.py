@@ -14,6 +14,7 @@ from typing import Any
 import refold
 from refold import program
 from refold.errors import ConfigError, Interrupted, RefoldError
+from refold.secrets import redact, redact_logs
 
 CONF = Path(refold.__file__).parent / "conf"
 """The configuration: a link to conf/ in a checkout, the folder itself in a wheel."""
@@ -41,6 +42,7 @@ def run_command(main: Callable[[], Any], conf: Path = CONF, *, says_interrupted:
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module="lightning")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and not as Hydra prints them
+    redact_logs()
     try:
         with sigterm_as_ctrl_c():
             main()
@@ -56,7 +58,7 @@ def run_command(main: Callable[[], Any], conf: Path = CONF, *, says_interrupted:
         from refold.config.check import explain
 
         if message := explain(error, conf):
-            print(program.as_started(message), file=sys.stderr)
+            print(redact(program.as_started(message)), file=sys.stderr)
             return 2
         return print_mistake(unforeseen(error))
     return 0
@@ -69,7 +71,7 @@ def unforeseen(error: Exception, log: Path | None = None) -> UnforeseenError:
         error: what was raised.
         log: file to append to; a new file in the folder of temporary files if None, or if it cannot be written.
     """
-    text = "".join(traceback.format_exception(error))
+    text = redact("".join(traceback.format_exception(error)))
     reason = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
     try:
         if log is None:
@@ -88,7 +90,7 @@ def unforeseen(error: Exception, log: Path | None = None) -> UnforeseenError:
 
 def print_mistake(error: RefoldError) -> int:
     """Print the message of an error alone, without a traceback, and return its exit status."""
-    print(f"\n{program.as_started(str(error))}", file=sys.stderr)
+    print(f"\n{redact(program.as_started(str(error)))}", file=sys.stderr)
     return exit_status(error)
 
 
@@ -148,6 +150,11 @@ def settings(arguments: list[str], usage: str) -> dict[str, str]:
             raise ConfigError(f"{key} is given twice, as {found[key]} and as {value}")
         found[key] = value
     return found
+
+
+def trusted(settings: dict[str, str]) -> list[str]:
+    """Return the packages that `trust=mine,ours` names: a run directory may build their parts beside Refold's own."""
+    return [name for name in settings.get("trust", "").split(",") if name]
 
 
 def device(name: str) -> str:

@@ -26,11 +26,12 @@ from refold.data.sources.base import Source
 from refold.errors import ConfigError, DataError
 from refold.library.run import load_run
 from refold.runs.directory import atomic_folder
+from refold.runs.settings import give_all_anew
 from refold.scoring.detector import Detector
 from refold.scoring.latents import scan_latents
 
 LATENTS = "latents.parquet"
-OWN = ("run", "out", "device")
+OWN = ("run", "out", "device", "trust")
 
 
 def main() -> None:
@@ -42,8 +43,9 @@ def main() -> None:
     for key in settings:
         if key not in OWN and not key.startswith("data."):
             raise ConfigError(f"{key}: there is no such setting of encode.py{nearest(key, {*OWN, 'data.path'})}")
-    run = load_run(settings["run"])
-    cfg = choose_anew(run.config, {key: value for key, value in settings.items() if key not in OWN}, CONF)
+    run = load_run(settings["run"], trust=command.trusted(settings))
+    others = {key: value for key, value in settings.items() if key not in OWN}
+    cfg = choose_anew(run.config, give_all_anew(run.config, others), CONF)
     run.autoencoder.to(command.device(settings.get("device", "auto")))
     if run.detector is None:
         raise ConfigError(

@@ -17,7 +17,7 @@ from refold.config.check import nearest
 from refold.errors import ConfigError
 from refold.library.run import load_run
 
-KEYS = ("run", "format", "out")
+KEYS = ("run", "format", "out", "trust")
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     name = settings.get("format", "onnx")
     if name not in export.FORMATS:
         raise ConfigError(f"format is {name!r}; it must be one of {', '.join(export.FORMATS)}")
-    run = load_run(settings["run"])
+    run = load_run(settings["run"], trust=command.trusted(settings))
     out = Path(settings.get("out", run.directory / f"model{export.FORMATS[name].suffix}"))
     difference = export.write(run, out, name)
     longest = export.longest_window(run)

@@ -15,9 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import refold
 from refold.cli import sweep
-from refold.cli.command import CONF, exit_status, print_mistake, unforeseen
-from refold.config import build as config
-from refold.config.arguments import resume_arguments
+from refold.cli.command import CONF, exit_status, print_mistake, trusted, unforeseen
+from refold.config.arguments import hide_arguments, resume_arguments
 from refold.config.check import explain
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch import cluster
@@ -26,7 +25,10 @@ from refold.launch.workers import is_worker, run_worker
 from refold.runs.checkpoints import usable_checkpoint
 from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, discard_unused, identify
 from refold.runs.resume import Resume, resume_command
+from refold.runs.settings import hide_secrets, to_plain
 from refold.runs.state import lock_run, record_refusal
+from refold.runs.trust import EVERYTHING
+from refold.secrets import redact
 
 log = logging.getLogger("refold")
 
@@ -53,13 +55,18 @@ def start(arguments: list[str], run_composed: Callable[[DictConfig], float], tra
         Interrupted: ctrl-C, SIGTERM, or a job that failed where sweep.stop_on_failure is true.
     """
     world = cluster.find_world()
+    arguments = hide_arguments(arguments)
     if arguments[:1] == ["--job"]:
-        if len(arguments) != 2:
-            raise ConfigError("--job takes a resolved.yaml and nothing else; resume=DIRECTORY goes on with settings")
-        run_worker(Path(arguments[1]).resolve(), lambda cfg, run_dir: join(cfg, run_dir, train))
+        others = dict(argument.split("=", 1) for argument in arguments[2:] if argument.startswith("trust="))
+        if len(arguments) < 2 or len(arguments) > 2 + len(others):
+            raise ConfigError(
+                "--job takes a resolved.yaml and nothing else but trust=PACKAGE; resume=DIRECTORY goes on with settings"
+            )
+        run_worker(Path(arguments[1]).resolve(), lambda cfg, run_dir: join(cfg, run_dir, train), trusted(others))
     elif world and world.rank > 0:
         if run_dir := cluster.wait_for_run():
-            run_worker(run_dir / RESOLVED, lambda cfg, run_dir: join(cfg, run_dir, train))
+            # the first process composed it, from the same command line
+            run_worker(run_dir / RESOLVED, lambda cfg, run_dir: join(cfg, run_dir, train), EVERYTHING)
     else:
         try:
             sys.argv[1:] = resume_arguments(sorted(arguments, key=lambda text: text not in ("-m", "--multirun")))
@@ -78,7 +85,7 @@ def join(cfg: DictConfig, run_dir: Path, train: Train) -> None:
         train(cfg, run_dir)
         return
     world = cluster.find_world() or cluster.World(rank=0, processes=1, nodes=1, starter="this command")
-    cfg.trainer = adopt(config.to_plain(cfg.trainer), world)
+    cfg.trainer = adopt(to_plain(cfg.trainer), world)
     with lock_run(run_dir) if world.rank == 0 else contextlib.nullcontext():
         result = train(cfg, run_dir)
     print_result(result, run_dir)
@@ -110,7 +117,7 @@ def run_and_report(cfg: DictConfig, run_job: RunJob) -> float:
                 discard_unused(run_dir)
             sys.exit(print_mistake(error))  # past Hydra, which would add lines of its own
         number, name = hydra_config.job.num, hydra_config.job.override_dirname
-        print(f"\njob {number}, {name}, failed: {error}", file=sys.stderr)
+        print(f"\njob {number}, {name}, failed: {redact(str(error))}", file=sys.stderr)
         if not (run_dir / RESOLVED).exists():
             record_refusal(run_dir, error)
         if cfg.sweep.stop_on_failure:
@@ -144,6 +151,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     Raises:
         ConfigError: the run to go on with is not there, or other settings of it are asked for.
     """
+    hide_secrets(cfg)
     hydra_config = HydraConfig.get()
     overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     if cfg.resume:
@@ -152,7 +160,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
             raise ConfigError(
                 f"resume is {cfg.resume}; give it on the command line, as resume={cfg.resume}, without ++"
             )
-        cfg = resume.config(overrides)
+        cfg = resume.config(overrides, [cfg.trust] if isinstance(cfg.trust, str) else cfg.trust or ())
         cfg.resume = str(resume.checkpoint)
         return cfg
     choices = {name: value for name, value in hydra_config.runtime.choices.items() if "hydra" not in name}
@@ -206,7 +214,7 @@ def plan_hardware(cfg: DictConfig) -> tuple[Plan, Machine, cluster.World | None]
     if world and is_part_of_sweep():
         raise ConfigError(f"a sweep starts its own processes: run it without {world.starter}")
     machine = find_machine()
-    hardware = plan(config.to_plain(cfg.trainer), machine, world)
+    hardware = plan(to_plain(cfg.trainer), machine, world)
     cfg.trainer = hardware.settings
     return hardware, machine, world
 

@@ -37,6 +37,7 @@ from refold.report.evidence import Evidence
 from refold.report.page import write_page
 from refold.report.summary import tables
 from refold.runs.directory import FINDINGS, RESULT, atomic_folder
+from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered
 from refold.scoring.detector import Detector, per_asset_year
 from refold.scoring.events import Events
@@ -45,7 +46,7 @@ from refold.scoring.scan import scan, scan_parts
 log = logging.getLogger("refold.score")
 SCORES = "scores.parquet"
 FILES = (SCORES, "events.csv", FINDINGS, "scoring.json", "report.html")
-OWN = ("run", "out", "device")
+OWN = ("run", "out", "device", "trust")
 HERE = "these bars"
 
 Comparing = Callable[[int], AlarmRates | None]
@@ -58,8 +59,9 @@ def main() -> None:
     settings = command.settings(sys.argv[1:], __doc__)
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
-    run = load_run(settings["run"])
+    run = load_run(settings["run"], trust=command.trusted(settings))
     others = {key: value for key, value in settings.items() if key not in OWN}
+    others = give_all_anew(run.config, others)
     cfg = choose_anew(run.config, others, CONF)
     run.autoencoder.to(command.device(settings.get("device", "auto")))
     anew = any(key.partition(".")[0] in ("score", "threshold", "alignment") for key in others)

@@ -13,16 +13,18 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 import refold
-from refold.config.build import build_data, to_plain
+from refold.config.build import build_data
 from refold.config.check import is_fed_bars
 from refold.errors import RefoldError
 from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, RESULT, discard_unused
 from refold.runs.resume import Resume
+from refold.runs.settings import hide_secrets, references_of, to_plain
 from refold.runs.state import STATE, find_state
+from refold.runs.trust import parts_of
 
 log = logging.getLogger(__name__)
 
-_NOT_OF_THE_RESULT = ("run", "resume", "sweep", "logger")
+_NOT_OF_THE_RESULT = ("run", "resume", "trust", "sweep", "logger")
 """Sections that say how a job is run and shown, and not what comes out of it."""
 
 
@@ -34,6 +36,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Keep the directory of the sweep for `print_outcome`."""
         Sweep.directory = Path(config.hydra.sweep.dir)
+        hide_secrets(config)  # Hydra writes multirun.yaml
 
 
 def job_directories(sweep: Path) -> list[Path]:
@@ -77,7 +80,7 @@ def reuse_earlier_job(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[
         return cfg, result
     resume = Resume(str(earlier))
     log.info("going on with %s", earlier)
-    cfg = resume.config([])
+    cfg = resume.config(references_of(cfg), parts_of(to_plain(cfg)))
     cfg.resume = str(resume.checkpoint)
     return cfg, None
 

@@ -19,7 +19,8 @@ from refold.config.check import check
 from refold.launch.cluster import World
 from refold.launch.hardware import Plan
 from refold.launch.workers import interruptible, needs_workers, report_ready, restored_environment, run_workers
-from refold.runs.directory import FINDINGS, full_disk_as_refold_error, open_run, refuse_existing_run
+from refold.runs.directory import FINDINGS, full_disk_as_refold_error, refuse_existing_run
+from refold.runs.settings import open_run
 from refold.runs.state import lock_run
 
 log = logging.getLogger("refold")

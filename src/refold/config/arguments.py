@@ -2,8 +2,47 @@
 
 import re
 
+from refold import secrets
 from refold.errors import ConfigError
 from refold.runs.resume import Resume
+from refold.runs.settings import keep_in_environment
+
+
+def hide_arguments(arguments: list[str]) -> list[str]:
+    """Replace each password on the command line by a reference to an environment variable of this process.
+
+    Hydra, W&B and Refold itself write the command line down; none of them sees the password then.
+
+    Args:
+        arguments: of the command line, without the program's name.
+
+    Returns:
+        The arguments, with `data.uri=${oc.env:REFOLD_DATA_URI}` in the place of one that holds a password.
+
+    Raises:
+        ConfigError: a password stands in a list, among values of a sweep, or in anything but KEY=TEXT.
+    """
+    return [_hide(argument) if _is_secret(argument) else argument for argument in arguments]
+
+
+def _is_secret(argument: str) -> bool:
+    """Return whether an argument holds a secret, by its value or by its key."""
+    key, _, value = argument.partition("=")
+    return secrets.holds_secret(argument) or secrets.is_secret_entry(key.rpartition(".")[2], value)
+
+
+def _hide(argument: str) -> str:
+    """Put the value of KEY=TEXT into the environment."""
+    secrets.remember(argument)
+    key, equals, value = argument.partition("=")
+    text = _unquoted(value)
+    several = text == value and (value[:1] in "[{" or re.search(r",\s*[A-Za-z][\w+.-]*://", value))
+    if not equals or several or secrets.holds_secret(key):
+        raise ConfigError(
+            f"{secrets.redact(argument)}: it holds a password, and is not KEY=TEXT; keep the password in an "
+            f"environment variable, and refer to that: {key.lstrip('+') or 'KEY'}='${{oc.env:DATABASE_URL}}'"
+        )
+    return f"{key}={keep_in_environment(key.lstrip('+'), text)}"
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
@@ -26,6 +65,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError(f"resume is {where}; it goes on with one run and cannot be swept: leave out -m")
     others = [text for text in arguments if not text.startswith("resume=")]
+    # keys of the run's data, which the default composition need not have; `Resume.config` knows those of the run
+    others = [f"++{text}" if re.match(r"data\.[\w.]+=", text) else text for text in others]
     directory = str(Resume(where).directory)
     return [*others, f"resume={quoted(where)}", f"hydra.run.dir={quoted(directory)}", "hydra.output_subdir=null"]
 

@@ -4,7 +4,6 @@ With `refold.config.check` and `refold.cli` the only code that knows Hydra. Func
 they are called, so that completion and `--help` do without them.
 """
 
-import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from refold.errors import ConfigError, RefoldError
 from refold.launch.cluster import find_environment
 from refold.launch.workers import is_worker
 from refold.runs.directory import METRICS
+from refold.runs.settings import refuse_withheld, to_plain, to_writable
 
 if TYPE_CHECKING:
     import lightning as L
@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from refold.training.teacher_forcing import TeacherForcing
 
 OmegaConf.register_new_resolver("unique", lambda purpose: secrets.token_hex(3), use_cache=True, replace=True)
-
-
-def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as resolved plain dicts and lists."""
-    return OmegaConf.to_container(cfg, resolve=True)
 
 
 def _instantiate(cfg: DictConfig, path: str, **runtime: Any) -> Any:
@@ -64,13 +59,24 @@ def _instantiate(cfg: DictConfig, path: str, **runtime: Any) -> Any:
         raise ConfigError(text if text.startswith(path) else f"{path}: {text}") from cause
 
 
+def _refuse_withheld_source(cfg: DictConfig) -> None:
+    """Refuse a source whose password was kept out of the run directory that the configuration was read from."""
+    refuse_withheld(to_plain(cfg.data).get("source"), "data.source", "the same command with")
+
+
 def build_data(cfg: DictConfig) -> "WindowDataModule":
-    """The data module; it reads nothing before `setup`."""
+    """Build the data module; it reads nothing before `setup`.
+
+    Raises:
+        ConfigError: a setting is refused, or a password that reading needs was kept out of the run directory.
+    """
+    _refuse_withheld_source(cfg)
     return _instantiate(cfg, "data")
 
 
 def build_source(cfg: DictConfig) -> "Source":
     """Build the source of bars; it reads nothing before it is asked to."""
+    _refuse_withheld_source(cfg)
     return _instantiate(cfg, "data.source")
 
 
@@ -210,7 +216,7 @@ def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> 
 
 def build_logger(cfg: DictConfig, run_dir: Path) -> Any:
     """The logger beside metrics.csv, or None. Its page shows the resolved configuration, choices and overrides."""
-    settings = without_passwords(without_noise(to_plain(cfg)))
+    settings = without_noise(to_writable(cfg))
     return _instantiate(cfg, "logger", run_dir=run_dir, run_id=cfg.run.id, settings=settings, group=cfg.run.group)
 
 
@@ -221,16 +227,7 @@ def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
         kept = {key: strip(value) if isinstance(value, dict) else value for key, value in node.items()}
         return {key: value for key, value in kept.items() if not key.startswith("_") and value != {}}
 
-    return strip({key: value for key, value in settings.items() if key not in ("logger", "resume")})
-
-
-def without_passwords(settings: Any) -> Any:
-    """Settings with `user:password@` in addresses reduced to `user:***@`: a logger may send them elsewhere."""
-    if isinstance(settings, dict):
-        return {key: without_passwords(value) for key, value in settings.items()}
-    if isinstance(settings, list):
-        return [without_passwords(value) for value in settings]
-    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", settings) if isinstance(settings, str) else settings
+    return strip({key: value for key, value in settings.items() if key not in ("logger", "resume", "trust")})
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":

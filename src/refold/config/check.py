@@ -25,11 +25,11 @@ from refold.config.build import (
     build_score,
     build_teacher_forcing,
     build_threshold,
-    to_plain,
 )
 from refold.errors import ConfigError, RefoldError
 from refold.launch.cluster import find_world
 from refold.launch.hardware import find_machine, plan
+from refold.runs.settings import to_plain
 
 GIVEN_AT_BUILD = {
     "encoder": {"input_size"},
@@ -44,7 +44,7 @@ GIVEN_AT_BUILD = {
 
 SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
 SECTIONS += ("score", "threshold", "alignment", "evaluation")
-SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "run", "sweep")
+SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "trust", "run", "sweep")
 SWEEP = ("skip_finished", "stop_on_failure")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 

@@ -22,15 +22,11 @@ from typing import Any, NamedTuple
 from refold.errors import Interrupted, RefoldError
 from refold.launch.cluster import LOOPBACK, find_world, loopback_store
 from refold.launch.hardware import Plan
-from refold.runs.directory import (
-    LAST_CHECKPOINT,
-    LOG,
-    RESOLVED,
-    RESULT,
-    describe_kept,
-    read_settings,
-    write_atomically,
-)
+from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, RESULT, describe_kept, write_atomically
+from refold.runs.resume import resume_command
+from refold.runs.settings import hide_secrets, read_settings, refuse_withheld, to_plain
+from refold.runs.trust import EVERYTHING
+from refold.secrets import redact, redact_logs
 
 GRACE_S = 60.0
 """Seconds that workers have to write a checkpoint and leave after a signal, before they are killed."""
@@ -43,6 +39,9 @@ START_S = 600.0
 
 _SIGNS = "REFOLD_SIGNS"
 """Environment variable: the folder in which a worker tells the process that started it that it is ready, or failed."""
+
+_JOB = "REFOLD_JOB"
+"""Environment variable: the resolved.yaml that the process that started a worker composed, and so trusts."""
 
 _PARENT = "REFOLD_PARENT"
 """Environment variable: the number of the process that started a worker, with which it ends."""
@@ -121,7 +120,7 @@ def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -
         worker; the workers have been told, and have left.
     """
     with tempfile.TemporaryDirectory(prefix="refold-") as signs, _worker_store() as address, sigterm_as_ctrl_c():
-        shared = {**address, _SIGNS: signs, _PARENT: str(os.getpid())}
+        shared = {**address, _SIGNS: signs, _JOB: str((run_dir / RESOLVED).resolve()), _PARENT: str(os.getpid())}
         if plan.settings["accelerator"] == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
         workers = Workers([*command, "--job", str(run_dir / RESOLVED)], Path(signs))
@@ -275,17 +274,31 @@ def is_worker() -> bool:
     return _SIGNS in os.environ
 
 
-def run_worker(resolved: Path, train: Callable[..., Any]) -> Any:
-    """What a worker does: die with its parent, log into the job's files, and train.
+def run_worker(resolved: Path, train: Callable[..., Any], trust: Sequence[str] = ()) -> Any:
+    """Read a job's configuration, log into the job's files, and train; end when the process that started this one ends.
 
-    Args: resolved: the job's configuration. train: (cfg, run directory) -> result.
-    Returns: what `train` does.
-    Raises: ConfigError: the configuration cannot be read.
+    Args:
+        resolved: the job's configuration.
+        train: (cfg, run directory) -> result.
+        trust: packages of one's own whose parts the configuration may build. One that was composed by the process that
+            started this one is trusted entirely.
+
+    Returns:
+        What `train` returns.
+
+    Raises:
+        ConfigError: the configuration cannot be read, or would build parts that are not trusted.
     """
     _end_with_parent()  # first of all: the imports take seconds
     from lightning.pytorch.utilities import rank_zero_only
 
-    cfg = read_settings(resolved)
+    own = os.environ.get(_JOB) == str(resolved.resolve()) or tuple(trust) == EVERYTHING
+    cfg = read_settings(resolved, EVERYTHING if own else trust)
+    hide_secrets(cfg)
+    if not own:
+        used = {name: section for name, section in to_plain(cfg).items() if name != "run"}
+        refuse_withheld(used, "", resume_command(resolved.parent))
+    redact_logs()
     handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / LOG)]
     level = logging.WARNING if rank_zero_only.rank else logging.INFO
     logging.basicConfig(level=level, format=JOB_LOG_FORMAT, handlers=handlers)
@@ -323,8 +336,8 @@ def _failures_recorded() -> Iterator[None]:
         except Exception as error:
             known = isinstance(error, RefoldError)
             lines = str(error) if known else "".join(traceback.format_exception_only(error)).strip()
-            note = {"time": time.time(), "status": 2 if known else os.EX_SOFTWARE, "message": lines}
-            note["traceback"] = "" if known else traceback.format_exc()
+            note = {"time": time.time(), "status": 2 if known else os.EX_SOFTWARE, "message": redact(lines)}
+            note["traceback"] = "" if known else redact(traceback.format_exc())
             write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(note))
             sys.exit(note["status"])
         finally:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.errors import ConfigError
 from refold.runs.checkpoints import read_checkpoint
-from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT, read_settings
+from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
+from refold.runs.settings import read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,17 +101,19 @@ class Run:
         return Asked(self, bars, {**settings, **(overrides or {})})
 
 
-def load_run(path: str | os.PathLike) -> Run:
+def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     """Load a run from its directory: the weights of best.ckpt, on the CPU, and the scaler it came with.
 
     Args:
         path: a run directory, such as "outputs/latest".
+        trust: packages of your own whose parts the run may build; a run directory builds no others than Refold's.
 
     Returns:
         The run; its model is in evaluation mode.
 
     Raises:
-        ConfigError: the directory, its resolved.yaml or its checkpoint is not there.
+        ConfigError: the directory, its resolved.yaml or its checkpoint is not there; or the run would build parts that
+            are neither Refold's nor trusted.
     """
     from refold.data import Scaler
 
@@ -119,7 +122,7 @@ def load_run(path: str | os.PathLike) -> Run:
     for needed in (directory, settings, weights):
         if not needed.exists():
             raise ConfigError(f"{path} is not a finished run: there is no {needed}")
-    cfg, checkpoint = read_settings(settings), read_checkpoint(weights)
+    cfg, checkpoint = read_settings(settings, trust), read_checkpoint(weights)
     data = checkpoint["WindowDataModule"]
     scaler = Scaler.from_state_dict(data["scaler"])
     try:

@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
+from omegaconf import DictConfig
 
 from refold.errors import ConfigError, RefoldError
 from refold.runs.state import STATE, find_state
@@ -143,23 +142,6 @@ def refuse_existing_run(cfg: DictConfig, directory: Path) -> None:
         raise ConfigError(f"hydra.run.dir is {directory}; a run is there already: resume={directory} goes on with it")
 
 
-def open_run(cfg: DictConfig, directory: Path) -> None:
-    """Make the run directory and write resolved.yaml into it.
-
-    Args:
-        cfg: the run's configuration.
-        directory: the run directory.
-
-    Raises:
-        ConfigError: the directory cannot be written.
-    """
-    try:
-        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
-    except OSError as error:
-        raise ConfigError(f"hydra.run.dir is {directory}; it cannot be written: {error.strerror}") from None
-
-
 def describe_kept(directory: Path) -> str:
     """Say which checkpoint a stopped run keeps, as the end of a message."""
     last = directory / LAST_CHECKPOINT
@@ -203,24 +185,3 @@ def write_result(directory: Path, result: dict[str, Any]) -> None:
         result: what JSON can hold.
     """
     write_atomically(directory / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
-
-
-def read_settings(path: Path) -> DictConfig:
-    """Read the configuration in a resolved.yaml.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The configuration as it is written.
-
-    Raises:
-        ConfigError: the file cannot be read, or is not the configuration of a run.
-    """
-    try:
-        cfg = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(cfg, DictConfig) or "trainer" not in cfg:
-        raise ConfigError(f"{path} is not the configuration of a run")
-    return cfg

@@ -17,7 +17,7 @@ from refold.runs.state import find_state
 Status = Literal["finished", "running", "failed", "stopped", "cut", "not started"]
 """cut: it neither ended nor said why, as after `kill -9`. not started: it has settings and never began to train."""
 
-NOISE = ("resume", "run", "logger", "sweep", "hydra")
+NOISE = ("resume", "trust", "run", "logger", "sweep", "hydra")
 """Sections that do not decide what a run computes."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads 500 runs in 2 s, Python alone in 20

@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from refold import program
 from refold.errors import ConfigError
-from refold.runs.directory import LAST_CHECKPOINT, RESOLVED, read_settings
+from refold.runs.directory import LAST_CHECKPOINT, RESOLVED
+from refold.runs.settings import give_anew, read_settings, refuse_withheld, to_plain
 
 CHANGEABLE = ("trainer.", "logger.", "checkpoint.every_minutes", "early_stopping.patience")
 """Keys that a resumed run may change. Others are part of what its checkpoint is a state of."""
@@ -39,25 +40,29 @@ class Resume:
             if not needed.is_file():
                 raise ConfigError(f"resume is {where}; there is no {needed}, so there is nothing to go on with")
 
-    def config(self, overrides: Sequence[str]) -> DictConfig:
+    def config(self, overrides: Sequence[str], trust: Sequence[str] = ()) -> DictConfig:
         """Read the run's own configuration and put the values that were given this time on top.
 
         Args:
-            overrides: texts such as "trainer.max_epochs=9"; `resume=...` is left out.
+            overrides: texts such as "trainer.max_epochs=9"; `resume=...` and `trust=...` are left out.
+            trust: packages of one's own whose parts the run may build.
 
         Returns:
             The configuration to go on with.
 
         Raises:
-            ConfigError: an override changes what the checkpoint depends on, or a key that the run does not have.
+            ConfigError: an override changes what the checkpoint depends on, or a key that the run does not have; or a
+                value that was kept out of resolved.yaml, such as a password, is not given again.
         """
-        cfg = read_settings(self.directory / RESOLVED)
+        cfg = read_settings(self.directory / RESOLVED, trust)
         for override in overrides:
-            key = override.lstrip("+~").partition("=")[0]
-            if key == "resume":
+            key, _, value = override.lstrip("+~").partition("=")
+            if key in ("resume", "trust") or give_anew(cfg, key, value):
                 continue
             if not key.startswith(CHANGEABLE) or OmegaConf.select(cfg, key, default=KeyError) is KeyError:
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in CHANGEABLE)
                 raise ConfigError(f"{override}: a resumed run keeps its settings; what can change is {allowed}")
             cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
+        used = {name: section for name, section in to_plain(cfg).items() if name != "run"}
+        refuse_withheld(used, "", resume_command(self.directory))
         return cfg

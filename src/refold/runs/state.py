@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from refold.errors import ConfigError, Interrupted, RefoldError
+from refold.secrets import redact
 
 STATE = "state.json"
 
@@ -111,8 +112,8 @@ def _write(file: int, content: dict[str, str]) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message without secrets, or its type's name."""
+    return redact((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _lock(file: int, kind: int) -> bool:

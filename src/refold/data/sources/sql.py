@@ -1,6 +1,5 @@
 """Bars from any database that ConnectorX reads: SQLite, PostgreSQL, MySQL, SQL Server, BigQuery, Redshift, ..."""
 
-import re
 from typing import Any
 
 import polars as pl
@@ -8,6 +7,7 @@ import polars as pl
 from refold.bounds import checked
 from refold.data.bars.table import Table
 from refold.errors import DataError
+from refold.secrets import mask, redact
 
 
 class Sql:
@@ -31,7 +31,7 @@ class Sql:
             raise DataError('data=sql needs connectorx; install it with: pip install "refold[sql]"') from None
         except Exception as error:  # connectorx raises bare RuntimeErrors, and panics that are BaseExceptions elsewhere
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"data.uri is {self._shown()!r}; the query failed: {reason}") from None
+            raise DataError(f"data.uri is {self._shown()!r}; the query failed: {redact(reason)}") from None
         return self.table.canonical(result, where=str(self), single_asset="asset")
 
     def identity(self) -> Any:
@@ -39,7 +39,7 @@ class Sql:
         return None
 
     def _shown(self) -> str:
-        return re.sub(r"//([^:/@]+):[^@]+@", r"//\1:***@", self.uri)
+        return mask(self.uri)
 
     def __str__(self) -> str:
         return f"sql {self._shown()}"
