@@ -1,4 +1,4 @@
-"""What happens around the training loop: checkpoints, a clean stop on a signal, one line per epoch."""
+"""Lightning callbacks of a run: checkpoints, a clean stop on a signal, one line per epoch."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -24,6 +24,9 @@ from refold.training.facts import run_facts
 from refold.training.module import as_batch, evaluating
 from refold.training.reconstruction_metrics import ReconstructionError
 
+if TYPE_CHECKING:
+    from refold.data import WindowDataModule
+
 log = logging.getLogger(__name__)
 
 Monitor = Literal["val/reconstruction_mse", "val/reconstruction_mae"]
@@ -33,20 +36,30 @@ DIVERGED = 10.0
 """A monitored value of more than so many times its best is said to diverge."""
 
 AGREE_EVERY_BATCHES = 16
-"""Several processes ask each other so often whether to write or to stop: each question is a message to all."""
+"""Batches between two decisions of several processes to write or to stop: each decision is a message to all."""
 
 
 def may_decide(trainer: L.Trainer, batch_idx: int) -> bool:
-    """True after a batch at which processes may agree to write or to stop; the last of an epoch writes anyway."""
+    """Say whether the processes may agree, after this batch, to write a checkpoint or to stop.
+
+    Args:
+        trainer: in training.
+        batch_idx: number of the batch in its epoch, from 0.
+
+    Returns:
+        True at every batch of a single process, and at every sixteenth of several; False after the last batch of an
+        epoch, where a checkpoint is written anyway.
+    """
     if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
         return False
     return trainer.world_size == 1 or (batch_idx + 1) % AGREE_EVERY_BATCHES == 0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it: at any moment the file is a whole one, old or new.
+    """Write a checkpoint beside its target and rename it: at any moment the file is complete, the old or the new one.
 
-    Raises: RefoldError: it cannot be written; the old one is still there.
+    Raises:
+        RefoldError: it cannot be written; the old one is still there.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -70,8 +83,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
 
 
-def keep_as(path: Path, name: Path) -> None:
-    """Give a file a second name, so that it stays when another takes its first one."""
+def link_as(path: Path, name: Path) -> None:
+    """Give a file a second name, so that it stays when another file takes its first one.
+
+    Args:
+        path: the file.
+        name: its second name, in the same file system; a file there is replaced. Nothing happens without hard links.
+    """
     link = name.with_name(f".{name.name}.partial")
     with contextlib.suppress(OSError):  # a file system without links
         link.unlink(missing_ok=True)
@@ -80,14 +98,14 @@ def keep_as(path: Path, name: Path) -> None:
 
 
 class Checkpoints(Checkpoint):
-    """Keeps `best.ckpt` and `last.ckpt`: after each epoch, and in between after so many minutes.
+    """Write `best.ckpt` and `last.ckpt` after each epoch, and `last.ckpt` every so many minutes.
 
-    The last but one stays as `previous.ckpt`: a disk may lose what it said it had written.
+    The last but one stays as `previous.ckpt`, because a disk may lose what it reported as written.
 
     Args:
         run_dir: its folder `checkpoints` holds the files.
         monitor: logged name whose smallest value is the best.
-        every_minutes: longest time between two writes of `last.ckpt`; a killed run loses no more than that.
+        every_minutes: longest time between two writes of `last.ckpt`, greater than 0; a killed run loses no more.
     """
 
     @checked("checkpoint")
@@ -138,16 +156,26 @@ class Checkpoints(Checkpoint):
         )
 
     def write_last(self, trainer: L.Trainer) -> None:
-        """Write `last.ckpt` from the present state; called on every process."""
+        """Write `last.ckpt` from the present state; every process calls this.
+
+        Args:
+            trainer: in training.
+        """
         if trainer.is_global_zero and self.last.exists():
-            keep_as(self.last, self.run_dir / PREVIOUS_CHECKPOINT)
+            link_as(self.last, self.run_dir / PREVIOUS_CHECKPOINT)
         self._write(trainer, self.last)
         self.last_written = time.monotonic()
 
     def ensure_best(self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """After a training that ended before its first validation: the weights as they are become `best.ckpt`.
+        """Write `best.ckpt` from the present weights if the training ended before its first validation.
 
-        Raises: RefoldError: the monitored value was never a number.
+        Args:
+            trainer: after `fit`.
+            module: trained.
+            data: of the run.
+
+        Raises:
+            RefoldError: the monitored value was never a number.
         """
         if math.isinf(self.best_value):
             value = trainer.validate(module, data, verbose=False)[0][self.monitor]
@@ -159,6 +187,7 @@ class Checkpoints(Checkpoint):
             self._write(trainer, self.best)
 
     def _write(self, trainer: L.Trainer, path: Path) -> None:
+        """Write a checkpoint; before the first one, the run's earlier result is removed."""
         if trainer.is_global_zero and not self.began:
             begin_writing(self.run_dir)
         self.began = True
@@ -166,10 +195,12 @@ class Checkpoints(Checkpoint):
 
 
 class StopOnSignal(L.Callback):
-    """On ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, raise `Interrupted`.
+    """Stop on ctrl-C or SIGTERM: finish the batch, write `last.ckpt`, raise `Interrupted`.
 
-    Args: checkpoints: writes the checkpoint. second_stops: a second signal stops at once. Not in a worker: where Slurm
-        signals all processes it gets that one and its parent's, which counts the time by itself.
+    Args:
+        checkpoints: writes the checkpoint.
+        second_stops: True lets a second signal stop at once. False in a worker, which gets two where Slurm signals all
+            processes: Slurm's own and its parent's, which counts the time by itself.
     """
 
     def __init__(self, checkpoints: Checkpoints, *, second_stops: bool):
@@ -182,7 +213,7 @@ class StopOnSignal(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
             return
-        # not earlier: Lightning takes note of the handlers when training starts, and puts them back at the end
+        # not earlier: Lightning saves the handlers when training starts, and restores them at the end
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._receive)
 
@@ -197,9 +228,9 @@ class StopOnSignal(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = self._agreed(trainer)  # this callback comes after Checkpoints, which has just written
 
-    # Leaving waits for the next hook, so that what was logged until here is on disk.
+    # Leaving waits for the next hook, so that all that was logged is on disk.
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._leave(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -210,36 +241,41 @@ class StopOnSignal(L.Callback):
         self._leave(trainer)
 
     def _agreed(self, trainer: L.Trainer) -> bool:
+        """Say, alike on every process, whether any of them has received a signal."""
         return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
 
     def _leave(self, trainer: L.Trainer) -> None:
+        """Raise `Interrupted` once the checkpoint is written."""
         if self.saved:
             name = signal.Signals(self.received or signal.SIGINT).name
             step = trainer.global_step
             raise Interrupted(f"{name}: stopped after optimizer step {step}, {self.checkpoints.last} is kept")
 
     def _receive(self, number: int, frame: Any) -> None:
+        """Remember a signal; the handler of both signals."""
         self.received = number
         if self.second_stops:
             self._restore()
 
     def _restore(self) -> None:
+        """Put the earlier signal handlers back."""
         while self.handlers:
             signal.signal(*self.handlers.popitem())
 
 
 class TrainingSample(L.Callback):
-    """Logs `train/reconstruction_mse` after each epoch: windows of the training part, reconstructed as validation does
-    it, running free. `train/epoch_loss` is another quantity: of changing weights, under teacher forcing and dropout.
+    """Log `train/reconstruction_mse` after each epoch: training windows, reconstructed as in validation, running free.
+
+    `train/epoch_loss` is another quantity: of changing weights, under teacher forcing and dropout.
     """
 
     NUM_WINDOWS = 512
-    """Spread evenly over the training part; the first process measures them, so that no message is needed."""
+    """Windows, spread evenly over the training part. The first process measures them, so that no message is needed."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        windows = trainer.datamodule.train_windows
+        windows = _data_of(trainer).train_windows
         index = torch.linspace(0, len(windows) - 1, min(self.NUM_WINDOWS, len(windows))).long()
         truth, mask = windows.gather(index).to(pl_module.device), windows.mask(index)
         mask = mask if mask is None else mask.to(pl_module.device)
@@ -250,22 +286,25 @@ class TrainingSample(L.Callback):
 
 
 class RunFacts(L.Callback):
-    """Gives every logger, once, what is known of a run before its first step; see `refold.training.facts`."""
+    """Give the facts of a run to every logger, once, before its first step; see `refold.training.facts`."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
-            facts = run_facts(trainer, pl_module, trainer.datamodule)
+            facts = run_facts(trainer, pl_module, _data_of(trainer))
             for logger in trainer.loggers:
                 logger.log_hyperparams({"facts": facts})
 
 
 class EpochReport(L.Callback):
-    """Logs `train/epoch_loss`, `perf/windows_per_s` of training alone, `perf/epoch_s` with validation, and the largest
-    memory so far, and writes one log line per epoch.
+    """Log loss, speed and memory of each epoch, and write one log line per epoch.
 
-    Its sums are part of a checkpoint, so that an epoch in two halves is reported as one.
+    `train/epoch_loss` and `perf/windows_per_s` are of training alone, `perf/epoch_s` is with validation,
+    `perf/peak_memory_mib` is the largest so far. The sums are part of a checkpoint, so that an epoch in two halves is
+    reported as one.
 
-    Args: beside_bar: a progress bar runs on the terminal; the lines go to log files only, and do not cut into it.
+    Args:
+        beside_bar: True if a progress bar runs on the terminal; the lines then go to log files alone, because they
+            would cut into it.
     """
 
     def __init__(self, *, beside_bar: bool) -> None:
@@ -286,15 +325,17 @@ class EpochReport(L.Callback):
         return {**sums, "rates": self.rates, "epoch_seconds": self._epoch_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        vars(self).update(state_dict)
+        for name, value in state_dict.items():
+            setattr(self, name, value)
 
     def _epoch_seconds(self) -> float:
+        """Seconds of this epoch so far, those before a resume included."""
         return self.epoch_seconds + time.perf_counter() - self.epoch_started
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.epoch_started = time.perf_counter()  # what came before was setting up
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -305,7 +346,7 @@ class EpochReport(L.Callback):
         self.windows += as_batch(batch).windows.shape[0]
         self.batches += 1
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         rate = self.windows * trainer.world_size / self.seconds
         self.rates.append(rate)
         # outputs hold the loss divided by the batches that make one optimizer step
@@ -319,7 +360,7 @@ class EpochReport(L.Callback):
             "epoch %d%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  "
             "%.0f windows/s",
             trainer.current_epoch + 1,
-            f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "",
+            f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else "",
             metrics["train/epoch_loss"],
             metrics.get("val/reconstruction_mse", math.nan),
             metrics.get("val/r2", math.nan),
@@ -329,8 +370,20 @@ class EpochReport(L.Callback):
         self._reset()
 
 
+def _data_of(trainer: L.Trainer) -> "WindowDataModule":
+    """Return the data module that the trainer was started with."""
+    return trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it undeclared
+
+
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory of this process so far: on the GPU it trains on, or in main memory on a CPU."""
+    """Measure the largest memory of this process so far.
+
+    Args:
+        device: it trains on.
+
+    Returns:
+        MiB on the GPU, or in main memory if it trains on a CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS alone counts bytes
@@ -339,5 +392,13 @@ def peak_memory_mib(device: torch.device) -> float:
 
 @checked("early_stopping")
 def early_stopping(*, monitor: Monitor, patience: Annotated[int, at_least(1)] | None) -> list[L.Callback]:
-    """Stop when `monitor` has not improved for `patience` validations; no callback at all if patience is None."""
+    """Make the callback that stops a training whose validation error no longer improves.
+
+    Args:
+        monitor: logged name whose smallest value is the best.
+        patience: validations without a better value, at least 1; None never stops.
+
+    Returns:
+        One callback, or none if patience is None.
+    """
     return [] if patience is None else [EarlyStopping(monitor, patience=patience, mode="min")]

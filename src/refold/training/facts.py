@@ -1,18 +1,30 @@
-"""What is known of a run before its first step: code, data, sizes, devices. Every logger and result.json get it."""
+"""Facts that are known of a run before its first step: code, data, sizes, devices."""
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import numpy as np
 import torch
 
-from refold.data import WindowDataModule, Windows
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from refold.data import WindowDataModule, Windows
+    from refold.training.module import AutoencoderModule
 
 
-def run_facts(trainer: L.Trainer, module: L.LightningModule, data: WindowDataModule) -> dict[str, Any]:
-    """Plain values. `global_batch_size` counts windows per optimizer step over all processes."""
+def run_facts(trainer: "Trainer", module: "AutoencoderModule", data: "WindowDataModule") -> dict[str, Any]:
+    """Collect the facts of a run for its loggers and result.json.
+
+    Args:
+        trainer: with its strategy set up.
+        module: to be trained.
+        data: set up.
+
+    Returns:
+        Plain values. `global_batch_size` counts windows per optimizer step over all processes.
+    """
     device = trainer.strategy.root_device
     return {
         "git_commit": git_commit(),
@@ -31,8 +43,15 @@ def run_facts(trainer: L.Trainer, module: L.LightningModule, data: WindowDataMod
     }
 
 
-def describe(windows: Windows) -> dict[str, Any]:
-    """Number of windows of a part, and when its first and its last bar were."""
+def describe(windows: "Windows") -> dict[str, Any]:
+    """Count the windows of a part, and date its first and its last bar.
+
+    Args:
+        windows: of the part.
+
+    Returns:
+        windows, first and last.
+    """
     counts = np.diff(windows.offsets)
     ends = windows.first_rows + (counts - 1) * windows.stride + windows.window_size - 1
     times = windows.series.times
@@ -42,7 +61,11 @@ def describe(windows: Windows) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of Refold's own sources, `-dirty` if they were changed since; None outside a checkout."""
+    """Find the commit of Refold's own sources.
+
+    Returns:
+        The commit, with `-dirty` if the sources were changed since; None outside a checkout.
+    """
     here = Path(__file__)
     tracked = "ls-files", "--error-unmatch", here.name  # fails where the sources lie in the .venv of another checkout
     commit = "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"  # no tags

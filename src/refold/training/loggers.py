@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: always into its metrics.csv, and into W&B or TensorBoard by choice."""
+"""Loggers of a run: metrics.csv in any case, and W&B or TensorBoard by choice."""
 
 import contextlib
 import csv
@@ -25,32 +25,40 @@ log = logging.getLogger(__name__)
 
 
 ONLINE_TIMEOUT_S = 30
-"""Seconds to wait for the W&B server before logging offline."""
+"""Seconds of waiting for the W&B server before a run logs offline."""
 
 FINISH_TIMEOUT_S = 120
-"""Seconds that a finished run waits for its last rows and its model to arrive; what has not is in its folder wandb/."""
+"""Seconds that a finished run waits for its last rows and its model to arrive; its folder wandb/ holds the others."""
 
 
 class MetricsFile(Logger):
-    """One row per logged step in a CSV file, columns in order of first appearance, written as the run goes.
+    """Write one row per logged step to a CSV file during the run, columns in order of first appearance.
 
-    A resumed run goes on in the same file: what it is about to repeat is dropped first. (Lightning's own CSV logger
-    deletes the file that it finds.)
+    A resumed run goes on in the same file; the rows that it is about to repeat are dropped first. (Lightning's own CSV
+    logger deletes the file that it finds.)
 
-    Args: path: of the file; its folder exists.
+    Args:
+        path: of the file; its folder exists.
     """
 
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
         self.columns = ["epoch", "step"]
-        self.rows: list[dict[str, Any]] | None = None  # not read yet
+        self.rows: list[dict[str, Any]] = []
+        self.opened = False
 
-    name = version = None  # the run directory says both
+    @property
+    def name(self) -> None:
+        """No name: the run directory has one."""
+
+    @property
+    def version(self) -> None:
+        """No version: the run directory has one."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self.rows is None:
+        if not self.opened:
             self._open(before_step=step or 0)
         row = {"step": step, **metrics}
         self.rows.append(row)
@@ -66,7 +74,8 @@ class MetricsFile(Logger):
                 raise RefoldError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _open(self, before_step: int) -> None:
-        self.rows = []
+        """Read the rows of an earlier part of the run, and write those before a step again."""
+        self.opened = True
         if self.path.exists():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
@@ -75,6 +84,7 @@ class MetricsFile(Logger):
         self._rewrite()
 
     def _rewrite(self) -> None:
+        """Write all rows again, under all columns."""
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, self.columns, restval="")
         writer.writeheader()
@@ -87,12 +97,31 @@ class MetricsFile(Logger):
 
 
 def no_logger(*, run_dir: Path, run_id: str, settings: dict[str, Any], group: str | None) -> None:
-    """metrics.csv alone, which every run writes."""
+    """Add no logger beside metrics.csv, which every run writes.
+
+    Args:
+        run_dir: not used, as the others: every logger's function gets them.
+        run_id: id of the run.
+        settings: the resolved configuration.
+        group: name of the sweep, or None.
+    """
 
 
 @checked("logger")
 def tensorboard_logger(*, run_dir: Path, run_id: str, settings: dict[str, Any], group: str | None) -> TensorBoardLogger:
-    """Event files in the run directory; `tensorboard --logdir outputs` compares runs, the HPARAMS tab settings."""
+    """Make TensorBoard's logger, with event files in the run directory.
+
+    `tensorboard --logdir outputs` compares runs, its HPARAMS tab their settings.
+
+    Args:
+        run_dir: the run directory.
+        run_id: not used.
+        settings: the resolved configuration.
+        group: not used.
+
+    Returns:
+        The logger.
+    """
     logger = TensorBoardLogger(run_dir, name="tensorboard", version="", default_hp_metric=False)
     logger.log_hyperparams(settings)
     return logger
@@ -112,31 +141,38 @@ def wandb_logger(
     settings: dict[str, Any],
     group: str | None,
 ) -> "WandbRun | None":
-    """A Weights & Biases run under the run's own id; offline where there is no key, and never a prompt.
+    """Start a Weights & Biases run under the run's own id; offline where there is no key, and never with a prompt.
 
     Args:
-        project, entity, tags, notes: as W&B calls them.
-        mode: `auto` is online with a key and offline without one, and what WANDB_MODE says where that is set.
-        log_model: best.ckpt goes along at the end, as an artifact.
+        project: W&B's project.
+        entity: W&B's user or team; None: the key's own.
+        mode: "auto" is the value of WANDB_MODE, or else online with a key and offline without one.
+        tags: of the run; its decoder and its data are added.
+        notes: of the run, or None.
+        log_model: True uploads best.ckpt at the end, as an artifact.
         run_dir: offline files go to its folder `wandb`.
         run_id: id and name of the W&B run; a resumed run finds its own.
-        settings: what the run page shows: the nested, resolved config, the chosen options and the overrides.
-        group: name of the sweep that the run is part of.
-    Returns: the logger, or None under WANDB_MODE=disabled.
-    Raises: ConfigError: W&B refuses the settings.
+        settings: for the run page: the nested, resolved config, the chosen options and the overrides.
+        group: name of the sweep that the run is part of, or None.
+
+    Returns:
+        The logger; None under WANDB_MODE=disabled, and where W&B cannot write its files.
+
+    Raises:
+        ConfigError: W&B refuses the settings.
     """
     chosen = settings["run"].get("choices", {})  # empty sections are left out
     tags = [*tags, *(chosen[group] for group in ("decoder", "data") if group in chosen)]
     page = {"project": project, "entity": entity, "tags": tags, "notes": notes, "group": group, "config": settings}
     page |= {"name": run_id, "id": run_id, "dir": run_dir, "resume": "allow", "job_type": "train"}
-    mode = os.environ.get("WANDB_MODE") or "online" if mode == "auto" else mode
-    if mode == "disabled":
+    connection = os.environ.get("WANDB_MODE") or "online" if mode == "auto" else mode
+    if connection == "disabled":
         return None
-    if mode not in ("online", "offline"):
-        raise ConfigError(f"WANDB_MODE is {mode!r}; it must be online, offline or disabled")
+    if connection not in ("online", "offline"):
+        raise ConfigError(f"WANDB_MODE is {connection!r}; it must be online, offline or disabled")
     logged = last_logged(run_dir / METRICS) if (run_dir / LAST_CHECKPOINT).exists() else (-1, set())
     try:
-        return WandbRun(_start_run(mode, page), run_dir, logged=logged, log_model=log_model)
+        return WandbRun(_start_run(connection, page), run_dir, logged=logged, log_model=log_model)
     except wandb.Error as error:  # offline too: W&B refuses the settings themselves
         raise ConfigError(f"logger: {str(error).splitlines()[0]}") from None
     except OSError as error:  # of the folder wandb/ alone: the run directory itself was written to before
@@ -145,14 +181,17 @@ def wandb_logger(
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger of a W&B run that was started, with three rules of its own.
+    """Lightning's logger of a started W&B run, with three rules of its own.
 
     W&B's own step is the optimizer step, so numbers and pictures of one step are one row, and the parts of a resumed
-    run upload as one. What was logged before a resume is not logged again. When W&B fails, that is said once, and the
-    training goes on: metrics.csv has all numbers.
+    run upload as one. A resumed run does not log again what was logged before. When W&B fails, one warning says so and
+    the training goes on: metrics.csv has all numbers.
 
-    Args: run: on the first process, else None. run_dir: the run directory. logged: the last step that an earlier part
-    of the run logged, and the names logged then. log_model: whether `log_best` uploads.
+    Args:
+        run: the W&B run on the first process, None on the others.
+        run_dir: the run directory.
+        logged: the last step that an earlier part of the run logged, and the names logged then.
+        log_model: True if `log_best` is to be called at the end.
     """
 
     def __init__(self, run: "wandb.Run | None", run_dir: Path, *, logged: tuple[int, set[str]], log_model: bool):
@@ -163,8 +202,8 @@ class WandbRun(WandbLogger):
         self.failed = False
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        if step < self.last_step:
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if step is None or step < self.last_step:
             return
         if step == self.last_step:
             metrics = {name: value for name, value in metrics.items() if name not in self.last_names}
@@ -173,28 +212,43 @@ class WandbRun(WandbLogger):
             self._try(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=self.reached))
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any]) -> None:
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         self._try(lambda: self.experiment.config.update(params, allow_val_change=True))
 
     @rank_zero_only
     def log_summary(self, metrics: dict[str, float]) -> None:
-        """Put numbers that a run has once into its summary: a curve of one point would only be in the way."""
+        """Write numbers that a run has once into its summary: curves of one point would be in the way.
+
+        Args:
+            metrics: name -> value.
+        """
         self._try(lambda: self.experiment.summary.update(metrics))
 
     @rank_zero_only
     def log_pictures(self, files: Mapping[str, Path], step: int) -> None:
-        """Show PNG files. Args: files: name -> file."""
+        """Show PNG files on the run page.
+
+        Args:
+            files: name -> file.
+            step: the optimizer step that they are of.
+        """
         self._try(lambda: self.log_metrics({name: wandb.Image(str(path)) for name, path in files.items()}, step))
 
     @rank_zero_only
     def log_best(self, checkpoint: Path, metadata: dict[str, Any]) -> None:
-        """Keep a checkpoint as the artifact `model-ID`, of type model, with the aliases `best` and the run's id."""
+        """Upload a checkpoint as the artifact `model-ID`, of type model, with the aliases `best` and the run's id.
+
+        Args:
+            checkpoint: the file.
+            metadata: shown beside it.
+        """
         run_id = self.experiment.id
         artifact = wandb.Artifact(f"model-{run_id}", type="model", metadata=metadata)
         self._try(lambda: artifact.add_file(str(checkpoint), name=checkpoint.name))
         self._try(lambda: self.experiment.log_artifact(artifact, aliases=["best", run_id]))
 
     def _try(self, send: Callable[[], object]) -> None:
+        """Call W&B; after its first failure, no more."""
         if self.failed:
             return
         try:
@@ -205,18 +259,20 @@ class WandbRun(WandbLogger):
 
 
 def _give_up(error: Exception) -> None:
+    """Say that W&B gets no more of this run."""
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log lies in the same folder
     reason = _reason(error)
     log.warning("W&B: not logged there from here on (%s); the run goes on, and metrics.csv has all numbers", reason)
 
 
 def _reason(error: Exception) -> str:
+    """Return the first line of an error's text, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @rank_zero_only
 def _start_run(mode: str, page: dict[str, Any]) -> wandb.Run:
-    """The W&B run, started now, on the first process, so that its mistakes show before the training."""
+    """Start the W&B run on the first process, so that its mistakes show before the training."""
     quiet = wandb.Settings(silent=True, init_timeout=ONLINE_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S)
     wandb.setup(wandb.Settings(silent=True))  # what matters of its own lines is logged here
     run = wandb.init(**page, mode="offline", settings=quiet) if mode == "offline" else _start_online(page, quiet)
@@ -228,7 +284,7 @@ def _start_run(mode: str, page: dict[str, Any]) -> wandb.Run:
 
 
 def _start_online(page: dict[str, Any], quiet: wandb.Settings) -> wandb.Run:
-    """An online run, or an offline one where there is no key or no way to the server; said in one line."""
+    """Start an online run, or an offline one where there is no key or no way to the server, and log which."""
     # asked beforehand, because wandb.init without a key prompts on a terminal
     reason = None if wandb.login(prompt=False, verify=False) else "no API key, see `wandb login`"
     if not reason:
@@ -245,7 +301,11 @@ def _start_online(page: dict[str, Any], quiet: wandb.Settings) -> wandb.Run:
 
 
 def finish_loggers(status: int) -> None:
-    """End the W&B run of this process, if there is one; without it the next job of a sweep would log into this one."""
+    """End the W&B run of this process, if there is one: the next job of a sweep would otherwise log into it.
+
+    Args:
+        status: exit status of the run.
+    """
     run = wandb.run
     if run is None:
         return
@@ -265,7 +325,13 @@ def finish_loggers(status: int) -> None:
 
 
 def log_pictures(loggers: Iterable[Logger], files: Mapping[str, Path], step: int) -> None:
-    """Show PNG files where pictures can be shown. Args: files: name -> file. step: the optimizer step they are of."""
+    """Show PNG files in the loggers that show pictures.
+
+    Args:
+        loggers: of the run.
+        files: name -> file.
+        step: the optimizer step that they are of.
+    """
     for logger in loggers:
         if isinstance(logger, WandbRun):
             logger.log_pictures(files, step)
@@ -277,7 +343,15 @@ def log_pictures(loggers: Iterable[Logger], files: Mapping[str, Path], step: int
 def log_end(
     loggers: Iterable[Logger], metrics: dict[str, float], pictures: Mapping[str, Path], *, best: Path, step: int
 ) -> None:
-    """The last row of a run, its figures, and best.ckpt where that was asked for."""
+    """Log the last row of a run, its figures, and best.ckpt where that is wanted.
+
+    Args:
+        loggers: of the run.
+        metrics: name -> value, numbers alone.
+        pictures: name -> PNG file.
+        best: best.ckpt.
+        step: the last optimizer step.
+    """
     for logger in loggers:
         if isinstance(logger, WandbRun):
             logger.log_summary(metrics)
@@ -292,7 +366,14 @@ def log_end(
 
 
 def last_logged(metrics_csv: Path) -> tuple[int, set[str]]:
-    """The last step in a metrics.csv, and the names that have a value there; (-1, nothing) without one."""
+    """Read the last step of a metrics.csv, and the names that have a value there.
+
+    Args:
+        metrics_csv: the file.
+
+    Returns:
+        Step and names; -1 and none without a file or rows.
+    """
     if not metrics_csv.is_file():
         return -1, set()
     with metrics_csv.open(newline="") as file:

@@ -1,4 +1,4 @@
-"""Lightning's trainer, with types and bounds of its settings declared where the check can read them."""
+"""Lightning's trainer, with the types and bounds of its settings declared for the check of a configuration."""
 
 from typing import Annotated, Any, Literal
 
@@ -27,16 +27,37 @@ def make_trainer(
     deterministic: bool,
     **others: Any,
 ) -> L.Trainer:
-    """A trainer whose `auto` has been made definite by `refold.launch.hardware.plan`.
+    """Make Lightning's trainer for a run.
 
-    Args: as `lightning.Trainer` calls them; `others` go to it as they are, so `+trainer.profiler=simple` works.
+    Args:
+        accelerator: as of `lightning.Trainer`, as are all that follow; `refold.launch.hardware.plan` has replaced each
+            "auto" where several processes have to agree.
+        devices: number of devices of this node, or their indices.
+        num_nodes: at least 1.
+        strategy: "ddp" for several processes.
+        precision: of the products; "bf16-mixed" and "16-mixed" keep weights in float32.
+        max_epochs: at least -1, which is no limit.
+        max_steps: optimizer steps, at least -1, which is no limit.
+        gradient_clip_val: largest norm of the gradient, greater than 0; None: no limit.
+        accumulate_grad_batches: batches in one optimizer step, at least 1.
+        log_every_n_steps: optimizer steps between two logged rows, at least 1.
+        check_val_every_n_epoch: epochs between two validations, at least 1.
+        limit_train_batches: batches of an epoch, or their share in (0, 1]; None: all.
+        deterministic: True refuses operations that are not reproducible.
+        others: any other argument of `lightning.Trainer`, so that `+trainer.profiler=simple` works.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ValueError: a value is out of bounds.
     """
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
         strategy=strategy,
-        precision=precision,
+        precision=precision,  # pyright: ignore[reportArgumentType]  "auto" has been replaced by the plan
         max_epochs=max_epochs,
         max_steps=max_steps,
         gradient_clip_val=gradient_clip_val,
