@@ -301,6 +301,9 @@ def explain(error: Exception, conf: Path) -> str | None:
         names = {frame.name for frame in frames}
         if "run_job" in names and "train" not in names:
             return f"hydra.run.dir: {error.filename or 'the run directory'} cannot be written: {error.strerror}"
+    if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):  # Hydra could not open its log there
+        cause = error.__cause__
+        return f"hydra.run.dir: {cause.filename or 'the run directory'} cannot be written: {cause.strerror}"
     composing = isinstance(error, ValueError) and bool(frames) and "hydra/_internal" in frames[-1].filename
     if not composing and not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None

@@ -52,7 +52,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def full_disk_as_refold_error(directory: Path) -> Iterator[None]:
-    """Turn the OSError of a full disk, raised in the block, into a RefoldError that names the file.
+    """Turn the error of a full disk, raised in the block, into a RefoldError that names the file.
+
+    Polars raises errors of its own for a disk without room; they are known by their text.
 
     Args:
         directory: what the message names if the error names no file.
@@ -66,6 +68,11 @@ def full_disk_as_refold_error(directory: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RefoldError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
+    except Exception as error:
+        full = os.strerror(errno.ENOSPC)
+        if full not in str(error) or isinstance(error, RefoldError):
+            raise
+        raise RefoldError(f"{directory} cannot be written: {full}") from error
 
 
 @contextmanager
@@ -93,7 +100,8 @@ def atomic_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path
             building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         except OSError as error:
             raise ConfigError(f"{key} is {folder}; it cannot be written: {error.strerror}") from None
-        yield building
+        with full_disk_as_refold_error(folder):
+            yield building
         building.chmod(0o755)  # mkdtemp's is private
         if folder.exists():
             shutil.rmtree(folder)
