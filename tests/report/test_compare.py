@@ -157,26 +157,14 @@ def test_what_cannot_be_compared_is_refused_in_one_message(tmp_path):
         find_runs([empty])
     with pytest.raises(DataError, match="there is no directory nowhere"):
         find_runs(["nowhere"])
-    directory = write_run(tmp_path / "0_a", settings_of(), metrics=measured(0.5))
-    other = write_run(tmp_path / "1_b", settings_of(), metrics={"val/reconstruction_mse": 1.0, "test/vus_pr": 0.5})
-    with pytest.raises(DataError, match=r"test/r2: .*1_b has no such metric.*all of them have: val/reconstruction_mse"):
-        compare(find_runs([tmp_path]), "test/r2")
+    write_run(tmp_path / "0_a", settings_of(), metrics=measured(0.5))
+    write_run(tmp_path / "1_b", settings_of(), metrics={"val/reconstruction_mse": 1.0, "test/vus_pr": 0.5})
+    with pytest.raises(DataError, match=r"test/r3: .*0_a has no such metric.*all of them have: val/reconstruction_mse"):
+        compare(find_runs([tmp_path]), "test/r3")
     cfg = settings_of("checkpoint.monitor=val/reconstruction_mae")
     write_run(tmp_path / "2_c", cfg, metrics={"val/reconstruction_mae": 1.0})
     with pytest.raises(DataError, match=r"checkpoint\.monitor differs between these runs: .*choose with --metric"):
         compare(find_runs([tmp_path]))
-    (directory / "result.json").write_text('{"metrics": ')
-    with pytest.raises(DataError, match=r"0_a/result\.json is broken: .*leave .*0_a out, or run it again"):
-        find_runs([directory])
-    (directory / "result.json").write_text("{}")
-    with pytest.raises(DataError, match="broken: it has no 'metrics'"):
-        find_runs([directory])
-    (other / "resolved.yaml").write_text("a: [")
-    with pytest.raises(DataError, match=r"1_b/resolved\.yaml cannot be read"):
-        find_runs([other])
-    (other / "resolved.yaml").write_text("a: 1")
-    with pytest.raises(DataError, match="is not the configuration of a run"):
-        find_runs([other])
 
 
 def test_a_row_that_is_being_written_does_no_harm(tmp_path):

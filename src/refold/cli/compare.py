@@ -1,4 +1,4 @@
-"""Compare runs: what differs between them, their metrics, best first, with mean and spread over seeds.
+"""Compare runs: what differs between them, and their metrics, best first, with mean and spread over seeds.
 
 python scripts/compare.py outputs/sweep_2026-01-31_12-00-00_7f3a91      all runs below a folder
 python scripts/compare.py outputs/A outputs/B --html compare.html       two runs, and a page with their curves
@@ -9,16 +9,22 @@ import argparse
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from refold.errors import ConfigError
 from refold.report.comparison_table import print_comparison
 from refold.runs.comparison import Comparison, compare
 from refold.runs.directory import write_atomically
 from refold.runs.records import find_runs
+from refold.runs.spreadsheet import escape_formula
 
 
 def main() -> None:
-    """Read, compare, print and write. Raises: RefoldError."""
+    """Read runs, compare them, print the table, and write the files that were asked for.
+
+    Raises:
+        RefoldError: there are no runs, they cannot be compared, or a file cannot be written.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="DIR", help="a run, a folder of runs, or group=NAME")
     parser.add_argument("--metric", help="what to sort by, such as test/r2; the default is checkpoint.monitor")
@@ -42,13 +48,27 @@ def main() -> None:
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:
-    """One row per run: its directory, status, seed, what differs, and all its metrics."""
+    """Write one row per run: its directory, how it stands, its seed, what differs, and all its metrics.
+
+    Args:
+        path: of the CSV file; an error leaves an earlier one as it was.
+        comparison: the runs.
+
+    Raises:
+        RefoldError: the file cannot be written.
+    """
     names = list(dict.fromkeys(name for run in comparison.runs for name in run.metrics))
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(["directory", "run", "status", "seed", *comparison.settings, *names])
+    writer.writerow(map(_cell, ["directory", "run", "status", "note", "seed", *comparison.settings, *names]))
     for run in (run for row in comparison.rows for run in row.runs):
+        note = "; ".join(filter(None, (run.note, *run.problems)))
         settings = [run.settings.get(key, "") for key in comparison.settings]
         metrics = [run.metrics.get(name, "") for name in names]
-        writer.writerow([run.directory, run.id, run.status, run.seed, *settings, *metrics])
+        writer.writerow(map(_cell, [run.directory, run.id, run.status, note, run.seed, *settings, *metrics]))
     write_atomically(path, table.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """A cell: a number as it is, a text so that no spreadsheet computes it."""
+    return value if isinstance(value, (int, float)) or value is None else escape_formula(str(value))

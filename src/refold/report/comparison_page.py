@@ -1,4 +1,7 @@
-"""One self-contained HTML page that compares runs: table, parallel coordinates, importance, curves, reconstructions."""
+"""One self-contained HTML page that compares runs.
+
+It holds the table, parallel coordinates, the importance of settings, curves and reconstructions.
+"""
 
 import math
 from collections.abc import Sequence
@@ -35,14 +38,23 @@ CURVES = (
 
 
 def write_comparison(path: Path, comparison: Comparison, title: str) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page; an error leaves an earlier one as it was.
+
+    Args:
+        path: of the HTML file.
+        comparison: the runs.
+        title: of the page; any text.
+
+    Raises:
+        RefoldError: the file cannot be written.
+    """
     rows = [sorted_runs(row.runs, comparison.metric) for row in comparison.rows]
     ranked = [run for place in zip_longest(*rows) for run in place if run is not None]  # the best of each row first
-    finished = [run for run in ranked if run.status == "finished"]
+    finished = [run for run in ranked if run.status == "finished" and comparison.metric in run.metrics]
     payload = {
         "facts": {
             "runs": str(len(ranked)),
-            "finished": str(len(finished)),
+            "finished": str(sum(run.status == "finished" for run in ranked)),
             "sorted by": comparison.metric,
             "varied": ", ".join(comparison.settings) or "nothing but the seed",
         },
@@ -57,12 +69,13 @@ def write_comparison(path: Path, comparison: Comparison, title: str) -> None:
 
 
 def sorted_runs(runs: Sequence[RunRecord], metric: str) -> list[RunRecord]:
-    """Best first; without the metric last."""
+    """Return runs sorted by a metric, best first; those without it last."""
     sign = 1 if smaller_is_better(metric) else -1
     return sorted(runs, key=lambda run: sign * run.metrics.get(metric, sign * math.inf))
 
 
 def _table(comparison: Comparison) -> dict[str, Any]:
+    """The same table as in a terminal, with every metric."""
     rows = [
         [
             *(str(value) for value in row.settings),
@@ -95,7 +108,7 @@ def _parallel(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str
         else:
             names = sorted({str(value) for value in values})
             axes.append({"label": label, "values": [names.index(str(value)) for value in values], "names": names})
-    axes.append({"label": comparison.metric, "values": [_finite(run.metrics[comparison.metric]) for run in finished]})
+    axes.append({"label": comparison.metric, "values": [run.metrics[comparison.metric] for run in finished]})
     return {
         "dimensions": axes,
         "metric": comparison.metric,
@@ -104,9 +117,9 @@ def _parallel(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str
 
 
 def _importance(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any]:
-    measured = [run for run in finished if math.isfinite(run.metrics[comparison.metric])]
-    columns = {key: [run.settings.get(key, "—") for run in measured] for key in (*comparison.settings, "seed")}
-    found = measure_importance(columns, [run.metrics[comparison.metric] for run in measured])
+    """Importance of each setting, as bars."""
+    columns = {key: [run.settings.get(key, "—") for run in finished] for key in (*comparison.settings, "seed")}
+    found = measure_importance(columns, [run.metrics[comparison.metric] for run in finished])
     return {
         "names": list(found.shares),
         "shares": [share for share, _ in found.shares.values()],
@@ -116,6 +129,7 @@ def _importance(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[s
 
 
 def _curves(comparison: Comparison, ranked: Sequence[RunRecord]) -> dict[str, Any]:
+    """Curves of the first runs, thinned."""
     drawn = ranked[:MOST_CURVES]
     runs = []
     for run in drawn:
@@ -140,7 +154,7 @@ def _windows(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str,
             break
         try:
             fixed = FixedWindows.load(run.directory / FIXED_WINDOWS)
-        except (OSError, ValueError, KeyError):  # of another version, or deleted
+        except (OSError, ValueError, KeyError):  # of another version, deleted, or broken
             continue
         if drawn and not _same(drawn[0][1], fixed):
             others += 1
@@ -178,7 +192,7 @@ def _by_feature(fixed: FixedWindows, values: np.ndarray) -> list[list[list[float
 
 
 def _name(run: RunRecord, comparison: Comparison) -> str:
-    """A run by what sets it apart."""
+    """Name of a run: the settings that set it apart."""
     parts = [str(run.settings.get(key, "—")) for key in comparison.settings]
     ending = "" if run.status == "finished" else f" ({run.status})"
     return f"{' · '.join([*parts, f'seed {run.seed}'])}{ending}" if parts else f"{run.id}{ending}"

@@ -9,16 +9,26 @@ from rich.table import Table
 from rich.text import Text
 
 from refold.runs.comparison import Comparison, Row, best_rows, smaller_is_better
+from refold.runs.records import RunRecord
+
+MOST_PROBLEMS = 3
+"""Problems of a run that its row shows."""
 
 
-def table_of(comparison: Comparison, metrics: Sequence[str], title: str | None = None) -> Table:
-    """The table for a terminal: the varying settings, some metrics, the best of each marked with a star."""
-    table = Table(title=title)
-    for name in short_names(comparison.settings):
-        table.add_column(name, overflow="fold")
-    table.add_column("run", overflow="fold")
+def comparison_table(comparison: Comparison, metrics: Sequence[str], title: str | None = None) -> Table:
+    """Return the table for a terminal: the settings that differ, and some metrics with a star at the best of each.
+
+    Args:
+        comparison: the runs.
+        metrics: those of its metrics to show.
+        title: of the table.
+    """
+    table = Table(title=None if title is None else Text(title))
+    for name in [*short_names(comparison.settings), "run"]:
+        table.add_column(Text(name), overflow="fold")
     for name in metrics:
-        table.add_column(name.replace("reconstruction_", "").replace("_per_", "/"), justify="right", no_wrap=True)
+        short = name.replace("reconstruction_", "").replace("_per_", "/")
+        table.add_column(Text(short), justify="right", no_wrap=True)
     winners = best_rows(comparison)
     for number, row in enumerate(comparison.rows):
         cells = [Text(f"{value:g}" if isinstance(value, float) else str(value)) for value in row.settings]
@@ -31,47 +41,63 @@ def table_of(comparison: Comparison, metrics: Sequence[str], title: str | None =
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key where no other key ends in it, else the whole key."""
+    """Return the last part of each dotted key where no other key ends in it, else the full key."""
     ends = [key.rpartition(".")[2] for key in keys]
     return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
 
 
 def label_of(row: Row) -> str:
-    """How many seeds a row is of, or its one run, with its status if that is not finished."""
+    """Return how many seeds a row is of, or its one run and how that stands; then what is wrong with it."""
     run = row.runs[0]
     if len(row.runs) > 1:
-        return f"{len(row.runs)} {'seeds' if len({run.seed for run in row.runs}) == len(row.runs) else 'runs'}"
-    return run.id if row.finished else ": ".join(filter(None, (f"{run.id}, {run.status}", run.note)))
+        name = f"{len(row.runs)} {'seeds' if len({run.seed for run in row.runs}) == len(row.runs) else 'runs'}"
+    else:
+        name = run.id if row.finished else f"{run.id}, {run.status}"
+    return ": ".join(filter(None, (name, run.note, problems_text(run))))
+
+
+def problems_text(run: RunRecord) -> str:
+    """Return what is wrong with a run's result, in one line; nothing if all is well."""
+    more = len(run.problems) - MOST_PROBLEMS
+    return "; ".join([*run.problems[:MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def cell_text(row: Row, metric: str) -> str:
-    """Mean, and spread if there is one; nothing without a value."""
+    """Return mean and spread of a metric as text; nothing where no run of the row has it."""
     value, spread = row.mean(metric), row.spread(metric)
-    digits = ",.0f" if abs(value) >= 100 else ".4f"
     if math.isnan(value):
-        return "nan" if row.values(metric) else ""
+        return ""
+    digits = ",.0f" if abs(value) >= 100 else ".4f"
     return f"{value:{digits}}" + ("" if math.isnan(spread) else f" ± {spread:{digits}}")
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None, title: str | None = None) -> None:
-    """Print the table, what the star means, and what a reader must know."""
+    """Print the table, what the star means, and what a reader must know.
+
+    Args:
+        comparison: the runs.
+        console: to print on; None for the standard output.
+        title: of the table.
+    """
     console = console or Console(highlight=False)
     metrics = list(comparison.metrics)
-    width = _width(console, table := table_of(comparison, metrics, title))
-    while console.is_terminal and width > console.width and len(metrics) > 2:
+    table = comparison_table(comparison, metrics, title)
+    while console.is_terminal and _width(console, table) > console.width and len(metrics) > 2:
         metrics.pop()
-        width = _width(console, table := table_of(comparison, metrics, title))
+        table = comparison_table(comparison, metrics, title)
     if not console.is_terminal:  # nothing is folded or left out of a file
-        console.width = max(console.width, width)
+        console.width = max(console.width, _width(console, table))
     console.print(table)
     spread = ", ± the standard deviation over seeds" if any(len(row.runs) > 1 for row in comparison.rows) else ""
     direction = "smallest" if smaller_is_better(comparison.metric) else "largest"
-    console.print(f"{direction} {comparison.metric} first; * is the best of its column{spread}")
+    console.print(Text(f"{direction} {comparison.metric} first; * is the best of its column{spread}"))
     for note in comparison.notes:
-        console.print(f"note: {note}")
-    if comparison.rows and comparison.rows[0].finished:
+        console.print(Text(f"note: {note}"))
+    first = comparison.rows[0].runs if comparison.rows and comparison.rows[0].finished else ()
+    ranked = [run for run in first if comparison.metric in run.metrics]
+    if ranked:
         sign = 1 if smaller_is_better(comparison.metric) else -1
-        best = min(comparison.rows[0].runs, key=lambda run: sign * run.metrics[comparison.metric])
+        best = min(ranked, key=lambda run: sign * run.metrics[comparison.metric])
         console.print(Text(f"best run: {best.directory}"))
 
 

@@ -1,7 +1,8 @@
-"""Runs side by side: what differs between them, their metrics, best first, with mean and spread over seeds."""
+"""A comparison of runs: what differs between them, their metrics, best first, with mean and spread over seeds."""
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -11,45 +12,55 @@ from refold.runs.records import RunRecord
 
 COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "errors/average_precision", "errors/vus_pr")
 COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")
-"""Metrics that are shown beside the one that is sorted by, where any run has them; the first ones on a narrow terminal.
-"""
+"""Metrics beside the one that is sorted by, where any run has them; a narrow terminal shows the first ones."""
 
 SMALLER_IS_BETTER = ("_mse", "_mae", "_gap", "loss", "parameters")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Finished runs that differ in nothing but the seed, or one run that has not finished."""
+    """Finished runs that differ in nothing but the seed, or one run that has not finished.
+
+    Attributes:
+        settings: values of the settings that differ, in the order of `Comparison.settings`.
+        runs: at least one.
+    """
 
     settings: tuple[Any, ...]
     runs: tuple[RunRecord, ...]
 
     @property
     def finished(self) -> bool:
-        """Whether its metrics are final."""
+        """True if the metrics of its runs are final."""
         return self.runs[0].status == "finished"
 
     def values(self, metric: str) -> list[float]:
-        """The metric of each run that has it."""
+        """Return the metric of each run that has it."""
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
     def mean(self, metric: str) -> float:
-        """Mean over its runs; NaN if none has the metric."""
+        """Return the mean over its runs; NaN if none has the metric."""
         values = self.values(metric)
         return mean(values) if values else math.nan
 
     def spread(self, metric: str) -> float:
-        """Standard deviation over its runs; NaN if there are fewer than two."""
+        """Return the standard deviation over its runs; NaN if fewer than two have the metric."""
         values = self.values(metric)
-        return stdev(values) if len(values) > 1 else math.nan
+        with suppress(OverflowError):  # of values near the largest float
+            return stdev(values) if len(values) > 1 else math.nan
+        return math.inf
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Runs, the settings that differ between them, and the rows of their table, best first.
 
-    settings: keys of the columns. metrics: names of the columns, the one that is sorted by first. notes: what a reader
-    must know before he trusts a difference.
+    Attributes:
+        runs: all of them.
+        settings: keys of the columns.
+        metrics: names of the columns; the rows are sorted by the first.
+        rows: of the table.
+        notes: sentences that a reader must know before he trusts a difference.
     """
 
     runs: tuple[RunRecord, ...]
@@ -60,46 +71,55 @@ class Comparison:
 
     @property
     def metric(self) -> str:
-        """What the rows are sorted by."""
+        """The metric that the rows are sorted by."""
         return self.metrics[0]
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Errors, losses and sizes are better small; scores, shares and speeds are better large."""
+    """Return True for errors, losses and sizes, False for scores, shares and speeds."""
     return metric.endswith(SMALLER_IS_BETTER)
 
 
 def compare(runs: Sequence[RunRecord], metric: str | None = None, *, each: bool = False) -> Comparison:
     """Find what differs between runs, and sort them.
 
-    Args: metric: to sort by; None takes the one that the runs were stopped and chosen by. each: one row per run, seeds
-    are not taken together.
-    Raises: DataError: runs were chosen by different metrics and none is named, or a finished run lacks the one named.
+    A run that cannot be read, or whose result holds a value that is no finite number, is a row of its own at the end.
+
+    Args:
+        runs: at least one.
+        metric: to sort by; None for the one that the runs were stopped and chosen by.
+        each: one row per run, in place of the mean over seeds.
+
+    Raises:
+        DataError: no run can be read, runs were chosen by different metrics and none is named, or no finished run has
+            the metric.
     """
     metric = metric or _common_monitor(runs)
     finished = [run for run in runs if run.status == "finished"]
-    lacking = [run for run in finished if metric not in run.metrics]
-    if lacking:
+    if finished and not any(metric in run.metrics for run in finished):
         common = set.intersection(*(set(run.metrics) for run in finished))
         have = f"all of them have: {', '.join(sorted(common))}" if common else "they have none in common"
-        raise DataError(f"{metric}: {lacking[0].directory} has no such metric, so runs cannot be sorted by it; {have}")
-    settings = what_differs(runs)
+        raise DataError(f"{metric}: {finished[0].directory} has no such metric, so runs cannot be sorted by it; {have}")
+    settings = what_differs([run for run in runs if run.settings])
     there = {name for run in runs for name in run.metrics}
     shown = [metric, *(name for name in COLUMNS if name != metric and name in there)]
     return Comparison(
-        tuple(runs), settings, tuple(shown), tuple(_rows(runs, settings, metric, each)), tuple(_notes(runs))
+        tuple(runs), settings, tuple(shown), tuple(_rows(runs, settings, metric, each)), tuple(_notes(runs, metric))
     )
 
 
 def _common_monitor(runs: Sequence[RunRecord]) -> str:
-    monitors = sorted({run.monitor for run in runs})
+    """The metric that all runs that can be read were chosen by."""
+    monitors = sorted({run.monitor for run in runs if run.monitor is not None})
+    if not monitors:
+        raise DataError(f"no run can be read: {runs[0].directory}: {runs[0].note}")
     if len(monitors) > 1:
         raise DataError(f"checkpoint.monitor differs between these runs: {', '.join(monitors)}; choose with --metric")
     return monitors[0]
 
 
 def what_differs(runs: Sequence[RunRecord]) -> tuple[str, ...]:
-    """Keys whose value is not the same in all runs, the seed and its copies left out.
+    """Return the keys whose value is not the same in all runs, without the seed and its copies.
 
     Chosen options and overrides come first. Another key is named only if they do not decide it: `decoder=repeat,...`
     changes a dozen keys of its section, and says all of them.
@@ -116,7 +136,7 @@ def what_differs(runs: Sequence[RunRecord]) -> tuple[str, ...]:
 
 
 def _decided_by(shown: list[str], key: str, runs: Sequence[RunRecord]) -> bool:
-    """Whether runs that are equal in what is shown are equal in this key, too."""
+    """True if runs that are equal in the shown settings are equal in this key, too."""
     seen: dict[tuple, Any] = {}
     shown_values = [tuple(_value(run, name) for name in shown) for run in runs]
     return all(
@@ -125,18 +145,21 @@ def _decided_by(shown: list[str], key: str, runs: Sequence[RunRecord]) -> bool:
 
 
 def _value(run: RunRecord, key: str) -> Any:
-    """A setting as something that can be told apart and hashed; a key that a run does not have is an em dash."""
-    value = run.settings.get(key, "—")
-    return str(value) if isinstance(value, list) else value
+    """The value of a setting; an em dash where a run does not have it."""
+    return run.settings.get(key, "—")
 
 
 def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str, each: bool) -> list[Row]:
+    """Rows of finished runs, best first; runs without the metric after them, and unfinished ones last."""
     groups: dict[tuple, list[RunRecord]] = {}
     unfinished = []
     for run in runs:
         key = tuple(_value(run, name) for name in settings)
         if run.status == "finished":
-            groups.setdefault((run.directory if each else run.fingerprint, *key), []).append(run)
+            measured_on = (
+                (run.directory,) if each else (run.fingerprint, tuple(text.split()[0] for text in run.problems))
+            )
+            groups.setdefault((measured_on, *key), []).append(run)
         else:
             unfinished.append(Row(key, (run,)))
     sign = 1 if smaller_is_better(metric) else -1
@@ -149,13 +172,20 @@ def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str, each:
     return sorted(finished, key=order) + sorted(unfinished, key=order)
 
 
-def _notes(runs: Sequence[RunRecord]) -> Iterable[str]:
+def _notes(runs: Sequence[RunRecord], metric: str) -> Iterable[str]:
+    """Sentences about what makes runs incomparable."""
     finished = [run for run in runs if run.status == "finished"]
-    if len({run.fingerprint for run in finished}) > 1:
+    if len({run.fingerprint for run in finished if run.fingerprint}) > 1:
         yield "these runs were measured on different data: their errors cannot be compared as they stand"
     elif len({tuple(_value(run, key) for key in run.settings if key.startswith(PART_KEYS)) for run in finished}) > 1:
         yield "these runs were measured on different windows of the data: their errors cannot be compared as they stand"
-    unfinished = len(runs) - len(finished)
+    lacking = [run for run in finished if metric not in run.metrics]
+    if lacking:
+        yield f"{len(lacking)} of {len(finished)} finished runs have no {metric}: their rows stand below the others"
+    broken = [run for run in runs if run.status == "broken"]
+    if broken:
+        yield f"{len(broken)} of {len(runs)} runs cannot be read: their rows say why"
+    unfinished = len(runs) - len(finished) - len(broken)
     if unfinished:
         yield f"{unfinished} of {len(runs)} runs did not finish: their row shows the best value so far"
 
@@ -165,7 +195,11 @@ PART_KEYS = ("data.split.", "data.window_size", "data.stride", "data.features", 
 
 
 def best_rows(comparison: Comparison) -> dict[str, int | None]:
-    """Metric -> number of the finished row with the best mean; None if all are equal or there is only one."""
+    """Return the number of the finished row with the best mean of each metric.
+
+    Returns:
+        Metric -> number of a row; None if all means are equal, or if there is only one.
+    """
     winners: dict[str, int | None] = {}
     for name in comparison.metrics:
         means = {n: row.mean(name) for n, row in enumerate(comparison.rows) if row.finished}

@@ -1,10 +1,15 @@
-"""What run directories say of themselves: settings, status, metrics. Plain files only: no torch, no checkpoint."""
+"""Records of runs on disk: settings, status, metrics. Plain files only: no torch, no checkpoint.
+
+A run directory may come from anywhere, so nothing in it may stop a comparison: a file that cannot be read, or a metric
+that is no number, becomes a text in the run's record.
+"""
 
 import csv
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,43 +19,66 @@ from refold.errors import DataError
 from refold.runs.directory import METRICS, RESOLVED, RESULT
 from refold.runs.state import find_state
 
-Status = Literal["finished", "running", "failed", "stopped", "cut", "not started"]
-"""cut: it neither ended nor said why, as after `kill -9`. not started: it has settings and never began to train."""
+Status = Literal["finished", "running", "failed", "stopped", "cut", "not started", "broken"]
+"""cut: it neither ended nor said why, as after `kill -9`. not started: it has settings and never began to train.
+broken: its settings or its result cannot be read."""
 
 NOISE = ("resume", "trust", "run", "logger", "sweep", "hydra")
 """Sections that do not decide what a run computes."""
+
+LARGEST_RESULT = 50_000_000
+LARGEST_SETTINGS = 1_000_000
+DEEPEST_SETTINGS = 30
+"""Bounds of files that are read, in bytes and levels: a hundred times and six times what a usual run has."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads 500 runs in 2 s, Python alone in 20
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. settings: dotted key -> value, and group -> chosen option. stated: those of them that the user chose.
-    metrics: of best.ckpt, or the best so far of a run that has not finished. note: why it failed, or how far it is."""
+    """One run, as its directory tells it.
+
+    Attributes:
+        directory: the run directory.
+        id: of the run; the directory's name if the run has none.
+        group: name of its sweep, if it was a job of one.
+        status: how it stands.
+        note: why it failed or cannot be read, or how far it is.
+        monitor: the metric that it was stopped and chosen by; None if its settings cannot be read.
+        settings: dotted key -> value, and group -> chosen option; lists are texts.
+        stated: those of the settings that the user chose.
+        metrics: finite numbers, of best.ckpt, or the best so far of a run that has not finished.
+        problems: what is wrong with its result, one short text each.
+        fingerprint: of the data; None if the result does not say.
+    """
 
     directory: Path
     id: str
     group: str | None
     status: Status
     note: str
-    monitor: str
+    monitor: str | None
     settings: dict[str, Any]
     stated: tuple[str, ...]
     metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
     fingerprint: str | None = None
 
     @property
     def seed(self) -> Any:
-        """The seed that it was started with."""
+        """The seed that the run was started with."""
         return self.settings.get("seed")
 
 
 def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> list[RunRecord]:
     """Read all runs in or below some directories, in order of their names, each once.
 
-    Args: places: directories, or `group=NAME` for the runs of that sweep anywhere below `outputs`.
-    Raises: DataError: a place is no run and holds none, or a run cannot be read.
+    Args:
+        places: directories, or `group=NAME` for the runs of that sweep anywhere below `outputs`.
+        outputs: where runs of a sweep are looked for.
+
+    Raises:
+        DataError: a place is no run and holds none.
     """
     found: dict[Path, RunRecord] = {}
     for place in places:
@@ -68,32 +96,48 @@ def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> 
 
 
 def run_directories(directory: Path) -> list[Path]:
-    """The directory itself if it is a run, else all runs below it; links to runs count, other links are not followed.
+    """Return the directory itself if it is a run, else all runs below it.
 
-    A sweep that went on where an earlier one stopped holds links to the runs that were finished.
+    Links to runs count, other links are not followed: a sweep that went on where an earlier one stopped holds links to
+    the runs that were finished.
     """
-    if (directory / RESOLVED).is_file():
+    if _is_run(directory):
         return [directory]
     if not directory.is_dir():
         return []
     return sorted(_below(directory), key=lambda path: [_natural(part) for part in path.parts])
 
 
+def _is_run(directory: Path) -> bool:
+    """True if there are settings, or if nobody may look: then the record of the run says so."""
+    try:
+        return (directory / RESOLVED).is_file()
+    except OSError:
+        return True
+
+
 def _below(directory: Path) -> Iterator[Path]:
-    for path in directory.iterdir():
-        if (path / RESOLVED).is_file():
+    """Yield all runs below a directory; a folder that cannot be listed is yielded, and its record says so."""
+    try:
+        inside = list(directory.iterdir())
+    except OSError:
+        yield directory
+        return
+    for path in inside:
+        if _is_run(path):
             yield path
         elif path.is_dir() and not path.is_symlink():
             yield from _below(path)
 
 
 def _natural(name: str) -> tuple[int, str]:
-    """Sorts 2_... before 10_...: jobs of a sweep are numbered."""
+    """Sort key that puts 2_... before 10_...: jobs of a sweep are numbered."""
     head = name.partition("_")[0]
-    return (int(head) if head.isdigit() else -1, name)
+    return (int(head) if head.isdecimal() and len(head) < 20 else -1, name)
 
 
 def _nothing(place: str | Path, directory: Path, group: str | None) -> str:
+    """The message for a place without runs."""
     if not directory.is_dir():
         return f"{place}: there is no directory {directory}"
     if group is not None:
@@ -102,42 +146,105 @@ def _nothing(place: str | Path, directory: Path, group: str | None) -> str:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Read one run directory. Raises: DataError: its resolved.yaml or its result.json is broken."""
-    cfg = _read_settings(directory / RESOLVED)
-    choices = {group: option for group, option in cfg["run"]["choices"].items() if group not in NOISE}
-    settings = {**choices, **{key: value for key, value in leaves(cfg) if key.partition(".")[0] not in NOISE}}
-    overridden = [text.lstrip("+~").partition("=")[0] for text in cfg["run"]["overrides"]]
-    monitor = cfg["checkpoint"]["monitor"]
-    result = _read_result(directory / RESULT)
+    """Read one run directory; what is wrong with it stands in the record, and nothing is raised."""
+    try:
+        cfg = _read_settings(directory / RESOLVED)
+        settings, stated = _settings_of(cfg)
+        monitor = _text(cfg["checkpoint"]["monitor"])
+    except DataError as error:
+        return RunRecord(directory, _text(directory.name), None, "broken", _text(error, 500), None, {}, (), {})
+    run = cfg["run"]
+    group = run.get("group")
+    record = RunRecord(
+        directory=directory,
+        id=_text(run.get("id") or directory.name),
+        group=None if group is None else _text(group),
+        status="finished",
+        note="",
+        monitor=monitor,
+        settings=settings,
+        stated=stated,
+        metrics={},
+    )
     state = find_state(directory)
-    common = {
-        "directory": directory,
-        "id": cfg["run"]["id"],
-        "group": cfg["run"]["group"],
-        "monitor": monitor,
-        "settings": settings,
-        "stated": tuple(dict.fromkeys([*choices, *(key for key in overridden if key in settings)])),
-    }
-    if state.running or result is None:
+    try:
+        result = None if state.running else _read_result(directory / RESULT)
+    except DataError as error:
+        return replace(record, status="broken", note=_text(error, 500))
+    if result is None:
         so_far = best_so_far(directory / METRICS, monitor)
         epoch = so_far.pop("epoch", None)
         began = state.began or epoch is not None
         status = "running" if state.running else state.ended or ("cut" if began else "not started")
-        reached = "" if epoch is None else f"epoch {int(epoch) + 1} of {cfg['trainer']['max_epochs']}"
-        return RunRecord(**common, status=status, note=state.reason or reached, metrics=so_far)
-    measured = {name: result[name] for name in ("windows_per_s", "parameters", "epochs") if result.get(name)}
-    return RunRecord(
-        **common,
-        status="finished",
-        note="",
-        metrics={name: value for name, value in {**result["metrics"], **measured}.items() if value is not None},
-        baselines=result["baselines"],
-        fingerprint=result["data_fingerprint"],
+        of = _text(settings.get("trainer.max_epochs", "?"))
+        reached = "" if epoch is None else f"epoch {int(epoch) + 1} of {of}"
+        return replace(record, status=status, note=_text(state.reason, 500) or reached, metrics=so_far)
+    metrics, problems = _metrics_of(result)
+    fingerprint = result.get("data_fingerprint")
+    if not isinstance(fingerprint, str):
+        problems.append(f"{RESULT} has no data_fingerprint")
+    return replace(
+        record,
+        metrics=metrics,
+        problems=tuple(problems),
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
     )
 
 
+def _settings_of(cfg: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Dotted key -> value of all settings that decide what a run computes, and the keys that the user chose."""
+    run = cfg["run"]
+    given = run.get("choices")
+    chosen = {str(group): option for group, option in given.items()} if isinstance(given, dict) else {}
+    choices = {_text(group): _scalar(option) for group, option in chosen.items() if group not in NOISE}
+    found = {_text(key): _scalar(value) for key, value in leaves(cfg) if key.partition(".")[0] not in NOISE}
+    settings = {**choices, **found}
+    overrides = run.get("overrides")
+    texts = [text for text in overrides if isinstance(text, str)] if isinstance(overrides, list) else []
+    overridden = [text.lstrip("+~").partition("=")[0] for text in texts]
+    return settings, tuple(dict.fromkeys([*choices, *(key for key in overridden if key in settings)]))
+
+
+def _metrics_of(result: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
+    """The metrics of a result that are finite numbers, and what is wrong with the others."""
+    metrics, problems = {}, []
+    reasons = result.get("missing")
+    reasons = reasons if isinstance(reasons, dict) else {}
+    for name, value in result["metrics"].items():
+        if _is_finite(value):
+            metrics[_text(name)] = value
+        elif value is None and f"metrics.{name}" in reasons:
+            problems.append(f"{_text(name)} has no value: {_text(reasons[f'metrics.{name}'])}")
+        else:
+            problems.append(f"{_text(name)} is {_text(json.dumps(value))}, not a finite number")
+    counts = {name: result.get(name) for name in ("windows_per_s", "parameters", "epochs")}
+    return metrics | {name: value for name, value in counts.items() if _is_finite(value) and value}, problems
+
+
+def _is_finite(value: Any) -> bool:
+    """True for a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _scalar(value: Any) -> Any:
+    """A value that can be compared, hashed and shown; anything else as a text."""
+    if value is None or isinstance(value, bool) or (_is_finite(value) and abs(value) < 2**63):
+        return value
+    return _text(value)
+
+
+def _text(value: Any, most: int = 200) -> str:
+    """A text that any terminal can show: in one line, printable, of no more than so many characters."""
+    text = " ".join(str(value)[: 4 * most].split())
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of all values below a node that are no mappings; lists are one value."""
+    """Yield dotted key and value of all values below a node that are no mappings; a list is one value."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{path}{key}.")
@@ -146,36 +253,71 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a run. Raises DataError if they cannot be read."""
     try:
-        cfg = yaml.load(path.read_text(), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    needed = {"run", "checkpoint", "trainer"}
-    if not isinstance(cfg, dict) or not needed <= set(cfg) or not {"choices", "overrides", "id"} <= set(cfg["run"]):
-        raise DataError(f"{path} is not the configuration of a run")
+        text = _read_text(path, LARGEST_SETTINGS)
+        _refuse_bomb(text)
+        cfg = yaml.load(text, _Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date in month 13
+        raise DataError(f"{path.name} cannot be read: {_first_line(error)}") from None
+    sections = [cfg.get(name) for name in ("run", "checkpoint", "trainer")] if isinstance(cfg, dict) else [None]
+    if not all(isinstance(section, dict) for section in sections) or not cfg["checkpoint"].get("monitor"):
+        raise DataError(f"{path.name} is not the configuration of a run")
     return cfg
 
 
+def _refuse_bomb(text: str) -> None:
+    """Refuse YAML that takes much more memory than its text, or overflows the loader's stack. Raises ValueError."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias, which Refold does not write")
+        if depth > DEEPEST_SETTINGS:
+            raise ValueError(f"it is nested more than {DEEPEST_SETTINGS} levels deep")
+
+
 def _read_result(path: Path) -> dict[str, Any] | None:
-    """The result of a run, or None if it has not written one. Raises: DataError: there is one, and it is broken."""
+    """The result of a run, or None if it has not written one. Raises DataError if there is one, and it is broken."""
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(_read_text(path, LARGEST_RESULT))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is broken: {error}; leave {path.parent} out, or run it again") from None
-    for key in ("metrics", "baselines", "data_fingerprint"):
-        if not isinstance(result, dict) or key not in result:
-            raise DataError(f"{path} is broken: it has no {key!r}; leave {path.parent} out, or run it again")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path.name} is broken: {_first_line(error)}; leave this run out, or run it again") from None
+    if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
+        raise DataError(f"{path.name} is broken: it has no 'metrics'; leave this run out, or run it again")
     return result
 
 
+def _read_text(path: Path, most: int) -> str:
+    """The text of a file. Raises OSError, or ValueError if it has more bytes than `most` or is not UTF-8."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    return content.decode()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """A metrics.csv as curves: name -> (step, value) where there is one. A row that is being written is left out."""
+    """Read a metrics.csv as curves; a row that is being written, or is broken, is left out.
+
+    Args:
+        path: the file; without it there are no curves.
+
+    Returns:
+        Name -> (optimizer step, value) of each row that has a value.
+    """
     curves: dict[str, list[tuple[int, float]]] = {}
     if not path.is_file():
         return curves
-    with path.open(newline="") as file:
+    with suppress(OSError, csv.Error), path.open(newline="", errors="replace") as file:
         for row in csv.DictReader(file):
             try:
                 step = int(row["step"])
@@ -188,8 +330,17 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def best_so_far(path: Path, monitor: str) -> dict[str, float]:
-    """The smallest monitored value in a metrics.csv, and the epoch that has been reached; without it, nothing."""
+    """Return the smallest monitored value in a metrics.csv, and the epoch that has been reached.
+
+    Args:
+        path: the file; without it the answer is empty.
+        monitor: name of the value.
+
+    Returns:
+        "epoch" and the monitor, each as far as there.
+    """
     curves = read_metrics(path)
-    best = {"epoch": curves["epoch"][-1][1]} if curves.get("epoch") else {}
+    epochs = [value for _, value in curves.get("epoch", []) if math.isfinite(value)]
+    best = {"epoch": epochs[-1]} if epochs else {}
     values = [value for _, value in curves.get(monitor, []) if math.isfinite(value)]
     return best | ({monitor: min(values)} if values else {})

@@ -90,9 +90,12 @@ def find_state(directory: Path) -> State:
         return State(running=False, began=False, ended=None, reason="")
     try:
         content = json.loads(text)
-    except ValueError:  # cut while it was written
+    except (ValueError, RecursionError):  # cut while it was written
         content = {}
-    return State(running, began=True, ended=None if running else content.get("ended"), reason=content.get("reason", ""))
+    content = content if isinstance(content, dict) else {}
+    ended = content.get("ended")
+    ended = None if running or ended not in ("stopped", "failed") else ended
+    return State(running, began=True, ended=ended, reason=str(content.get("reason") or ""))
 
 
 def _open(directory: Path) -> int:
