@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
+import polars as pl
+
 FIRST, DAYS = date(2020, 1, 1), 40
 HEADER = "date,symbol,open,high,low,close,volume"
 
@@ -75,14 +77,24 @@ def stale() -> list[str]:
 
 @dataclass(frozen=True)
 class Case:
-    """A spoilt file, and the settings it is read with."""
+    """A spoilt file, and the settings it is read with. parquet: columns to replace in the same table as Parquet."""
 
     name: str
     lines: list[str]
     policies: dict[str, str] = field(default_factory=dict)
     table: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
+    source: dict = field(default_factory=dict)
+    parquet: dict[str, pl.Expr] | None = None
 
+
+def semicolons(lines: list[str], decimal: str = ".") -> list[str]:
+    """The file with semicolons between cells, and another mark before fractions."""
+    return [line.replace(",", ";").replace(".", decimal) for line in lines]
+
+
+TWO_WAYS = ["date;A", *(f"{FIRST + timedelta(days=day)};1,{100 + day * day % 97}" for day in range(DAYS))]
+DATES_AS_NUMBERS = [SOUND[0], *(line.replace("-", "") for line in SOUND[1:])]
 
 CASES = [
     Case("sound", SOUND),
@@ -106,7 +118,29 @@ CASES = [
     Case("a day that does not exist", cell("date", "2020-02-30")),
     Case("a date and time among dates", cell("date", "2020-01-11 16:00")),
     Case("another date format than the one given", SOUND, table={"timestamp_format": "%d.%m.%Y"}),
-    Case("another separator", [line.replace(",", ";") for line in SOUND]),
+    Case("another separator", semicolons(SOUND)),
+    Case("another separator than the one given", semicolons(SOUND), source={"separator": ","}),
+    Case("a separator of two characters", SOUND, source={"separator": "::"}),
+    Case("a separator of two bytes", SOUND, source={"separator": "§"}),
+    Case("no separator", SOUND, source={"separator": ""}),
+    Case("tabs, as they are typed", [line.replace(",", "\t") for line in SOUND], source={"separator": "\\t"}),
+    Case("decimal commas", semicolons(SOUND, ",")),
+    Case("decimal commas and points", [*semicolons(SOUND[:ROW], ","), *semicolons(SOUND[ROW:])]),
+    Case("thousands with commas", cell("volume", '"1,234,567"')),
+    Case("numbers that can be read in two ways", TWO_WAYS),
+    Case("the same, with the decimal mark", TWO_WAYS, source={"decimal": ","}),
+    Case("thousands that are decimals", SOUND, source={"decimal": ",", "thousands": ","}),
+    Case("a column twice", renamed("open", "close")),
+    Case("a column without a name", [SOUND[0] + ",", *(line + ",1" for line in SOUND[1:])]),
+    Case("an index without a name", ["," + SOUND[0], *(f"{number},{line}" for number, line in enumerate(SOUND[1:]))]),
+    Case("dates as numbers", DATES_AS_NUMBERS),
+    Case("a day that does not exist, as a number", [*DATES_AS_NUMBERS[:-1], "20200230,A,1,1,1,1,1"]),
+    Case("a number of seconds among milliseconds", ["time,A", "1577836800000,1", "1577923200,1"]),
+    Case("more than microseconds in one row", ["time,A", "2020-01-01 00:00:00.0,1", "2020-01-02 00:00:00.000000001,1"]),
+    Case("milliseconds for dates in Parquet", SOUND, parquet={"date": pl.col("date").dt.epoch("ms")}),
+    Case("lists in Parquet", SOUND, parquet={"close": pl.concat_list("close")}),
+    Case("lengths of time for dates in Parquet", SOUND, parquet={"date": pl.col("date") - pl.date(2020, 1, 1)}),
+    Case("binary symbols in Parquet", SOUND, parquet={"symbol": pl.col("symbol").cast(pl.Binary)}),
     Case("a cell too many", [*SOUND[:ROW], SOUND[ROW] + ",1,2", *SOUND[ROW + 1 :]]),
     Case("an empty date", cell("date", "")),
     Case("an empty date, dropped", cell("date", ""), {"missing_timestamp": "drop"}),
@@ -163,6 +197,8 @@ CASES = [
     Case("a price that never moves", cell("close", "102.00", *range(1, 41)), {"broken_bar": "warn"}),
     Case("a feature that needs more columns", column_dropped("high"), settings={"features": ["parkinson_range"]}),
     Case("a window longer than the file", SOUND, settings={"window_size": 100}),
+    Case("a look-back of 20 digits", SOUND, settings={"features": ["relative_volume_99999999999999999999"]}),
+    Case("a cache without a name", SOUND, settings={"cache": ""}),
     Case("a look-back longer than the file", SOUND, settings={"features": ["trailing_volatility_60"]}),
     Case("a part without windows", SOUND[:20]),
     Case("an asset that is not there", SOUND, table={"assets": ["B"]}),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from refold.data import WindowDataModule
 from refold.data.bars.findings import CHECKS
-from refold.data.sources import Csv
+from refold.data.sources import Csv, Parquet
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, checks, fractions, module, table
 from tests.data.spoilt import CASES, Case
@@ -22,7 +22,11 @@ def read(case: Case, path) -> WindowDataModule:
     path.write_text("\n".join(case.lines) + ("\n" if case.lines else ""))
     chosen = {"features": ["log_return"], "window_size": 4, "calendar": "union", **case.settings}
     policies = checks(calendar=chosen.pop("calendar"), **case.policies)
-    source = Csv(path=str(path), separator=",", table=table(**case.table))
+    if case.parquet is None:
+        source = Csv(path=str(path), **{"separator": None, **case.source}, table=table(**case.table))
+    else:
+        pl.read_csv(path, try_parse_dates=True).with_columns(**case.parquet).write_parquet(path)
+        source = Parquet(path=str(path), table=table(**case.table))
     made = module(pl.DataFrame(), source=source, checks=policies, max_masked=2, **chosen)
     made.setup()
     return made
@@ -31,7 +35,7 @@ def read(case: Case, path) -> WindowDataModule:
 def outcome(case: Case, path) -> str:
     try:
         data = read(case, path)
-    except DataError as error:
+    except (DataError, ValueError) as error:
         return str(error).replace(str(path), "FILE")
     counts = [len(windows) for windows in (data.train_windows, data.val_windows, data.test_windows)]
     found = [f"{check} {policy} {asset} {bars} {first}" for check, policy, asset, bars, first in data.findings.rows()]

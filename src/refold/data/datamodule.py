@@ -107,7 +107,7 @@ class WindowDataModule(LightningDataModule):
         self.shortest_window = shortest_window
         self.shuffle_bars = shuffle_bars
         self.stride = stride
-        self.asset_weights = asset_weights
+        self.asset_weights: AssetWeights | None = asset_weights
         self.batch_size = batch_size
         self.cache = None if cache is None else Path(cache)
         self.device = device

@@ -59,6 +59,7 @@ def moments(timestamps: pl.Series, exchange: str | None) -> tuple[pl.Series, pl.
     lacking = open_days.filter(~open_days.is_in(days.unique().implode()))
     if union.dtype == pl.Date:
         return pl.concat([union, lacking]).sort(), open_days
+    assert isinstance(union.dtype, pl.Datetime)
     zone = union.dtype.time_zone
     midnights = lacking.cast(pl.Datetime(union.dtype.time_unit))
     midnights = midnights.dt.replace_time_zone(zone) if zone else midnights

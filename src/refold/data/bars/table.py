@@ -1,16 +1,17 @@
-"""From a user's table to the canonical one: timestamp, asset, and what there is of open, high, low, close, volume.
+"""Read a user's table into the canonical one: timestamp, asset, and those of open, high, low, close, volume it has.
 
 Long tables have one row per asset and bar; wide tables have one row per bar and a column of closes per asset.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
 import polars as pl
 
 from refold.bounds import checked, more_than
+from refold.data.bars.cells import PLAIN, CellFormat, CellReader
 from refold.errors import DataError
 
 OHLCV = ("open", "high", "low", "close", "volume")
@@ -18,27 +19,37 @@ PRICES = ("open", "high", "low", "close")
 NUMBERS = (*OHLCV, "adjusted_close")
 COLUMNS = ("timestamp", "asset", *NUMBERS)
 ROW = "row of the table"
-"""Column that the number of a row, from 0, travels in, so that messages can name it."""
+"""Column with the number of each row, from 0, so that messages can name it."""
 
 Shape = Literal["auto", "long", "wide"]
 
 # lower case, blanks and dashes as underscores
 _USUAL_NAMES = {
-    "timestamp": ("timestamp", "date", "datetime", "time"),
+    "timestamp": ("timestamp", "date", "datetime", "time", "open_time", "window_start", "ts_event"),
     "asset": ("asset", "symbol", "ticker", "name"),
     "adjusted_close": ("adjusted_close", "adj_close"),
-    **{name: (name,) for name in OHLCV},
+    **{name: (name,) for name in PRICES},
+    "volume": ("volume", "vol"),
 }
 
 
 class Table:
-    """How a user's table is read. All sources of tables share it; the keys stand under data.source.table.
+    """Read a user's table. All sources of tables share this class; its keys stand under data.source.table.
 
-    Args: shape: "auto" takes a table with an asset column, or with one of open, high, low, close, for long, any other
-        for wide. columns: canonical name -> the table's, where the usual names do not do. timestamp_format: strptime
-        codes for dates that are texts; None expects ISO 8601. price_scale: factor of all prices, such as 0.01 for
-        integer cents. adjusted: scale prices by adjusted close / close. assets: those to keep; None keeps all. start,
-        end: ISO dates; bars from start on and before end are kept; None is no limit.
+    Args:
+        shape: "auto" reads a table with an asset column, or with one of open, high, low, close, as long, any other as
+            wide.
+        columns: canonical name -> the table's, for columns without a usual name.
+        timestamp_format: strptime codes for dates that are texts; None recognises ISO 8601, days such as 20240328 and
+            numbers of seconds, milliseconds, microseconds or nanoseconds since 1970.
+        price_scale: factor of all prices, above 0, such as 0.01 for integer cents.
+        adjusted: True scales prices by adjusted close / close, and volumes by the inverse.
+        assets: assets to keep; None keeps all.
+        start: ISO date; bars from then on are kept; None is no limit.
+        end: ISO date; bars before then are kept; None is no limit.
+
+    Raises:
+        ValueError: a setting is out of bounds, or start or end is not a date.
     """
 
     @checked("data.source.table")
@@ -62,21 +73,40 @@ class Table:
         self.assets = None if assets is None else list(assets)
         self.start = _date_setting("start", start)
         self.end = _date_setting("end", end)
+        self.cells = PLAIN
+
+    def with_cells(self, cells: CellFormat) -> "Table":
+        """Copy the settings for a file whose numbers are written in a format of its own.
+
+        Args:
+            cells: how numbers are written, and where rows begin.
+        """
+        other = copy(self)
+        other.cells = cells
+        return other
 
     def canonical(self, table: pl.DataFrame, *, where: str, single_asset: str, piece: bool = False) -> pl.DataFrame:
-        """The canonical table; values may be texts or numbers. Rows keep their order.
+        """Read a table into the canonical one. Rows keep their order.
 
-        Args: table: may have the numbers of its rows in a column ROW. where: what the table is, for messages.
-            single_asset: name of the asset of a long table without an asset column. piece: it is a part of a table, and
-            may be empty.
-        Raises: DataError: there are no rows, a column is missing, or a text is not a date or a number.
+        Args:
+            table: values may be texts or numbers; a column ROW may give the numbers of the rows.
+            where: what the table is, for messages.
+            single_asset: name of the asset of a long table without an asset column.
+            piece: True for a part of a table, which may be empty.
+
+        Returns:
+            timestamp, asset, and the columns of `OHLCV` that the table has, as float64.
+
+        Raises:
+            DataError: there are no rows, a column is missing or of a type that does not fit, or a text is not a date or
+                a number.
         """
         rows = table[ROW] if ROW in table.columns else None
         table = table.drop(ROW, strict=False)
         if table.height == 0 and not piece:
             raise DataError(f"{where} has no rows; it needs a header and at least data.window_size bars")
         found = self.find(table.columns, where)
-        read = _Reader(where, rows)
+        read = CellReader(where, rows, self.cells)
         bars = self._wide(table, found, read) if self.is_wide(found) else self._long(table, found, read, single_asset)
         bars = bars.with_columns(
             pl.col(name) * self.price_scale for name in (*PRICES, "adjusted_close") if name in bars.columns
@@ -92,7 +122,18 @@ class Table:
         return kept.select(name for name in ("timestamp", "asset", *OHLCV) if name in kept.columns)
 
     def push_down(self, scan: pl.LazyFrame, where: str) -> pl.LazyFrame:
-        """What of `canonical` can be done before a table is read: only columns and rows that it would keep."""
+        """Select the columns and rows that `canonical` would keep, before a table is read.
+
+        Args:
+            scan: the table; a column ROW is kept.
+            where: what the table is, for messages.
+
+        Returns:
+            The table with fewer columns and rows, not read yet.
+
+        Raises:
+            DataError: a column is missing.
+        """
         schema = scan.collect_schema()
         number = [ROW] if ROW in schema.names() else []
         found = self.find([name for name in schema.names() if name != ROW], where)
@@ -104,13 +145,26 @@ class Table:
         return scan.filter(*self._wanted({part: schema[column] for part, column in found.items()}, found))
 
     def keeps(self, asset: str) -> bool:
-        """Whether an asset is among those to keep."""
+        """Test whether an asset is among those to keep.
+
+        Args:
+            asset: its name.
+        """
         return self.assets is None or asset in self.assets
 
     def find(self, present: Sequence[str], where: str) -> dict[str, str]:
-        """Which column of a table plays each canonical part.
+        """Find the column of a table for each canonical one.
 
-        Raises: DataError: a chosen column does not exist, a part has two candidates, or there is no timestamp.
+        Args:
+            present: names of the table's columns.
+            where: what the table is, for messages.
+
+        Returns:
+            Canonical name -> the table's.
+
+        Raises:
+            DataError: a chosen column does not exist, two columns have usual names of the same, or there is no
+                timestamp.
         """
         plain = {column: column.strip().lower().replace(" ", "_").replace("-", "_") for column in present}
         found = {}
@@ -126,7 +180,7 @@ class Table:
             if chosen is not None or candidates:
                 found[part] = chosen or candidates[0]
         if "timestamp" not in found:
-            usual = ", ".join(_USUAL_NAMES["timestamp"])
+            usual = ", ".join(_USUAL_NAMES["timestamp"][:4])
             raise DataError(
                 f"{where} has no date column; its columns are {_some(present)}, and none of them is {usual}. "
                 f"Name it with data.source.table.columns.timestamp"
@@ -134,41 +188,48 @@ class Table:
         return found
 
     def is_wide(self, found: Mapping[str, str]) -> bool:
-        """Whether a table with these parts has a column of closes per asset."""
+        """Test whether a table is wide: one column of closes per asset.
+
+        Args:
+            found: canonical name -> the table's; see `find`.
+        """
         return self.shape == "wide" or (self.shape == "auto" and not set(found) & {"asset", *PRICES})
 
     def _wanted(self, schema: Mapping[str, pl.DataType], found: Mapping[str, str] | None = None) -> list[pl.Expr]:
-        """Filters for assets and dates, of the parts whose types allow it."""
-        name = (lambda part: found[part]) if found else (lambda part: part)
+        """Return filters for assets and dates, for the columns whose types allow it."""
+        names = found or {"timestamp": "timestamp", "asset": "asset"}
         filters = []
         if self.assets is not None and schema.get("asset") == pl.String:
-            filters.append(pl.col(name("asset")).is_in(self.assets))
+            filters.append(pl.col(names["asset"]).is_in(self.assets))
         if schema["timestamp"] == pl.Date or isinstance(schema["timestamp"], pl.Datetime):
-            moment = pl.col(name("timestamp"))
+            moment = pl.col(names["timestamp"])
             if self.start is not None:
                 filters.append(moment >= as_moment(self.start, schema["timestamp"]))
             if self.end is not None:
                 filters.append(moment < as_moment(self.end, schema["timestamp"]))
         return filters
 
-    def _wide(self, table: pl.DataFrame, found: Mapping[str, str], read: "_Reader") -> pl.DataFrame:
+    def _wide(self, table: pl.DataFrame, found: Mapping[str, str], read: CellReader) -> pl.DataFrame:
+        """Read a wide table into one row per asset and moment."""
         assets = [name for name in table.columns if name != found["timestamp"]]
         if not assets:
             raise DataError(f"{read.where} has only the date column; a wide table has one column of closes per asset")
         timestamps = table.select(read.timestamp(table[found["timestamp"]], self.timestamp_format))
-        closes = table.select(read.number(table[name]) for name in assets)
+        closes = table.select(read.number(table[name], "assets") for name in assets)
         clash = {"timestamp": "timestamp "} if "timestamp" in assets else {}
         wide = pl.concat([timestamps, closes.rename(clash)], how="horizontal")
         # an empty cell of a wide table says that the asset has no bar then: it enters late, leaves early or has a hole
         return wide.unpivot(index="timestamp", variable_name="asset", value_name="close").drop_nulls("close")
 
-    def _long(self, table: pl.DataFrame, found: Mapping[str, str], read: "_Reader", single: str) -> pl.DataFrame:
+    def _long(self, table: pl.DataFrame, found: Mapping[str, str], read: CellReader, single: str) -> pl.DataFrame:
+        """Read a long table; all rows belong to `single` if it has no asset column."""
         parts = [read.timestamp(table[found["timestamp"]], self.timestamp_format)]
         if "asset" in found:
-            parts.append(table[found["asset"]].cast(pl.String).alias("asset"))
+            parts.append(read.asset(table[found["asset"]]))
         else:
             parts.append(pl.Series("asset", [single]).new_from_index(0, table.height))
-        parts.extend(read.number(table[found[part]]).alias(part) for part in NUMBERS if part in found)
+        numbers = [part for part in NUMBERS if part in found]
+        parts.extend(read.number(table[found[part]], f"columns.{part}").alias(part) for part in numbers)
         if len(parts) == 2:
             raise DataError(f"{read.where} has no prices; a long table needs one of {', '.join(OHLCV)}")
         return pl.DataFrame(parts)
@@ -184,11 +245,17 @@ def _date_setting(key: str, text: str | None) -> datetime | None:
 
 
 def as_moment(when: datetime, dtype: pl.DataType) -> pl.Expr:
-    """A literal to compare with a column of dates or datetimes; a time without a zone is in the column's own."""
+    """Return a literal to compare with a column of dates or datetimes.
+
+    Args:
+        when: moment; without a time zone it is in the zone of the column.
+        dtype: pl.Date or a pl.Datetime.
+    """
     if dtype == pl.Date:
         # a day is at or after a time of it only if that time is its midnight
         day = when.date() if when.time() == when.min.time() else date.fromordinal(when.toordinal() + 1)
         return pl.lit(day)
+    assert isinstance(dtype, pl.Datetime)
     zone, unit = dtype.time_zone, dtype.time_unit
     if zone is None:
         return pl.lit(when.replace(tzinfo=None)).cast(pl.Datetime(unit))
@@ -197,14 +264,24 @@ def as_moment(when: datetime, dtype: pl.DataType) -> pl.Expr:
     return pl.lit(when.astimezone(UTC)).dt.convert_time_zone(zone).cast(pl.Datetime(unit, zone))
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Iterable[str]) -> str:
+    """List at most twelve names."""
+    names = list(names)
     return ", ".join(repr(name) for name in names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def adjust(bars: pl.DataFrame, where: str) -> pl.DataFrame:
     """Scale open, high, low and close by adjusted close / close, and volume by the inverse: price x volume stays.
 
-    Raises: DataError: there is no close or no adjusted close.
+    Args:
+        bars: table with the columns close and adjusted_close.
+        where: what the table is, for messages.
+
+    Returns:
+        The table with other values.
+
+    Raises:
+        DataError: there is no close or no adjusted close.
     """
     if not {"close", "adjusted_close"} <= set(bars.columns):
         raise DataError(f"data.source.table.adjusted is true; {where} has no adjusted close beside a close")
@@ -212,66 +289,3 @@ def adjust(bars: pl.DataFrame, where: str) -> pl.DataFrame:
     prices = [pl.col(name) * factor for name in ("open", "high", "low", "close") if name in bars.columns]
     volume = [pl.col("volume") / factor] if "volume" in bars.columns else []
     return bars.with_columns(prices + volume)
-
-
-_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?P<seconds>:\d\d(\.\d+)?)?(?P<offset>Z|[+-]\d\d:?\d\d)?")
-
-
-def _iso(texts: pl.Series) -> pl.Series:
-    """ISO 8601 texts, all of the form of the first: dates, local times, or times with an offset (kept as UTC)."""
-    form = _ISO_TIME.fullmatch(next(iter(texts.drop_nulls()), ""))
-    if form is None:
-        return texts.str.strptime(pl.Date, "%Y-%m-%d", strict=False)
-    code = "%Y-%m-%d %H:%M" + ":%S%.f" * bool(form["seconds"]) + "%#z" * bool(form["offset"])
-    kind = pl.Datetime("us", "UTC" if form["offset"] else None)
-    plain = texts.str.replace("T", " ", literal=True).str.replace(r"Z$", "+00:00")
-    return plain.str.strptime(kind, code, strict=False)
-
-
-class _Reader:
-    """From columns of texts or numbers to timestamps and prices.
-
-    Args: where: what the table is, for messages. rows: numbers of its rows, from 0; None: it is whole.
-    """
-
-    def __init__(self, where: str, rows: pl.Series | None) -> None:
-        self.where = where
-        self.rows = rows
-
-    def timestamp(self, column: pl.Series, timestamp_format: str | None) -> pl.Series:
-        """Dates and datetimes as they are (with their time zone); texts by the format, or as ISO 8601."""
-        if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
-            return column.alias("timestamp")
-        texts = column.cast(pl.String).str.strip_chars()
-        texts = texts.set(texts == "", None)
-        if timestamp_format is None:
-            parsed = _iso(texts)
-            complaint = (
-                "is not an ISO 8601 date such as 2024-03-28 or 2024-03-28T16:00:00+01:00; "
-                "see data.source.table.timestamp_format"
-            )
-        else:
-            pure_date = not any(code in timestamp_format for code in ("%H", "%I", "%s", "%T", "%R"))
-            parsed = texts.str.strptime(pl.Date if pure_date else pl.Datetime("us"), timestamp_format, strict=False)
-            complaint = f"does not fit data.source.table.timestamp_format {timestamp_format!r}"
-        self._refuse(parsed.is_null() & texts.is_not_null(), column, complaint)
-        return parsed.alias("timestamp")
-
-    def number(self, column: pl.Series) -> pl.Series:
-        """float64 of numbers or texts. An empty cell is null; the text NaN is a NaN, which the checks will find."""
-        if column.dtype.is_numeric():
-            return column.cast(pl.Float64)
-        texts = column.cast(pl.String).str.strip_chars()
-        texts = texts.set(texts == "", None)
-        numbers = texts.cast(pl.Float64, strict=False)
-        self._refuse(numbers.is_null() & texts.is_not_null(), column, "is not a number")
-        return numbers
-
-    def _refuse(self, wrong: pl.Series, column: pl.Series, complaint: str) -> None:
-        """Raise a DataError that names the first wrong value, its row (the header is row 1), and how many there are."""
-        count = int(wrong.sum())
-        if count:
-            first = int(wrong.arg_max() or 0)
-            row = first if self.rows is None else int(self.rows[first])
-            more = f" ({count} such values)" if count > 1 else ""
-            raise DataError(f"{self.where}, row {row + 2}, column {column.name!r}: {column[first]!r} {complaint}{more}")

@@ -1,4 +1,4 @@
-"""Where bars come from: `load()` returns the canonical table, `identity()` changes when the data may have."""
+"""The sources of bars: `load()` returns the canonical table, `identity()` changes when the data may have changed."""
 
 from refold.data.sources.csv import Csv
 from refold.data.sources.panel import SkfolioPanel

@@ -1,104 +1,249 @@
-"""Bars from a CSV file, wide or long, plain or compressed."""
+"""Read bars from a CSV file, wide or long, plain or compressed."""
 
+import gzip
+import io
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
+from refold.data.sources.csv_form import CsvForm, find_form
 from refold.data.sources.files import ROWS, asset_of, canonical_batches, stamp
 from refold.errors import DataError
 
 BLOCK = 1 << 23
 """Bytes of a CSV file that are read at a time: some 80,000 rows."""
 
-_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")  # gzip, zstd, zlib
+_HEAD = 1 << 16  # bytes that the form of the file is found from
+_GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+_ZLIB = (b"\x78\x01", b"\x78\x9c", b"\x78\xda")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_texts(path: Path, separator: str) -> pl.DataFrame:
-    """All cells of a CSV as texts, so that a value which is not a number can be shown where it stands.
+    """Read all cells of a plain CSV as texts, so that a message can show a value that is not a number.
 
-    Raises: DataError: the file is missing, unreadable, empty, not UTF-8 or not a table.
+    Args:
+        path: the file.
+        separator: between cells, one byte.
+
+    Returns:
+        One column of texts for each column of the file.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, not UTF-8 or not a table.
     """
     with explained(path, separator):
         return pl.read_csv(path, separator=separator, infer_schema=False)
 
 
 @contextmanager
-def explained(path: Path, separator: str) -> Iterator[None]:
-    """Turn what goes wrong when a file is read into a DataError."""
+def explained(path: Path, separator: str | None) -> Iterator[None]:
+    """Turn the errors of reading a file, within the block, into a DataError.
+
+    Args:
+        path: the file.
+        separator: between cells; None if it was found.
+    """
     if not path.is_file():
         raise DataError(f"data.path is {str(path)!r}; there is no such file{' (it is a folder)' * path.is_dir()}")
     try:
         yield
     except pl.exceptions.NoDataError:
         raise DataError(f"data.path is {str(path)!r}; the file is empty") from None
-    except OSError as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"data.path is {str(path)!r}; it cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"data.path is {str(path)!r}; it is not UTF-16, as its first bytes say: {error}") from None
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"data.path is {str(path)!r}; it is not a table separated by {separator!r}: {reason}") from None
+        table = "a table" if separator is None else f"a table separated by {separator!r}"
+        raise DataError(f"data.path is {str(path)!r}; it is not {table}: {reason}") from None
 
 
-def blocks(path: Path) -> Iterator[bytes]:
-    """A CSV file as smaller ones, each with its header."""
-    with path.open("rb") as file:
-        header = file.readline()
-        while block := bytearray(file.read(BLOCK)):
-            block += file.readline()
-            quotes = block.count(b'"')
-            while quotes % 2 and (line := file.readline()):  # in the middle of a quoted cell
-                block += line
-                quotes += line.count(b'"')
-            yield header + block
+def blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Cut the rest of a CSV file into blocks of whole lines, of about `BLOCK` bytes each.
+
+    Args:
+        file: open, at the beginning of a line.
+
+    Yields:
+        Lines; none ends inside a quoted cell.
+    """
+    while block := bytearray(file.read(BLOCK)):
+        block += file.readline()
+        quotes = block.count(b'"')
+        while quotes % 2 and (line := file.readline()):  # in the middle of a quoted cell
+            block += line
+            quotes += line.count(b'"')
+        yield bytes(block)
 
 
 class Csv:
-    """A CSV file: long (date, symbol, what there is of open to volume) or wide (date, a column of closes per asset).
+    """Read a CSV file: long (date, symbol, those of open to volume it has) or wide (date, closes of each asset).
 
-    Args: path: the file; .gz and .zst are read as they are. separator: one character. table: how it is read.
+    The first lines tell how the file is written, unless the settings do. Files in gzip, zlib, zstd and zip (of one
+    file), and in UTF-8 or in UTF-16 with its mark, are read.
+
+    Args:
+        path: the file.
+        separator: one byte, or "\\t" as it is typed; None finds it.
+        table: how the table is read.
+        decimal: mark before the fraction of a number, "." or ","; None finds it.
+        thousands: mark between groups of three digits, one character; None finds it.
+
+    Raises:
+        ValueError: a setting is out of bounds, or two of the three marks are the same.
     """
 
     @checked("data.source")
-    def __init__(self, *, path: str, separator: str, table: Table) -> None:
+    def __init__(
+        self,
+        *,
+        path: str,
+        separator: str | None,
+        table: Table,
+        decimal: Literal[".", ","] | None = None,
+        thousands: str | None = None,
+    ) -> None:
+        separator = "\t" if separator == "\\t" else separator
+        for key, mark in (("separator", separator), ("thousands", thousands)):
+            if mark is not None and (len(mark) != 1 or mark in '"\r\n'):
+                wanted = "one character, such as ';' or '\\t'" if key == "separator" else "one character, such as ','"
+                raise ValueError(f"data.source.{key} is {mark!r}; it must be {wanted}, or null to find it")
+        if separator is not None and not separator.isascii():
+            raise ValueError(f"data.source.separator is {separator!r}; it must be of one byte, such as ';'")
+        if thousands is not None and thousands == decimal:
+            raise ValueError(f"data.source.thousands is {thousands!r}; it must not be data.source.decimal")
         self.path = Path(path).expanduser()
         self.separator = separator
         self.table = table
+        self.decimal = decimal
+        self.thousands = thousands
 
     def load(self) -> pl.DataFrame:
-        """The canonical table of the file. Raises: DataError."""
-        texts = read_texts(self.path, self.separator)
-        return self.table.canonical(texts, where=str(self.path), single_asset=asset_of(self.path))
+        """Read the canonical table of the file.
+
+        Raises:
+            DataError: the file cannot be read, or its table does not fit.
+        """
+        content, form = self._open()
+        with explained(self.path, form.separator):
+            texts = form.arrange(_read(content, form).with_row_index(ROW).lazy()).collect()
+        table = self.table.with_cells(form.cells)
+        return table.canonical(texts, where=str(self.path), single_asset=asset_of(self.path))
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """The canonical table some rows at a time, in its order. Raises: DataError."""
-        with explained(self.path, self.separator):
+        """Yield the canonical table some rows at a time; the rows of an asset keep their order.
+
+        Raises:
+            DataError: the file cannot be read, or its table does not fit.
+        """
+        content, form = self._open()
+        table = self.table.with_cells(form.cells)
+        with explained(self.path, form.separator):
             yield from canonical_batches(
-                self._blocks(), self.table, self.load, where=str(self.path), single_asset=asset_of(self.path)
+                _parts(content, form), table, self.load, where=str(self.path), single_asset=asset_of(self.path)
             )
 
-    def _scan(self) -> pl.LazyFrame:
-        return pl.scan_csv(self.path, separator=self.separator, infer_schema=False, row_index_name=ROW)
-
-    def _blocks(self) -> Iterator[pl.LazyFrame]:
-        """All rows as texts, some at a time. polars' reader would hold the whole file; of a packed one it has to."""
-        with self.path.open("rb") as file:
-            packed = file.read(4).startswith(_PACKED)
-        if packed:
-            yield from (rows.lazy() for rows in self._scan().collect_batches(chunk_size=ROWS))
-            return
-        count = 0
-        for block in blocks(self.path):
-            rows = pl.read_csv(block, separator=self.separator, infer_schema=False).with_row_index(ROW, offset=count)
-            count += rows.height
-            yield rows.lazy()
-
     def identity(self) -> Any:
-        """Changes when the file or the way it is read does."""
-        return [stamp(self.path), self.separator, vars(self.table)]
+        """Return plain values that change when the file or the way it is read does."""
+        return [stamp(self.path), self.separator, self.decimal, self.thousands, vars(self.table)]
+
+    def _open(self) -> tuple[Path | bytes, CsvForm]:
+        """Find how the file is written; return it, or its content in UTF-8 if polars would not read it as it is."""
+        with explained(self.path, self.separator):
+            with self.path.open("rb") as file:
+                start = file.read(len(_ZIP))
+            content: Path | bytes = self.path
+            if start == _ZIP:
+                content = _unzip(self.path)
+                start = content[:4]
+            if start.startswith(_UTF16):
+                data = self.path.read_bytes() if isinstance(content, Path) else content
+                content = data.decode("utf-16").encode()
+            lines = _first_lines(content)
+            if not lines:
+                raise pl.exceptions.NoDataError
+        form = find_form(
+            lines,
+            self.table,
+            where=str(self.path),
+            separator=self.separator,
+            decimal=self.decimal,
+            thousands=self.thousands,
+        )
+        return content, form
 
     def __str__(self) -> str:
         return f"csv {self.path}"
+
+
+def _unzip(path: Path) -> bytes:
+    """Read the only file of a zip. Raises: DataError: it has none, or several."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+        if len(names) != 1:
+            raise DataError(f"data.path is {str(path)!r}; it holds {len(names)} files; a zip must hold one CSV file")
+        return archive.read(names[0])
+
+
+def _first_lines(content: Path | bytes) -> list[str]:
+    """Read the first complete lines of a file, unpacked, with their ends."""
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+        head = file.read(_HEAD)
+    complete = len(head) < _HEAD
+    if head.startswith(_GZIP) and isinstance(content, Path):
+        with gzip.open(content) as packed:
+            head = packed.read(_HEAD)
+        complete = len(head) < _HEAD
+    elif head.startswith(_ZLIB):
+        head = zlib.decompressobj().decompress(head, _HEAD)
+        complete = complete and len(head) < _HEAD
+    elif head.startswith(_ZSTD):
+        rows = pl.scan_csv(content, separator="\x00", quote_char=None, has_header=False, infer_schema=False).head(500)
+        return [f"{line}\n" for line in rows.collect().to_series().fill_null("")]
+    lines = head.decode(errors="replace").removeprefix("\ufeff").splitlines(keepends=True)
+    return lines if complete or len(lines) < 2 else lines[:-1]
+
+
+def _options(form: CsvForm) -> dict[str, Any]:
+    """Return the arguments of polars' readers: all cells are texts, the columns have the names of the form."""
+    options: dict[str, Any] = {"separator": form.separator, "infer_schema": False}
+    if form.names is not None:
+        options |= {"has_header": False, "schema": dict.fromkeys(form.names, pl.String)}
+    return options
+
+
+def _read(content: Path | bytes, form: CsvForm) -> pl.DataFrame:
+    skipped = 0 if form.names is None else form.header_lines
+    return pl.read_csv(content, skip_rows=skipped, **_options(form))
+
+
+def _scan(content: Path | bytes, form: CsvForm) -> pl.LazyFrame:
+    """Scan the file, with the number of each row in ROW."""
+    skipped = 0 if form.names is None else form.header_lines
+    return form.arrange(pl.scan_csv(content, skip_rows=skipped, row_index_name=ROW, **_options(form)))
+
+
+def _parts(content: Path | bytes, form: CsvForm) -> Iterator[pl.LazyFrame]:
+    """Read some rows at a time. polars' reader would hold the whole file; of a packed one it has to."""
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+        packed = file.read(4).startswith((_GZIP, _ZSTD, *_ZLIB))
+        if packed:
+            yield from (rows.lazy() for rows in _scan(content, form).collect_batches(chunk_size=ROWS))
+            return
+        file.seek(0)
+        lines = [file.readline() for _ in range(form.header_lines)]
+        header = lines[0] if form.names is None else b""
+        count = 0
+        for block in blocks(file):
+            rows = pl.read_csv(header + block, **_options(form)).with_row_index(ROW, offset=count)
+            count += rows.height
+            yield form.arrange(rows.lazy())

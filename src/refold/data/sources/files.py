@@ -1,4 +1,4 @@
-"""What the sources of files share."""
+"""Read tables from files some rows at a time, and tell two versions of a file apart."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +12,14 @@ ROWS = 100_000
 
 
 def stamp(path: Path) -> list:
-    """Absolute path, size in bytes and time of change in nanoseconds; the path alone if there is no such file."""
+    """Describe the version of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Absolute path, size in bytes and time of change in nanoseconds; the path alone if there is no such file.
+    """
     if not path.is_file():
         return [str(path.absolute())]
     state = path.stat()

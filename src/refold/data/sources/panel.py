@@ -1,4 +1,4 @@
-"""Twenty US stocks, 1990 to 2022, from the data that the `skfolio` package brings."""
+"""Read twenty US stocks, 1990 to 2022, from the data in the `skfolio` package."""
 
 import importlib.metadata
 from pathlib import Path
@@ -13,12 +13,14 @@ from refold.errors import DataError
 
 
 class SkfolioPanel:
-    """Adjusted closes of 20 stocks, 8,313 days from 1990-01-02 to 2022-12-28, no holes (BSD-3).
+    """Read adjusted closes of 20 stocks, 8,313 days from 1990-01-02 to 2022-12-28, without holes (BSD-3).
 
-    The file is read where the package is installed; the package itself is not imported. Flaws to know: RRC falls by
-    exactly 3x on 1990-04-10 and stands still for 68 days; AAPL -0.73 on 2000-09-29 and PG -0.36 on 2000-03-07 are real.
+    The file is read where the package is installed; the package itself is not imported. RRC falls by exactly 3x on
+    1990-04-10 and stands still for 68 days, which are flaws. AAPL -0.73 on 2000-09-29 and PG -0.36 on 2000-03-07 are
+    real.
 
-    Args: table: how it is read.
+    Args:
+        table: how the table is read.
     """
 
     @checked("data.source")
@@ -26,7 +28,11 @@ class SkfolioPanel:
         self.table = table
 
     def load(self) -> pl.DataFrame:
-        """The canonical table. Raises: DataError: skfolio is not installed."""
+        """Read the canonical table.
+
+        Raises:
+            DataError: skfolio is not installed.
+        """
         try:
             package = importlib.metadata.distribution("skfolio")
         except importlib.metadata.PackageNotFoundError:
@@ -38,7 +44,7 @@ class SkfolioPanel:
         return self.table.canonical(read_texts(path, ","), where="skfolio's sp500_dataset", single_asset="stock")
 
     def identity(self) -> Any:
-        """Changes when the way it is read does."""
+        """Return plain values that change when the way the file is read does."""
         return ["skfolio sp500_dataset", vars(self.table)]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Bars from Parquet: one file, a pattern of files, or a partitioned folder. Only what is needed is read."""
+"""Read bars from Parquet: one file, a pattern of files, or a partitioned folder. Only what is needed is read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,11 @@ from refold.errors import DataError
 
 
 class Parquet:
-    """Parquet files, scanned lazily: columns, assets and dates that the table does not keep are not read.
+    """Read Parquet files. Columns, assets and dates that the table does not keep are not read.
 
-    Args: path: a file, a pattern such as `bars/*.parquet`, or a folder; folder names such as `symbol=AAPL` are columns.
-        table: how it is read.
+    Args:
+        path: a file, a pattern such as `bars/*.parquet`, or a folder; folder names such as `symbol=AAPL` are columns.
+        table: how the table is read.
     """
 
     @checked("data.source")
@@ -27,7 +28,11 @@ class Parquet:
         self.table = table
 
     def files(self) -> list[Path]:
-        """The files, sorted. Raises: DataError: there are none."""
+        """List the files, sorted.
+
+        Raises:
+            DataError: there are none.
+        """
         found = self.path.rglob("*.parquet") if self.path.is_dir() else map(Path, glob(str(self.path), recursive=True))
         files = sorted(path for path in found if path.is_file())
         if not files:
@@ -36,13 +41,21 @@ class Parquet:
         return files
 
     def load(self) -> pl.DataFrame:
-        """The canonical table. Raises: DataError."""
+        """Read the canonical table.
+
+        Raises:
+            DataError: the files cannot be read, or their table does not fit.
+        """
         with self._explained():
             table = self.table.push_down(self._scan(), str(self.path)).collect(engine="streaming")
         return self.table.canonical(table, where=str(self.path), single_asset=asset_of(self.path))
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """The canonical table some rows at a time, in its order. Raises: DataError."""
+        """Yield the canonical table some rows at a time, in its order.
+
+        Raises:
+            DataError: the files cannot be read, or their table does not fit.
+        """
         with self._explained():
             parts = slices(self._scan, self.table, str(self.path))
             yield from canonical_batches(
@@ -55,7 +68,7 @@ class Parquet:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what goes wrong when files are read into a DataError."""
+        """Turn the errors of reading files, within the block, into a DataError."""
         try:
             yield
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -63,7 +76,7 @@ class Parquet:
             raise DataError(f"data.path is {str(self.path)!r}; it cannot be read as Parquet: {reason}") from None
 
     def identity(self) -> Any:
-        """Changes when a file or the way it is read does."""
+        """Return plain values that change when a file or the way it is read does."""
         return [[stamp(path) for path in self.files()], vars(self.table)]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Bars from any database that ConnectorX reads: SQLite, PostgreSQL, MySQL, SQL Server, BigQuery, Redshift, ..."""
+"""Read bars from any database that ConnectorX reads: SQLite, PostgreSQL, MySQL, SQL Server, BigQuery, Redshift, ..."""
 
 from typing import Any
 
@@ -11,10 +11,12 @@ from refold.secrets import mask, redact
 
 
 class Sql:
-    """The rows of a query. Source of the connector: github.com/sfu-db/connector-x.
+    """Read the rows of a query. Source of the connector: github.com/sfu-db/connector-x.
 
-    Args: uri: such as sqlite:///prices.db or postgresql://user:password@host/name; never shown with its password.
-        query: such as `select date, symbol, close from bars`. table: how the result is read.
+    Args:
+        uri: such as sqlite:///prices.db or postgresql://user:password@host/name; never shown with its password.
+        query: such as `select date, symbol, close from bars`.
+        table: how the result is read.
     """
 
     @checked("data.source")
@@ -24,7 +26,11 @@ class Sql:
         self.table = table
 
     def load(self) -> pl.DataFrame:
-        """The canonical table. Raises: DataError: the connector is missing, or the database refuses."""
+        """Read the canonical table.
+
+        Raises:
+            DataError: the connector is missing, the database refuses, or the result does not fit.
+        """
         try:
             result = pl.read_database_uri(self.query, self.uri, engine="connectorx")
         except ImportError:
@@ -35,7 +41,7 @@ class Sql:
         return self.table.canonical(result, where=str(self), single_asset="asset")
 
     def identity(self) -> Any:
-        """None: whether a database has changed cannot be told without reading it."""
+        """Return None: a database may change without a sign."""
         return None
 
     def _shown(self) -> str:

@@ -1,4 +1,4 @@
-"""The daily stocks that come with the package."""
+"""Read the daily stocks that come with the package."""
 
 from importlib.resources import as_file, files
 from typing import Any
@@ -11,10 +11,11 @@ from refold.data.sources.csv import read_texts
 
 
 class Stocks:
-    """AAPL, FB, GOOG, IBM and MSFT, daily, 2000-03-01 to 2013-03-01, open to volume; see embedded/README.md.
+    """Read AAPL, FB, GOOG, IBM and MSFT, daily, 2000-03-01 to 2013-03-01, open to volume; see embedded/README.md.
 
-    Args: table: how it is read. With `adjusted`, splits and dividends leave no jump; without, the prices are as they
-        were quoted, with three splits in them.
+    Args:
+        table: how the table is read. With `adjusted`, splits and dividends leave no jump; without, the prices are as
+            they were quoted, with three splits in them.
     """
 
     @checked("data.source")
@@ -22,13 +23,13 @@ class Stocks:
         self.table = table
 
     def load(self) -> pl.DataFrame:
-        """The canonical table."""
+        """Read the canonical table."""
         with as_file(files("refold.data") / "embedded" / "stocks.csv.gz") as path:
             texts = read_texts(path, ",")
         return self.table.canonical(texts, where="the embedded stocks", single_asset="stock")
 
     def identity(self) -> Any:
-        """Changes when the way it is read does."""
+        """Return plain values that change when the way the file is read does."""
         return ["stocks", vars(self.table)]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Simulated stocks whose anomalies are known."""
+"""Simulate stocks whose anomalies are known."""
 
 from datetime import date, timedelta
 from typing import Annotated, Any
@@ -19,15 +19,19 @@ _MARKET_SHARE = 0.3  # of a shock's variance that all assets have in common
 
 
 class Synthetic:
-    """Daily OHLCV with clustered volatility, fat tails and a common market, and anomalies that are labelled.
+    """Simulate daily OHLCV with clustered volatility, fat tails, a common market and labelled anomalies.
 
     Returns follow a GARCH(1, 1) with Student t shocks; log volume follows an AR(1) that rises with the size of returns.
     Source: Bollerslev 1986 and 1987.
 
-    Args: assets, bars: how many of each. seed: of everything. volatility: standard deviation of a log return, per bar.
-        anomalies: expected number per asset and 1,000 bars, of the kinds bad_tick (one bar's prices off by 3 to 20 %),
-        stale_quote (6 equal bars) and volatility_burst (10 bars with four times the volatility). clean_fraction: the
-        first share of the bars is left without, so that training data can be.
+    Args:
+        assets: number of assets, at least 1.
+        bars: bars of each asset, at least 2.
+        seed: of all random numbers, at least 0.
+        volatility: standard deviation of a log return, per bar, above 0.
+        anomalies: expected number per asset and 1,000 bars, in [0, 100], of the kinds bad_tick (one bar's prices off by
+            3 to 20 %), stale_quote (6 equal bars) and volatility_burst (10 bars with four times the volatility).
+        clean_fraction: first share of the bars, in [0, 1], that has no anomalies, so that it can be trained on.
     """
 
     @checked("data.source")
@@ -49,15 +53,15 @@ class Synthetic:
         self.clean_fraction = clean_fraction
 
     def load(self) -> pl.DataFrame:
-        """The canonical table."""
+        """Simulate the canonical table."""
         return self._simulate()[0]
 
     def labels(self) -> pl.DataFrame:
-        """Which bars are anomalous: timestamp, asset, kind."""
+        """List the anomalous bars: timestamp, asset, kind."""
         return self._simulate()[1]
 
     def identity(self) -> Any:
-        """Changes with every setting."""
+        """Return plain values that change with every setting."""
         return ["synthetic", vars(self)]
 
     def _simulate(self) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -78,7 +82,7 @@ class Synthetic:
         return self._frame(table), self._label_frame(kinds)
 
     def _place(self, generator: np.random.Generator) -> np.ndarray:
-        """(bars, assets) number of the kind of anomaly, -1 for none. Episodes do not touch each other."""
+        """Draw the kind of anomaly of each bar, (bars, assets), -1 for none. Episodes do not touch each other."""
         kinds = np.full((self.bars, self.assets), -1)
         lengths = (1, _STALE_BARS, _BURST_BARS)
         first = max(1, round(self.bars * self.clean_fraction))
@@ -94,7 +98,7 @@ class Synthetic:
         return kinds
 
     def _returns(self, generator: np.random.Generator, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log returns and their conditional standard deviations, (bars, assets) each."""
+        """Simulate log returns and their conditional standard deviations, (bars, assets) each."""
         freedom = _DEGREES_OF_FREEDOM
         unit = np.sqrt((freedom - 2) / freedom)  # a Student t has variance freedom / (freedom - 2)
         own = generator.standard_t(freedom, (self.bars, self.assets)) * unit
@@ -118,7 +122,7 @@ class Synthetic:
         return np.round(1e6 * np.exp(levels + 0.2 * np.minimum(size, 5)))
 
     def _spoil(self, generator: np.random.Generator, table: dict[str, np.ndarray], kinds: np.ndarray) -> None:
-        """Write bad ticks and stale quotes into the prices."""
+        """Put bad ticks and stale quotes into the prices, in place."""
         ticks = kinds == KINDS.index("bad_tick")
         factor = 1 + generator.choice([-1, 1], kinds.shape) * generator.uniform(0.03, 0.2, kinds.shape)
         for name in ("open", "high", "low", "close"):

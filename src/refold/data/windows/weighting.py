@@ -14,6 +14,7 @@ import numpy as np
 from refold.errors import DataError
 
 AssetWeights = Literal["balanced"] | Mapping[str, float]
+"""Weights of assets: "balanced", or the weights of some by name; the others have weight 1."""
 
 
 def weights_of(setting: AssetWeights, names: Sequence[str], counts: np.ndarray) -> np.ndarray:
