@@ -117,10 +117,18 @@ def test_what_the_market_did_is_known_to_each_piece(tmp_path):
     assert "split_like" in alone.findings["check"].to_list()
 
 
-def test_a_wide_file_is_cut_by_columns(tmp_path):
-    BARS.pivot("asset", index="timestamp", values="close").sort("timestamp").write_csv(tmp_path / "wide.csv")
-    source = csv(tmp_path / "wide.csv", assets=["A", "B", "D"])
-    assert len(list(batches_of(source))) > 1
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_wide_file_is_cut_by_rows(tmp_path, kind):
+    wide = BARS.pivot("asset", index="timestamp", values="close").sort("timestamp")
+    if kind == "csv":
+        wide.write_csv(tmp_path / "wide.csv")
+        source = csv(tmp_path / "wide.csv", assets=["A", "B", "D"])
+    else:
+        wide.write_parquet(tmp_path / "wide.parquet")
+        source = Parquet(path=str(tmp_path / "wide.parquet"), table=table(assets=["A", "B", "D"]))
+    batches = list(batches_of(source))
+    assert len(batches) > 1
+    assert kind == "csv" or max(batch.height for batch in batches) <= 64
     settings = {"source": source, "features": ["log_return"]}
     assert_equal(ready(BARS, **settings), ready(BARS, **settings, cache=str(tmp_path / "cache")))
 

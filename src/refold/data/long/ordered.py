@@ -119,7 +119,7 @@ class OrderedBars:
         for low, high in stretches(first, last, max(self.assets.values()) // MOMENTS + 1):
             here = marked.filter(time >= low, time < high)
             market.add(count_jumps(here).collect(engine="streaming"))
-        return market.table()
+        return market.parts()
 
 
 def stretches(first: int, last: int, count: int) -> Iterator[tuple[int, int]]:
@@ -178,7 +178,7 @@ def read_sorted(
         progress(batch.height)
     if not counts:
         raise DataError("the data has 0 usable rows; a window needs data.window_size bars")
-    bars, assets = spool.table(), dict(sorted(counts.items()))
+    bars, assets = spool.parts(), dict(sorted(counts.items()))
     if not ordered:
         bars = _sorted(bars, assets, TableSpool(folder and folder / "sorted.parquet"))
     return OrderedBars(bars, assets, merge(findings), folder)
@@ -191,7 +191,7 @@ def _sorted(bars: pl.LazyFrame, assets: dict[str, int], spool: TableSpool) -> pl
         ends = pl.lit(names[group.start]), pl.lit(names[group.stop - 1])
         chosen = bars.filter(pl.col("asset").is_between(*ends)).collect()
         spool.add(chosen.sort("asset", "timestamp", maintain_order=True))
-    return spool.table()
+    return spool.parts()
 
 
 def _starts(assets: dict[str, int]) -> np.ndarray:

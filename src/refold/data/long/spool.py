@@ -78,7 +78,8 @@ class TableSpool:
     """A table that grows frame by frame.
 
     Args:
-        path: the Parquet file to write the table to; None keeps it in memory.
+        path: the Parquet file to write the table to; each frame is written to a file beside it until `table` is called.
+            None keeps the table in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -99,13 +100,15 @@ class TableSpool:
             return
         # a Parquet file cannot be appended to: its end says what is in it
         self._files.append(self.path.with_name(f"{self.path.name}.{len(self._files):06}"))
-        frame.write_parquet(self._files[-1], compression="lz4")
+        frame.write_parquet(self._files[-1], compression="lz4", row_group_size=_GROUP)
+
+    def parts(self) -> pl.LazyFrame:
+        """Return all rows, of at least one frame, from memory or from a file for each frame."""
+        return pl.concat(self._frames).lazy() if self.path is None else pl.scan_parquet(self._files)
 
     def table(self) -> pl.LazyFrame:
-        """Return all rows, of at least one frame. Nothing can be added any more."""
-        if self.path is None:
-            return pl.concat(self._frames).lazy()
-        stored = store(pl.scan_parquet(self._files), self.path)
+        """Return all rows, of at least one frame, from memory or from the one file. Nothing can be added any more."""
+        stored = store(self.parts(), self.path)
         for file in self._files:
             file.unlink()
         return stored

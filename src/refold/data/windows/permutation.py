@@ -1,9 +1,9 @@
-"""A shuffled order that needs no memory: where position i goes is computed, not looked up.
+"""A shuffled order that needs no memory: the element at a position is computed, not looked up.
 
 A permutation of n numbers as an array costs 8n bytes, nearly half of the 5-feature float32 series that it orders.
-Here the numbers 0..n-1 are laid on a grid of a x b >= n cells, and row and column are shifted in turn by hashes of each
-other (a Feistel network over Z_a x Z_b). Each shift can be undone, so the whole is a permutation of the grid; the few
-numbers that land beyond n are sent through again until they land inside ("cycle walking"), which keeps it one.
+Here the numbers 0..n-1 lie on a grid of a x b >= n cells, and row and column are shifted in turn by hashes of each
+other (a Feistel network over Z_a x Z_b). Each shift can be undone, so all shifts together permute the grid. The few
+numbers that land beyond n are sent through again until they land inside ("cycle walking"), so 0..n-1 are permuted.
 
 Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains", sections 3 and 4.
 """
@@ -16,7 +16,7 @@ _ROUNDS = 8
 
 
 def _hash(numbers: np.ndarray, key: int) -> np.ndarray:
-    """Mix uint64 numbers with a key; unsigned arithmetic wraps. Source: splitmix64's finaliser (Steele et al. 2014)."""
+    """Mix uint64 numbers with a key; unsigned arithmetic wraps. Source: finaliser of splitmix64, Steele et al. 2014."""
     mixed = numbers + np.uint64(key)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed ^= mixed >> np.uint64(shift)
@@ -26,22 +26,35 @@ def _hash(numbers: np.ndarray, key: int) -> np.ndarray:
 
 
 def _shift(numbers: np.ndarray, by: np.ndarray, size: np.uint64) -> None:
-    """numbers = (numbers + by) % size, in place. Args: numbers: uint64 below size. by: uint64; it is used up."""
+    """Set numbers to (numbers + by) % size, in place.
+
+    Args:
+        numbers: uint64, below `size`.
+        by: uint64 of the same shape; its values are overwritten.
+        size: at least 1.
+    """
     by -= by // size * size  # NumPy divides by a constant several times faster than it takes remainders
     numbers += by
     np.minimum(numbers, numbers - size, out=numbers)  # below 0 an unsigned difference wraps and is the larger one
 
 
 def _round_keys(seed: int, epoch: int) -> list[int]:
-    """Eight 64-bit keys from a seed and an epoch, by NumPy's documented and stable SeedSequence."""
+    """Derive eight 64-bit keys from a seed and an epoch with NumPy's SeedSequence, which is documented as stable."""
     words = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, dtype=np.uint64)
     return [int(word) for word in words]
 
 
 def permute(positions: np.ndarray, size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The elements at some positions of a random permutation of 0..size-1, fixed by seed and epoch.
+    """Return the elements at some positions of a random permutation of 0..size-1.
 
-    Args: positions: int64, each in [0, size). Returns: int64 of the same shape.
+    Args:
+        positions: int64 of any shape, each in [0, size).
+        size: number of elements, at least 1.
+        seed: at least 0.
+        epoch: at least 0. Seed and epoch fix the permutation.
+
+    Returns:
+        int64 of the shape of `positions`.
     """
     rows = np.uint64(max(1, math.isqrt(size - 1) + 1))  # ceil(sqrt(size))
     columns = np.uint64(max(1, -(-size // int(rows))))
