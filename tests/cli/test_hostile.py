@@ -20,12 +20,13 @@ def test_a_disk_that_is_full_for_polars_is_one_message():
 
 
 def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path):
-    with (
-        pytest.raises(RefoldError, match="cannot be written: No space left on device"),
-        atomic_folder(tmp_path / "scores/own", "out", ["a.parquet"]) as folder,
-    ):
-        (folder / "a.parquet").symlink_to("/dev/full")
-        pl.DataFrame({"a": range(1000)}).lazy().sink_parquet(folder / "a.parquet")
+    def fill() -> None:
+        with atomic_folder(tmp_path / "scores/own", "out", ["a.parquet"]) as folder:
+            (folder / "a.parquet").symlink_to("/dev/full")
+            pl.DataFrame({"a": range(1000)}).lazy().sink_parquet(folder / "a.parquet")
+
+    with pytest.raises(RefoldError, match="cannot be written: No space left on device"):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 
