@@ -25,11 +25,11 @@ QUICK = {
 VERDICTS = ["timestamp", "asset", "score", "level", "flagged", "kind", "to_blame", "reconstructed_close"]
 
 
-def closes(bars: int = 600, seed: int = 0) -> pl.DataFrame:
+def closes(bars: int = 600, seed: int = 0, deviation: float = 0.01) -> pl.DataFrame:
     """Daily closes of one asset, under the names that a user might give them."""
     generator = np.random.default_rng(seed)
     days = [date(2020, 1, 1) + timedelta(days=n) for n in range(bars)]
-    return pl.DataFrame({"Date": days, "Close": 100 * np.exp(generator.normal(0, 0.01, bars).cumsum())})
+    return pl.DataFrame({"Date": days, "Close": 100 * np.exp(generator.normal(0, deviation, bars).cumsum())})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_table_is_trained_on_and_new_bars_are_judged(trained):
     assert trained.config.run.choices.decoder == "autoregressive"
     assert trained.config.trainer.max_epochs == 1
     assert trained.features == ["log_return"]
-    verdicts = trained.score(closes(300, seed=1))
+    verdicts = trained.score(closes(300, seed=1, deviation=0.02))
     assert verdicts.columns == VERDICTS
     assert verdicts.height == 300
     scored = verdicts.drop_nulls("score")
@@ -56,7 +56,7 @@ def test_a_table_is_trained_on_and_new_bars_are_judged(trained):
 
 
 def test_pandas_goes_in_and_comes_out(trained):
-    bars = closes(300, seed=1)
+    bars = closes(300, seed=1, deviation=0.02)
     frame = pd.DataFrame({"Date": bars["Date"].to_numpy(), "Close": bars["Close"].to_numpy()})
     expected = trained.score(bars)
     for table in (frame, frame.set_index("Date"), frame.set_index("Date").rename_axis(None)):
@@ -65,6 +65,44 @@ def test_pandas_goes_in_and_comes_out(trained):
         assert list(verdicts.columns) == VERDICTS
         np.testing.assert_array_equal(verdicts["score"], expected["score"].to_numpy())
         assert verdicts["timestamp"].dt.date.tolist() == expected["timestamp"].to_list()
+
+
+def test_what_else_can_be_asked_of_a_run(trained, tmp_path):
+    bars = closes(300, seed=1, deviation=0.02)
+    verdicts, events = trained.score(bars), trained.events(bars)
+    assert events["asset"].unique().to_list() == ["asset"]
+    assert events.height <= verdicts["flagged"].sum()
+    made = trained.reconstruct(bars)
+    assert made.columns == ["timestamp", "asset", "log_return", "reconstructed_close"]
+    ratio = (made["reconstructed_close"] / bars["Close"].shift(1)).log()
+    np.testing.assert_allclose(ratio[5:], made["log_return"][5:], rtol=1e-4, atol=1e-7)
+    codes = trained.encode(bars)
+    assert codes.columns == ["timestamp", "asset", "z_0", "z_1", "z_2", "z_3"]
+    assert codes.height == 300 - 1 - 7
+    page = trained.report(tmp_path / "page.html", bars)
+    assert "scored bars</title>" in page.read_text()
+    lower = trained.score(bars, threshold="quantile", overrides={"threshold.share": 0.5})
+    assert lower["flagged"].sum() > verdicts["flagged"].sum()
+    with pytest.raises(refold.RefoldError, match=r"threshold.shar: there is no such key; did you mean threshold.share"):
+        trained.score(bars, overrides={"threshold.shar": 0.5})
+    with pytest.raises(refold.RefoldError, match="it must be one of onnx, torch_export"):
+        trained.export(format="keras")
+
+
+def test_the_command_and_python_judge_alike(trained, tmp_path, script):
+    bars = closes(300, seed=1, deviation=0.02)
+    bars.write_csv(tmp_path / "new.csv")
+    status, _, errors = script("score", f"run={trained.directory}", f"data.path={tmp_path / 'new.csv'}")
+    assert status == 0, errors
+    folder = trained.directory / "scores" / "new"
+    written = pl.read_parquet(folder / "scores.parquet")
+    for given in (bars, tmp_path / "new.csv"):
+        verdicts = trained.score(given)
+        for name, theirs in (("score", "score"), ("level", "threshold"), ("flagged", "verdict")):
+            assert verdicts[name].equals(written[theirs])
+        assert verdicts["reconstructed_close"].equals(written["reconstructed_close"])
+    events = pl.read_csv(folder / "events.csv", try_parse_dates=True)
+    assert events.drop("asset").equals(trained.events(bars).drop("asset"))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import torch
 
 from refold.data import Windows
 from refold.data.long.ordered import read_sorted
+from refold.data.unsplit import unsplit_series
 from refold.report import evidence
-from refold.report.evidence import around, examples, of_bars, of_parts, remarkable, sample, with_scores
-from refold.scoring import scan as scanning
-from refold.scoring.scan import scan
+from refold.report.evidence import Evidence, Sample, examples, gather, middle_window, remarkable, with_scores
+from refold.scoring.detector import Detector
+from refold.scoring.scan import scan, scan_parts
 from tests.data.makers import checks, random_bars, ready
 from tests.scoring.test_detector import detector, small_autoencoder
 
@@ -25,30 +26,59 @@ def judge_and_windows(bars: pl.DataFrame, part: str = "test", **others) -> tuple
     return judge, Windows(data.train_windows.series, data.segments(part), window_size=T, stride=1)
 
 
+def seen(judge, bars: pl.DataFrame, piece: int = 10**9) -> tuple[Sample, Evidence]:
+    """What is collected while bars are scored, and all evidence of them."""
+    table, sample = read_sorted([bars], judge.recipe.checks), Sample(judge)
+    scores = pl.concat(scan(judge, table, piece=piece, watch=sample.of_piece("these bars", table.rows)))
+    return sample, gather(sample, table, scores.lazy())
+
+
 def test_a_sample_measures_codes_and_errors_of_every_window_where_they_are_few():
-    judge, windows = judge_and_windows(random_bars([120, 100]))
+    bars = random_bars([400, 380])
+    judge = judged(bars)
+    found = seen(judge, bars)[0]
+    made = unsplit_series(bars, judge.recipe, judge.scaler)
+    windows = Windows(made.series, made.segments, window_size=T, stride=1)
     everything = np.arange(len(windows))
     truth = windows.gather(everything)
     with torch.no_grad():
         codes = judge.autoencoder.encode(truth)
         errors = (judge.autoencoder(truth) - truth).square().mean((0, 1))
-    latents, feature_errors = sample(judge, [windows])
+    latents = found.latents()
     assert latents.columns == ["timestamp", "asset", "z0", "z1", "z2"]
-    np.testing.assert_allclose(latents.select("z0", "z1", "z2"), codes, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(latents.select("z0", "z1", "z2"), codes, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(latents["timestamp"].to_numpy(), windows.timestamps(everything)[:, -1])
     assert latents["asset"].to_list() == windows.assets(everything)
-    assert feature_errors == pytest.approx(dict(zip(judge.features, errors.tolist(), strict=True)), rel=1e-5)
+    expected = dict(zip(judge.features, errors.tolist(), strict=True))
+    assert found.feature_errors()["these bars"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_absent_bars_have_no_error():
-    bars = random_bars([150, 150]).with_row_index().filter(~pl.col("index").is_in([140, 141])).drop("index")
-    judge, windows = judge_and_windows(bars, checks=checks(gap="mask"), max_masked=3, features=["intraday_return"])
-    mask = windows.mask(np.arange(len(windows)))
+    bars = random_bars([400, 150])
+    settings = {"checks": checks(gap="mask"), "max_masked": 3, "features": ["intraday_return"]}
+    judge = judged(bars, **settings)
+    holes = bars.with_row_index().filter(~pl.col("index").is_in([340, 341])).drop("index")
+    made = unsplit_series(holes, judge.recipe, judge.scaler)
+    windows = Windows(made.series, made.segments, window_size=T, stride=1)
+    last = windows.starts(np.arange(len(windows))) + T - 1
+    number = np.flatnonzero(made.origin[last, 0] >= 0)  # a window that ends at an absent bar is not shown
+    mask, truth = windows.mask(number), windows.gather(number)
     assert not mask.all()
-    truth = windows.gather(np.arange(len(windows)))
     with torch.no_grad():
         errors = (judge.autoencoder(truth, mask) - truth)[mask].square().mean()
-    assert sample(judge, [windows])[1]["intraday_return"] == pytest.approx(errors.item(), rel=1e-5)
+    found = seen(judge, holes)[0].feature_errors()["these bars"]["intraday_return"]
+    assert found == pytest.approx(errors.item(), rel=1e-5)
+
+
+def test_the_model_sees_each_window_once_and_those_to_look_at_once_more(monkeypatch):
+    bars = random_bars([400, 380])
+    judge = judged(bars)
+    windows: list[int] = []
+    encode = judge.autoencoder.encode
+    monkeypatch.setattr(judge.autoencoder, "encode", lambda batch, mask: windows.append(len(batch)) or encode(batch))
+    found = seen(judge, bars)[1]
+    assert sum(windows) == found.latents.height + len(found.windows)
+    assert len(found.windows) == 4
 
 
 def test_each_code_gets_the_score_of_its_last_bar():
@@ -79,13 +109,13 @@ def test_the_highest_and_the_median_score_of_each_asset_are_worth_a_look():
 def test_a_window_around_a_bar_holds_it_near_its_middle():
     _, windows = judge_and_windows(random_bars([120, 100]))
     first, count = int(windows.first_rows[0]), int(windows.offsets[1]) + T - 1
-    assert around(windows, first - 1) is None
+    assert middle_window(windows, first - 1) is None
     for row in range(first, first + count):
-        rows = windows.rows(np.array([around(windows, row)]))[0]
+        rows = windows.rows(np.array([middle_window(windows, row)]))[0]
         assert row in rows
         if first + T <= row < first + count - T:
             assert rows[T // 2] == row
-    assert around(windows, len(windows.series.times)) is None
+    assert middle_window(windows, len(windows.series.times)) is None
 
 
 @pytest.mark.parametrize("layout", ["per_asset", "panel"])
@@ -106,30 +136,28 @@ def test_examples_are_in_the_units_of_the_features(layout):
     assert np.isfinite(example.reconstruction).all()
 
 
-def judged(bars: pl.DataFrame, **others) -> tuple:
-    """A detector, the bars in order, and their scores."""
+def judged(bars: pl.DataFrame, **others) -> Detector:
+    """A detector that is fitted to these bars."""
     data = ready(bars, **others)
     judge = detector(data, autoencoder=small_autoencoder(data.num_features))
     days = bars["timestamp"].unique().sort()
-    judge.fit(bars.filter(pl.col("timestamp") < days[200]), bars.filter(pl.col("timestamp") >= days[200]))
-    table = read_sorted([bars], judge.recipe.checks)
-    return judge, table, pl.concat(scan(judge, table)).lazy()
+    return judge.fit(bars.filter(pl.col("timestamp") < days[200]), bars.filter(pl.col("timestamp") >= days[200]))
 
 
-def test_a_long_table_is_looked_at_in_slices_and_shows_the_same_windows(monkeypatch):
-    judge, bars, scores = judged(random_bars([400, 380]))
-    at_once = of_bars(judge, bars, scores, "these bars")
+def test_a_long_table_is_sampled_and_shows_the_same_windows(monkeypatch):
+    bars = random_bars([400, 380])
+    judge = judged(bars)
+    at_once = seen(judge, bars)[1]
     assert {name: len(errors) for name, errors in at_once.feature_errors.items()} == {"these bars": 2}
     assert at_once.latents.height == 400 + 380 - 2 - 2 * (T - 1)  # a look-back of 2 bars takes one of each asset
     assert at_once.latents["score"].is_not_null().all()
-    for where in (evidence, scanning):
-        monkeypatch.setattr(where, "SLICES", 4)
-        monkeypatch.setattr(where, "SLICE", 100)
-    sliced = of_bars(judge, bars, scores, "these bars")
-    assert 200 < sliced.latents.height < 400
-    assert sliced.latents.join(at_once.latents, on=["asset", "timestamp"], how="anti").height == 0
-    assert len(sliced.windows) == len(at_once.windows) == 4
-    for one, other in zip(sliced.windows, at_once.windows, strict=True):
+    monkeypatch.setattr(evidence, "MOST_WINDOWS", 300)
+    cut = seen(judge, bars, piece=100)[1]
+    assert 200 < cut.latents.height <= 300
+    assert cut.latents.join(at_once.latents, on=["asset", "timestamp"], how="anti").height == 0
+    assert cut.latents.sort("asset", "timestamp").equals(cut.latents)
+    assert len(cut.windows) == len(at_once.windows) == 4
+    for one, other in zip(cut.windows, at_once.windows, strict=True):
         assert (one.asset, one.label) == (other.asset, other.label)
         np.testing.assert_array_equal(one.timestamps, other.timestamps)
         np.testing.assert_allclose(one.truth, other.truth, rtol=1e-5, atol=1e-7)
@@ -138,12 +166,11 @@ def test_a_long_table_is_looked_at_in_slices_and_shows_the_same_windows(monkeypa
 
 def test_parts_are_measured_apart_and_a_part_without_windows_is_left_out():
     bars = random_bars([400])
-    judge, _, scores = judged(bars)
-    data = ready(bars)
-    parts = {
-        name: Windows(data.train_windows.series, runs, window_size=T, stride=1)
-        for name, runs in (("validation", data.segments("val")), ("test", data.segments("test")[:0]))
-    }
-    found = of_parts(judge, parts, scores)
-    assert list(found.feature_errors) == ["validation"]
-    assert found.latents.height == len(parts["validation"])
+    judge, data = judged(bars), ready(bars)
+    sample = Sample(judge)
+    parts = {"val": data.segments("val"), "test": data.segments("test")[:0]}
+    scores = pl.concat(scan_parts(judge, bars, parts, watch=sample.of_part))
+    found = gather(sample, None, scores.lazy())
+    assert list(found.feature_errors) == ["val"]
+    windows = Windows(data.train_windows.series, parts["val"], window_size=T, stride=1)
+    assert found.latents.height == len(windows)

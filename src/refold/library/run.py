@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from refold.data import Scaler
+    from refold.library.scoring import Judge
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
 
@@ -88,17 +89,125 @@ class Run:
         Raises:
             RefoldError: the bars cannot be read or judged, or a setting is wrong.
         """
-        from refold.library import scoring
+        from refold.library.frames import returned_like
+        from refold.library.scoring import verdicts
+
+        return returned_like(bars, verdicts(self._judge(bars, score, threshold, alignment, overrides).score()))
+
+    def events(
+        self,
+        bars: "Frame | str | os.PathLike",
+        *,
+        score: str | None = None,
+        threshold: str | None = None,
+        alignment: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> "pl.DataFrame | pd.DataFrame":
+        """Find runs of neighbouring flagged bars.
+
+        Args:
+            bars: as of `score`, like the other arguments.
+            score: name of an option of conf/score.
+            threshold: name of an option of conf/threshold.
+            alignment: mean, median, max or last.
+            overrides: other settings that can be chosen anew.
+
+        Returns:
+            A row per event: asset, start, end, peak, score (at the peak), features (";"-joined, most to blame first)
+            and kind. Of pandas, if `bars` is.
+
+        Raises:
+            RefoldError: the bars cannot be read or judged, or a setting is wrong.
+        """
         from refold.library.frames import returned_like
 
-        asked = self._asked(bars, overrides, score=score, threshold=threshold, alignment=alignment)
-        return returned_like(bars, scoring.verdicts(scoring.judge(asked)))
+        return returned_like(bars, self._judge(bars, score, threshold, alignment, overrides).score().events)
 
-    def _asked(self, bars: Any, overrides: Mapping[str, Any] | None, **chosen: str | None) -> Any:
-        from refold.library.scoring import Asked
+    def reconstruct(self, bars: "Frame | str | os.PathLike") -> "pl.DataFrame | pd.DataFrame":
+        """Return what the model makes of each bar.
 
+        Args:
+            bars: as of `score`.
+
+        Returns:
+            A row per bar, sorted by asset, then time: timestamp, asset, each feature as it is reconstructed, in its own
+            units (null where no window holds the bar), and reconstructed_close. Of pandas, if `bars` is.
+
+        Raises:
+            RefoldError: the bars cannot be read or judged.
+        """
+        from refold.library.frames import returned_like
+
+        return returned_like(bars, self._judge(bars).reconstruct())
+
+    def encode(self, bars: "Frame | str | os.PathLike") -> "pl.DataFrame | pd.DataFrame":
+        """Encode each window of some bars.
+
+        Args:
+            bars: as of `score`.
+
+        Returns:
+            A row per window: timestamp of its last bar, asset, z_0, z_1, ... Of pandas, if `bars` is.
+
+        Raises:
+            RefoldError: the bars cannot be read or judged.
+        """
+        from refold.library.frames import returned_like
+
+        return returned_like(bars, self._judge(bars).encode().table().collect())
+
+    def report(self, path: "str | os.PathLike", bars: "Frame | str | os.PathLike | None" = None) -> Path:
+        """Score bars and write the page about them.
+
+        Args:
+            path: of the HTML file.
+            bars: as of `score`; None: the run's own validation and test parts.
+
+        Returns:
+            The path.
+
+        Raises:
+            RefoldError: the bars cannot be read or judged, or the file cannot be written.
+        """
+        from refold.library.scored_files import write_report
+
+        write_report(self, self._judge(bars).score(thresholds=True, evidence=True), path)
+        return Path(path)
+
+    def export(self, path: "str | os.PathLike | None" = None, *, format: str = "onnx") -> Path:
+        """Write scaler, autoencoder and score as one file that needs no Refold.
+
+        Args:
+            path: of the file; None: model.onnx or model.pt2 in the run directory.
+            format: onnx or torch_export.
+
+        Returns:
+            The path.
+
+        Raises:
+            RefoldError: the run cannot be exported, or a package is not installed.
+        """
+        from refold.export import writer
+
+        if format not in writer.FORMATS:
+            raise ConfigError(f"format is {format!r}; it must be one of {', '.join(writer.FORMATS)}")
+        out = Path(path) if path is not None else self.directory / f"model{writer.FORMATS[format].suffix}"
+        writer.write(self, out, format)
+        return out
+
+    def _judge(
+        self,
+        bars: Any,
+        score: str | None = None,
+        threshold: str | None = None,
+        alignment: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> "Judge":
+        from refold.library.scoring import Judge
+
+        chosen = {"score": score, "threshold": threshold, "alignment": alignment}
         settings = {key: value for key, value in chosen.items() if value is not None}
-        return Asked(self, bars, {**settings, **(overrides or {})})
+        return Judge(self, bars, {**settings, **(overrides or {})})
 
 
 def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:

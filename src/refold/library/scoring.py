@@ -1,16 +1,17 @@
 """From a table of bars to verdicts: `refold score` and `Run.score` both end here."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
-from omegaconf import DictConfig
 
-from refold.config.build import build_checks, build_data, build_detector, build_source, build_table
-from refold.config.change import choose_anew
+from refold.config.build import build_checks, build_data, build_detector, build_source, build_table, build_threshold
+from refold.config.change import all_thresholds, choose_anew
 from refold.config.compose import CONF
 from refold.data.bars.findings import merge
 from refold.data.long.ordered import OrderedBars, read_sorted
@@ -18,17 +19,25 @@ from refold.data.long.spool import TableSpool
 from refold.data.sources.base import Source, batches_of
 from refold.errors import DataError
 from refold.library.frames import FrameSource, is_frame, to_polars
-from refold.scoring.alarms import covered
+from refold.runs.settings import give_all_anew
+from refold.scoring.alarms import AlarmRates, covered
 from refold.scoring.detector import Detector, per_asset_year
 from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame
-from refold.scoring.scan import refuse_unlike, scan, scan_parts
+from refold.scoring.latents import scan_latents
+from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts
 
 if TYPE_CHECKING:
+    from refold.data import WindowDataModule
     from refold.library.run import Run
+    from refold.report.evidence import Evidence, Sample
 
 log = logging.getLogger("refold.score")
 
 SCORES = "scores.parquet"
+LATENTS = "latents.parquet"
+BARS = "bars"
+"""Folder in which the bars are kept while they are scored."""
+
 HERE = "these bars"
 """Name of the bars of a table, where a run's own parts are called validation and test."""
 
@@ -50,6 +59,8 @@ class Scoring(NamedTuple):
         events: runs of flagged bars.
         findings: what the checks of the data found.
         facts: counts of bars and events, and alarms per asset and year.
+        thresholds: threshold -> column -> level and alarms per asset and year, if thresholds were to be compared.
+        evidence: what a report shows beside scores, if there is to be one.
     """
 
     detector: Detector
@@ -57,149 +68,219 @@ class Scoring(NamedTuple):
     events: pl.DataFrame
     findings: pl.DataFrame
     facts: dict[str, Any]
+    thresholds: dict[str, dict[str, float]]
+    evidence: "Evidence | None"
 
 
-class Asked(NamedTuple):
-    """What is to be scored, and by what.
+class Judge:
+    """A run's model with the score, threshold, alignment and data that are asked for.
 
-    Attributes:
+    Args:
         run: whose model scores.
         bars: a table, the path of one, or None: what the settings name, or the run's own validation and test parts.
         settings: key -> value, of what is chosen anew.
-    """
-
-    run: "Run"
-    bars: Any
-    settings: Mapping[str, Any]
-
-
-def judge(asked: Asked, *, folder: Path | None = None, progress: Progress = no_progress) -> Scoring:
-    """Score bars with a run.
-
-    Args:
-        asked: what is to be scored, and by what.
         folder: to keep tables in that may be longer than memory; None: memory.
         progress: shows how far it is.
 
-    Returns:
-        What was found.
-
     Raises:
         ConfigError: a setting is wrong.
-        DataError: the bars cannot be read, or the run's model cannot judge them.
     """
-    run, settings = asked.run, dict(asked.settings)
-    if asked.bars is not None:  # a table in memory is read like a file
-        settings["data.path"] = "frame.parquet" if is_frame(asked.bars) else str(asked.bars)
-    cfg = choose_anew(run.config, {key: str(value) for key, value in settings.items()}, CONF)
-    detector = find_detector(run, cfg, settings).checking(build_checks(cfg))
-    if is_frame(asked.bars):
-        source = FrameSource(to_polars(asked.bars), build_table(cfg))
-    elif any(key.startswith("data.") for key in settings):
-        source = build_source(cfg)
-    else:
-        return _judge_own(run, detector, folder, progress)
-    return _judge_source(detector, source, folder, progress)
 
+    def __init__(
+        self,
+        run: "Run",
+        bars: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        folder: Path | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        given = {key: "null" if value is None else str(value) for key, value in (settings or {}).items()}
+        if bars is not None:  # a table in memory is read like a file
+            given["data.path"] = "frame.parquet" if is_frame(bars) else str(bars)
+        given = give_all_anew(run.config, given)
+        self.run = run
+        self.cfg = choose_anew(run.config, given, CONF)
+        self.folder = folder
+        self.progress = progress
+        self.source: Source | None = None
+        if is_frame(bars):
+            self.source = FrameSource(to_polars(bars), build_table(self.cfg))
+        elif any(key.startswith("data.") for key in given):
+            self.source = build_source(self.cfg)
+        self.refits = any(key.partition(".")[0] in ("score", "threshold", "alignment") for key in given)
 
-def find_detector(run: "Run", cfg: DictConfig, settings: Mapping[str, Any]) -> Detector:
-    """Return the run's detector, or one that is fitted to the run's own data where its parts are chosen anew."""
-    anew = any(key.partition(".")[0] in ("score", "threshold", "alignment") for key in settings)
-    if run.detector is not None and not anew:
-        return run.detector
-    data = own_data(run)
-    detector = build_detector(cfg, run.autoencoder, data.recipe, run.scaler, data.feature_names)
-    series = data.train_windows.series
-    return detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
+    @property
+    def name(self) -> str:
+        """Name of what is scored, for a folder: that of the file, or "own"."""
+        path = self.cfg.data.get("path") if self.source is not None else None
+        return Path(path).name.split(".")[0] if path else "own"
 
+    @cached_property
+    def own_data(self) -> "WindowDataModule":
+        """The data that the run was trained on, on the run's own scale."""
+        data = build_data(self.run.config)
+        data.scaler = self.run.scaler
+        data.setup()
+        trained_on = self.run.result.get("data_fingerprint", data.fingerprint)
+        if data.fingerprint != trained_on:
+            log.warning("the run's data has changed since it was trained (%s, now %s)", trained_on, data.fingerprint)
+        return data
 
-def own_data(run: "Run") -> Any:
-    """Load the data that a run was trained on, on the run's own scale."""
-    data = build_data(run.config)
-    data.scaler = run.scaler
-    data.setup()
-    trained_on = run.result.get("data_fingerprint", data.fingerprint)
-    if data.fingerprint != trained_on:
-        log.warning("the run's data has changed since it was trained (%s, now %s)", trained_on, data.fingerprint)
-    return data
+    @cached_property
+    def detector(self) -> Detector:
+        """The run's detector, or one that is fitted to the run's own data where its parts are chosen anew."""
+        detector = self.run.detector
+        if detector is None or self.refits:
+            data = self.own_data
+            series = data.train_windows.series
+            detector = build_detector(self.cfg, self.run.autoencoder, data.recipe, self.run.scaler, data.feature_names)
+            detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
+        return detector.checking(build_checks(self.cfg))
 
+    def read_bars(self, source: Source) -> OrderedBars:
+        """Read all bars of a source, sorted by asset, then time.
 
-def _judge_source(detector: Detector, source: Source, folder: Path | None, progress: Progress) -> Scoring:
-    bars = read_in_order(detector, source, folder, progress)
-    findings = [bars.findings]
-    with progress(bars.rows, "bars scored") as count:
-        frames = scan(detector, bars, progress=count, findings=findings.append)
-        scores, events, facts = collect(frames, folder)
-    return Scoring(detector, scores, events, merge(findings), facts)
+        Raises:
+            DataError: the bars cannot be read, or the run's model cannot judge them.
+        """
+        place = None if self.folder is None else self.folder / BARS
+        if place is not None:
+            place.mkdir()
+        with self.progress(None, "bars read") as count:
+            bars = read_sorted(batches_of(source), self.detector.recipe.checks, place, count)
+        refuse_unlike(self.detector, bars, str(source))
+        return bars
 
+    def score(self, *, thresholds: bool = False, evidence: bool = False) -> Scoring:
+        """Score the bars.
 
-def read_in_order(detector: Detector, source: Source, folder: Path | None, progress: Progress) -> OrderedBars:
-    """Read all bars of a source, sorted by asset, then time.
+        Args:
+            thresholds: whether to count the alarms of all thresholds beside the chosen one.
+            evidence: whether to collect what a report shows.
 
-    Args:
-        detector: which will judge them.
-        source: of bars.
-        folder: to keep them in, below it; None: memory.
-        progress: shows how far it is.
+        Raises:
+            DataError: the bars cannot be read or judged, or none of them has a score.
+        """
+        sample = _sample(self.detector) if evidence else None
+        scoring = self._score_own(sample, thresholds) if self.source is None else self._score(sample, thresholds)
+        if self.folder is not None:
+            shutil.rmtree(self.folder / BARS, ignore_errors=True)
+        return scoring
 
-    Raises:
-        DataError: the bars cannot be read, or the run's model cannot judge them.
-    """
-    place = None if folder is None else folder / "bars"
-    if place is not None:
-        place.mkdir()
-    with progress(None, "bars read") as count:
-        bars = read_sorted(batches_of(source), detector.recipe.checks, place, count)
-    refuse_unlike(detector, bars, str(source))
-    return bars
+    def _score(self, sample: "Sample | None", thresholds: bool) -> Scoring:
+        """Score all bars of the source."""
+        assert self.source is not None
+        bars = self.read_bars(self.source)
+        compared = self._comparison(bars.rows) if thresholds else None
+        findings = [bars.findings]
+        watch = sample and sample.of_piece(HERE, bars.rows)
+        with self.progress(bars.rows, "bars scored") as count:
+            frames = scan(self.detector, bars, progress=count, findings=findings.append, watch=watch)
+            return self._collect(frames, compared, HERE, lambda: merge(findings), sample, bars)
 
+    def _score_own(self, sample: "Sample | None", thresholds: bool) -> Scoring:
+        """Score the validation and test parts of the data that the run was trained on."""
+        data = self.own_data
+        bars = read_sorted([data.source.load()], self.detector.recipe.checks)
+        parts = {part: data.segments(part) for part in ("val", "test")}
+        compared = self._comparison(int(parts["test"][:, 1].sum())) if thresholds else None
+        watch = sample and (lambda part, made: sample.of_part({"val": "validation"}.get(part, part), made))
+        with self.progress(sum(int(runs[:, 1].sum()) for runs in parts.values()), "bars scored") as count:
+            frames = scan_parts(self.detector, bars.slice(0, bars.rows), parts, count, watch)
+            return self._collect(frames, compared, "test", lambda: data.findings, sample, None)
 
-def _judge_own(run: "Run", detector: Detector, folder: Path | None, progress: Progress) -> Scoring:
-    """Score the validation and test parts of the data that the run was trained on."""
-    data = own_data(run)
-    bars = read_sorted([data.source.load()], detector.recipe.checks)
-    parts = {part: data.segments(part) for part in ("val", "test")}
-    total = sum(int(runs[:, 1].sum()) for runs in parts.values())
-    with progress(total, "bars scored") as count:
-        frames = scan_parts(detector, bars.slice(0, bars.rows), parts, count)
-        scores, events, facts = collect(frames, folder)
-    return Scoring(detector, scores, events, data.findings, facts)
+    def _comparison(self, rows: int) -> AlarmRates | None:
+        """Fit all thresholds to the detector's validation scores."""
+        if "asset" not in self.detector.validation:
+            log.warning("the run's detector kept no validation scores in order: no other thresholds")
+            return None
+        thresholds = {name: build_threshold(choice) for name, choice in all_thresholds(self.cfg, CONF).items()}
+        return AlarmRates(thresholds, self.detector.validation, rows)
 
+    def _collect(
+        self,
+        frames: Iterable[pl.DataFrame],
+        compared: AlarmRates | None,
+        name: str,
+        findings: Callable[[], pl.DataFrame],
+        sample: "Sample | None",
+        bars: OrderedBars | None,
+    ) -> Scoring:
+        """Gather scored bars, their events and what is said about them.
 
-def collect(frames: Iterable[pl.DataFrame], folder: Path | None) -> tuple[pl.LazyFrame, pl.DataFrame, dict[str, Any]]:
-    """Gather scored bars and their events.
-
-    Args:
-        frames: scored bars, as `scan` and `scan_parts` yield them.
-        folder: to write them in; None: memory.
-
-    Returns:
-        The scores; the events; counts, and alarms per asset and year.
-
-    Raises:
-        DataError: no bar has a score.
-    """
-    spool, events = TableSpool(folder and folder / SCORES), Events()
-    for table in frames:
-        spool.add(table.drop("place") if folder is None else table.drop("place", "kind"))
-        events.add(table)
-    scores = spool.table()
-    scored, moments, span = covered(scores)
-    if not scored:
-        raise DataError("no bar could be scored: no unbroken run of bars is as long as a window")
-    found = events.table()
-    return (
-        scores,
-        found,
-        {
+        Args:
+            frames: scored bars, as `scan` and `scan_parts` yield them.
+            compared: gets the rows that are not of validation; `name` is theirs.
+            name: "test" of a run's own parts, else HERE.
+            findings: what the checks found, asked when all bars are scored.
+            sample: what saw the windows.
+            bars: of a source.
+        """
+        spool, events = TableSpool(self.folder and self.folder / SCORES), Events()
+        for table in frames:
+            spool.add(table.drop("place") if self.folder is None else table.drop("place", "kind"))
+            events.add(table)
+            if compared and (name == HERE or table["part"][0] == name):
+                compared.add(table)
+        scores = spool.table()
+        scored, moments, span = covered(scores)
+        if not scored:
+            raise DataError("no bar could be scored: no unbroken run of bars is as long as a window")
+        found = events.table()
+        facts = {
             "bars": spool.rows,
             "scored_bars": scored,
             "flagged_bars": events.flagged,
             "alarms": found.height,
             "alarms_per_asset_year": per_asset_year(found.height, scored, moments, span),
             "kinds": dict(sorted(found["kind"].value_counts().iter_rows())),
-        },
-    )
+        }
+        rates = {}
+        if compared:
+            _, moments, span = covered(scores if name == HERE else scores.filter(part=name))
+            rates = compared.rates(moments, span, name)
+        shown = None
+        if sample is not None:
+            from refold.report.evidence import gather
+
+            shown = gather(sample, bars, scores)
+        return Scoring(self.detector, scores, found, findings(), facts, rates, shown)
+
+    def reconstruct(self) -> pl.DataFrame:
+        """Reconstruct each bar of a table in memory; see `Run.reconstruct`."""
+        assert self.source is not None
+        frames = scan(self.detector, self.read_bars(self.source), features=True)
+        made = [f"{RECONSTRUCTION}{name}" for name in self.detector.features]
+        table = pl.concat(frames)
+        close = ["reconstructed_close"] if "reconstructed_close" in table.columns else []
+        return table.select("timestamp", "asset", *made, *close).rename(lambda name: name.removeprefix(RECONSTRUCTION))
+
+    def encode(self) -> TableSpool:
+        """Encode each window of the bars; of a run's own, those of all parts.
+
+        Returns:
+            timestamp and asset of its last bar, z_0, z_1, ...
+
+        Raises:
+            DataError: the bars cannot be read or judged, or there is no window.
+        """
+        bars = self.read_bars(self.source or build_source(self.cfg))
+        spool = TableSpool(self.folder and self.folder / LATENTS)
+        with self.progress(bars.rows, "bars encoded") as count:
+            for table in scan_latents(self.detector, bars, progress=count):
+                spool.add(table)
+        if not spool.rows:
+            raise DataError("no window could be encoded: no unbroken run of bars is as long as a window")
+        if self.folder is not None:
+            shutil.rmtree(self.folder / BARS)
+        return spool
+
+
+def _sample(detector: Detector) -> "Sample":
+    from refold.report.evidence import Sample
+
+    return Sample(detector)
 
 
 def verdicts(scoring: Scoring) -> pl.DataFrame:

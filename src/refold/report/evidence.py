@@ -1,10 +1,12 @@
 """What the page shows beside scores: windows to look at, codes of windows, errors of features.
 
-Letters: N rows of a series, n windows, T bars, C columns of a window, F features of one asset, Z numbers of a code.
+Codes and errors are collected while bars are scored; of each asset two windows are reconstructed once more.
+
+Letters: N rows of a series, B windows, T bars, C columns of a window, F features of one asset, Z numbers of a code.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,94 +16,187 @@ from torch import Tensor
 
 from refold.data import Windows
 from refold.data.long.ordered import OrderedBars
-from refold.data.unsplit import unsplit_series
+from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.report.sections import WindowExample
-from refold.scoring.detector import Detector
-from refold.scoring.scan import SLICE, SLICES, context, sampled
+from refold.scoring.detector import Detector, Watch
+from refold.scoring.scan import Piece, context
 
 MOST_ASSETS = 20
 """Assets of which windows are shown: those with the highest scores."""
 
 MOST_WINDOWS = 3_000
-"""Windows of a part whose codes and errors are measured, spread evenly over it."""
+"""Windows of a part whose codes and errors are kept, spread evenly over it."""
 
 MOST_SCORES = 100_000
 """Scores of an asset among which the median one is looked for, spread evenly over it."""
 
 
 class Evidence(NamedTuple):
-    """windows: to look at. latents: timestamp, asset, score, z0, z1, ... of windows, at their last bars.
-    feature_errors: part -> feature -> mean squared error, in training variances."""
+    """What the page shows beside scores.
+
+    Attributes:
+        windows: to look at.
+        latents: timestamp, asset, score, z0, z1, ... of windows, at their last bars.
+        feature_errors: part -> feature -> mean squared error, in training variances.
+    """
 
     windows: list[WindowExample]
     latents: pl.DataFrame
     feature_errors: dict[str, dict[str, float]]
 
 
-def of_parts(detector: Detector, parts: Mapping[str, Windows], scores: pl.LazyFrame) -> Evidence:
-    """Evidence of parts of a series. Args: parts: name -> windows of stride 1. scores: as in scores.parquet."""
-    return _gather(detector, {name: [windows] for name, windows in parts.items()}, [*parts.values()], scores)
+class _Seen(NamedTuple):
+    """Some windows of a part.
 
-
-def of_bars(detector: Detector, bars: OrderedBars, scores: pl.LazyFrame, name: str) -> Evidence:
-    """Evidence of a table of any length; of a long one from slices, so that memory does not grow with it.
-
-    Args: scores: as in scores.parquet. name: of these bars, as a part.
+    Attributes:
+        place: of the first one, to sort by.
+        keys: timestamp and asset of their last bars.
+        codes: (B, Z).
+        squares: (F,) sums of squared errors over bars.
+        bars: how many.
     """
 
-    def cut(first: int, end: int) -> Windows:
-        part = bars.slice(first, end)
-        made = unsplit_series(part, detector.recipe, detector.scaler, bars.market(part))
-        return Windows(made.series, made.segments, window_size=detector.recipe.window_size, stride=1)
-
-    if bars.rows <= SLICES * SLICE or detector.recipe.layout == "panel":
-        everything = cut(0, bars.rows)
-        return _gather(detector, {name: [everything]}, [everything], scores)
-    spread = [cut(slice_.first, slice_.end) for slice_ in sampled(bars)]
-    keys = ["asset", "timestamp"]
-    rows = bars.bars.select(keys).with_row_index("row").join(remarkable(scores).lazy(), on=keys, how="semi")
-    near = (cut(*bars.rows_near(row, *context(detector))) for row in rows.collect(engine="streaming")["row"])
-    return _gather(detector, {name: spread}, near, scores)
+    place: int
+    keys: pl.DataFrame
+    codes: np.ndarray
+    squares: Tensor
+    bars: int
 
 
-def _gather(
-    detector: Detector, parts: Mapping[str, list[Windows]], near: Iterable[Windows], scores: pl.LazyFrame
-) -> Evidence:
-    samples = {name: sample(detector, pieces) for name, pieces in parts.items() if sum(map(len, pieces))}
-    latents = pl.concat(latents for latents, _ in samples.values())
+class Sample:
+    """Codes and errors of windows spread evenly over scored bars, collected while they are scored.
+
+    Args:
+        detector: which scores.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.windows: list[Windows] = []
+        self._seen: dict[str, list[_Seen]] = {}
+
+    def of_piece(self, name: str, rows: int) -> Callable[[Piece], Watch]:
+        """Return what `scan` takes as `watch`.
+
+        Args:
+            name: of the bars, as a part.
+            rows: of all pieces together.
+        """
+
+        def watch(here: Piece) -> Watch:
+            origin = here.made.origin.max(axis=1)
+            inside = (origin >= here.kept.start) & (origin < here.kept.stop)
+            place = origin - here.kept.start + here.start
+            if rows == here.kept.stop - here.kept.start:
+                self.windows.append(self._cut(here.made))
+            if self.detector.recipe.layout == "panel":  # one piece, with a row for all assets of a moment
+                return self._watch(name, np.arange(len(place)), len(place))
+            return self._watch(name, np.where(inside, place, -1), rows)
+
+        return watch
+
+    def of_part(self, name: str, made: UnsplitSeries) -> Watch:
+        """Return what sees the windows of a part of a series.
+
+        Args:
+            name: of the part.
+            made: the series, with the part's runs.
+        """
+        self.windows.append(self._cut(made))
+        rows = int(made.segments[:, 1].sum())
+        return self._watch(name, np.arange(len(made.origin)), rows)
+
+    def _cut(self, made: UnsplitSeries) -> Windows:
+        return Windows(made.series, made.segments, window_size=self.detector.recipe.window_size, stride=1)
+
+    def _watch(self, name: str, place: np.ndarray, rows: int) -> Watch:
+        """Return what keeps windows that are spread evenly over a part.
+
+        Args:
+            name: of the part.
+            place: (N,) number of each row of the series in the whole part; -1 for rows of which no window is kept.
+            rows: of the whole part.
+        """
+        step = max(1, math.ceil(rows / MOST_WINDOWS))
+        seen = self._seen.setdefault(name, [])
+        F = len(self.detector.features)
+
+        def watch(windows: Windows, number: np.ndarray, truth: Tensor, codes: Tensor, made: Tensor) -> None:
+            last = windows.starts(number) + windows.window_size - 1
+            chosen = np.flatnonzero((place[last] >= 0) & (place[last] % step == 0))
+            if not len(chosen):
+                return
+            errors = (made[chosen] - truth[chosen]).cpu()
+            mask = windows.mask(number[chosen])
+            errors = (errors.flatten(0, 1) if mask is None else errors[mask.cpu()]).double().square()  # (bars, C)
+            squares = errors.view(len(errors), -1, F).sum((0, 1))  # over the assets of a panel too
+            keys = pl.DataFrame(
+                {"timestamp": _moments(windows, last[chosen]), "asset": windows.series.assets(last[chosen])}
+            )
+            seen.append(
+                _Seen(int(place[last[chosen[0]]]), keys, codes[chosen].cpu().numpy(), squares, errors.numel() // F)
+            )
+
+        return watch
+
+    def latents(self) -> pl.DataFrame:
+        """Return timestamp and asset of the last bar and z0, z1, ... of the windows that were kept, in order."""
+        seen = [one for part in self._seen.values() for one in sorted(part, key=lambda one: one.place)]
+        codes = np.concatenate([one.codes for one in seen])
+        table = pl.concat(one.keys for one in seen)
+        return table.with_columns(pl.Series(f"z{n}", column) for n, column in enumerate(codes.T))
+
+    def feature_errors(self) -> dict[str, dict[str, float]]:
+        """Return part -> feature -> mean squared error of those windows, in training variances."""
+        found = {}
+        for name, seen in self._seen.items():
+            if seen:
+                means = sum(one.squares for one in seen) / sum(one.bars for one in seen)
+                found[name] = dict(zip(self.detector.features, means.tolist(), strict=True))
+        return found
+
+
+def gather(sample: Sample, bars: OrderedBars | None, scores: pl.LazyFrame) -> Evidence:
+    """Gather what the page shows of scored bars.
+
+    Args:
+        sample: what was collected while they were scored.
+        bars: of which windows are cut once more around remarkable ones, where they were scored in pieces; None: they
+            are a run's own parts.
+        scores: as in scores.parquet.
+    """
+    detector, remarked = sample.detector, remarkable(scores)
+    windows: Iterable[Windows] = sample.windows
+    if not sample.windows and bars is not None:
+        windows = _near(detector, bars, remarked)
     return Evidence(
-        windows=examples(detector, near, remarkable(scores)),
-        latents=with_scores(latents, scores, panel=detector.recipe.layout == "panel"),
-        feature_errors={name: errors for name, (_, errors) in samples.items()},
+        windows=examples(detector, windows, remarked),
+        latents=with_scores(sample.latents(), scores, panel=detector.recipe.layout == "panel"),
+        feature_errors=sample.feature_errors(),
     )
 
 
-def sample(detector: Detector, pieces: Sequence[Windows]) -> tuple[pl.DataFrame, dict[str, float]]:
-    """Codes of windows spread evenly over some pieces, and how well each feature is reconstructed.
-
-    Returns: timestamp and asset of the last bar, z0, z1, ...; feature -> mean squared error, in training variances.
-    """
-    F = len(detector.features)
-    borders = np.cumsum([0, *map(len, pieces)])
-    chosen = np.linspace(0, borders[-1] - 1, min(borders[-1], MOST_WINDOWS)).round().astype(np.int64)
-    tables, squares, counts = [], 0.0, 0
-    for windows, first, end in zip(pieces, borders[:-1], borders[1:], strict=True):
-        numbers = chosen[(chosen >= first) & (chosen < end)] - first
-        for start in range(0, len(numbers), detector.batch):
-            own = numbers[start : start + detector.batch]
-            found = _reconstruct(detector, windows, own)
-            errors = (found.made - found.truth)[found.present].double().square()  # (B, T, C) -> (present bars, C)
-            squares = squares + errors.view(len(errors), -1, F).sum((0, 1))  # over the assets of a panel too
-            counts += errors.numel() // F
-            last = windows.starts(own) + windows.window_size - 1
-            keys = {"timestamp": _moments(windows, last), "asset": windows.series.assets(last)}
-            codes = {f"z{n}": column for n, column in enumerate(found.code.numpy().T)}
-            tables.append(pl.DataFrame({**keys, **codes}))
-    return pl.concat(tables), dict(zip(detector.features, (squares / counts).tolist(), strict=True))
+def _near(detector: Detector, bars: OrderedBars, remarked: pl.DataFrame) -> Iterable[Windows]:
+    """Cut windows around some bars of a table that is longer than a piece."""
+    keys = ["asset", "timestamp"]
+    rows = bars.bars.select(keys).with_row_index("row").join(remarked.lazy(), on=keys, how="semi")
+    for row in rows.collect(engine="streaming")["row"]:
+        part = bars.slice(*bars.around(row, *context(detector)))
+        made = unsplit_series(part, detector.recipe, detector.scaler, bars.market(part))
+        yield Windows(made.series, made.segments, window_size=detector.recipe.window_size, stride=1)
 
 
 def with_scores(latents: pl.DataFrame, scores: pl.LazyFrame, *, panel: bool) -> pl.DataFrame:
-    """Latents with the score of each window's last bar; of a panel, the highest of its assets then."""
+    """Add the score of each window's last bar to codes of windows.
+
+    Args:
+        latents: timestamp, asset, z0, ...
+        scores: as in scores.parquet.
+        panel: whether a window holds all assets; its score is then the highest of theirs.
+
+    Returns:
+        The codes with a column score, in their order.
+    """
     keys = ["timestamp"] if panel else ["timestamp", "asset"]
     asked = scores.select(*keys, "score").join(latents.lazy(), on=keys, how="semi")  # first: there are few latents
     own = asked.group_by(keys).agg(pl.col("score").max()).collect(engine="streaming")
@@ -109,9 +204,13 @@ def with_scores(latents: pl.DataFrame, scores: pl.LazyFrame, *, panel: bool) -> 
 
 
 def remarkable(scores: pl.LazyFrame) -> pl.DataFrame:
-    """Bars worth a look: of each asset the highest score and the median one.
+    """Find bars worth a look: of each asset the highest score and the median one.
 
-    Returns: asset, timestamp, label; assets with the highest scores first, at most MOST_ASSETS.
+    Args:
+        scores: as in scores.parquet.
+
+    Returns:
+        asset, timestamp, label; assets with the highest scores first, at most MOST_ASSETS.
     """
     known = scores.filter(pl.col("score").is_not_null()).select("asset", "timestamp", "score")
     tops = known.group_by("asset").agg(pl.col("score").max().alias("top"), pl.len().alias("bars"))
@@ -127,37 +226,57 @@ def remarkable(scores: pl.LazyFrame) -> pl.DataFrame:
 
 
 def examples(detector: Detector, parts: Iterable[Windows], bars: pl.DataFrame) -> list[WindowExample]:
-    """For each bar of a list the window that has it nearest to its middle; bars that no window holds are passed over.
+    """Find for each bar of a list the window that has it nearest to its middle, and reconstruct it.
 
-    Args: parts: windows of stride 1. bars: asset, timestamp, label. Returns: in the units of the features.
+    Args:
+        detector: whose model reconstructs.
+        parts: windows of stride 1.
+        bars: asset, timestamp, label. Bars that no window holds are left out.
+
+    Returns:
+        Windows in the units of the features, in the order of the list.
     """
-    panel, F = detector.recipe.layout == "panel", len(detector.features)
-    keys = ["timestamp"] if panel else ["timestamp", "asset"]
+    keys = ["timestamp"] if detector.recipe.layout == "panel" else ["timestamp", "asset"]
     shown = {}
     for windows in parts:
         every = np.arange(len(windows.series.times))
         rows = pl.DataFrame({"timestamp": _moments(windows, every), "asset": windows.series.assets(every)})
-        rows = rows.with_row_index("row").select(*keys, "row")
-        for bar in bars.with_row_index("place").join(rows, on=keys).iter_rows(named=True):
-            number = around(windows, bar["row"])
-            if number is None:
-                continue
-            found = _reconstruct(detector, windows, np.array([number]))
-            present = found.present[0, :, None]
-            truth, made = (detector.scaler.inverse_transform(part[0]) for part in (found.truth, found.made))
-            truth, made = (part.masked_fill(~present, torch.nan).numpy() for part in (truth, made))
-            if panel:
-                first = detector.columns.index(f"{bar['asset']}/{detector.features[0]}")
-                truth, made = truth[:, first : first + F], made[:, first : first + F]
-            moments = _moments(windows, windows.rows(np.array([number]))[0])
-            if getattr(moments.dtype, "time_zone", None):
-                moments = moments.dt.replace_time_zone(None)  # as the clock on the wall, like the rest of the page
-            shown[bar["place"]] = WindowExample(bar["asset"], bar["label"], moments.to_numpy(), truth, made)
+        rows = bars.with_row_index("place").join(rows.with_row_index("row").select(*keys, "row"), on=keys)
+        found = [(bar, middle_window(windows, bar["row"])) for bar in rows.iter_rows(named=True)]
+        found = [(bar, number) for bar, number in found if number is not None]
+        if found:
+            numbers = np.array([number for _, number in found])
+            drawn = _draw(detector, windows, numbers, [bar for bar, _ in found])
+            shown |= {bar["place"]: example for (bar, _), example in zip(found, drawn, strict=True)}
     return [shown[place] for place in sorted(shown)]
 
 
-def around(windows: Windows, row: int) -> int | None:
-    """The number of the window, of stride 1, that has a row nearest to its middle; None if no window holds it."""
+def _draw(detector: Detector, windows: Windows, numbers: np.ndarray, bars: list[dict]) -> list[WindowExample]:
+    """Reconstruct some windows, of which each is shown for one bar."""
+    F, mask = len(detector.features), windows.mask(numbers)
+    truth, _, made = detector.reconstruct(windows, numbers, mask)
+    pictures = []
+    for place, bar in enumerate(bars):
+        pair = [detector.scaler.inverse_transform(part[place].cpu()) for part in (truth, made)]
+        if mask is not None:
+            pair = [part.masked_fill(~mask[place].cpu()[:, None], torch.nan) for part in pair]
+        if detector.recipe.layout == "panel":
+            first = detector.columns.index(f"{bar['asset']}/{detector.features[0]}")
+            pair = [part[:, first : first + F] for part in pair]
+        moments = _moments(windows, windows.rows(numbers[place : place + 1])[0])
+        if getattr(moments.dtype, "time_zone", None):
+            moments = moments.dt.replace_time_zone(None)  # as the clock on the wall, like the rest of the page
+        pictures.append(WindowExample(bar["asset"], bar["label"], moments.to_numpy(), pair[0].numpy(), pair[1].numpy()))
+    return pictures
+
+
+def middle_window(windows: Windows, row: int) -> int | None:
+    """Return the number of the window that has a row nearest to its middle; None if no window holds it.
+
+    Args:
+        windows: of stride 1.
+        row: of their series.
+    """
     segment = int(np.searchsorted(windows.first_rows, row, side="right")) - 1
     if segment < 0:
         return None
@@ -170,25 +289,5 @@ def around(windows: Windows, row: int) -> int | None:
 
 
 def _moments(windows: Windows, rows: np.ndarray) -> pl.Series:
-    """Timestamps of rows (N,), of the type that the bars had."""
+    """Return timestamps of rows (N,), of the type that the bars had."""
     return pl.Series(windows.series.times[rows]).cast(windows.series.time_dtype)
-
-
-class _Reconstructed(NamedTuple):
-    """truth, made: (n, T, C), scaled. code: (n, Z). present: (n, T) bool. All on the CPU."""
-
-    truth: Tensor
-    code: Tensor
-    made: Tensor
-    present: Tensor
-
-
-@torch.inference_mode()
-def _reconstruct(detector: Detector, windows: Windows, numbers: np.ndarray) -> _Reconstructed:
-    device = next(detector.autoencoder.parameters()).device
-    truth, mask = windows.gather(numbers), windows.mask(numbers)
-    moved = None if mask is None else mask.to(device)
-    code = detector.autoencoder.encode(truth.to(device), moved)
-    made = detector.autoencoder.decode(code, truth.shape[1], mask=moved)
-    present = torch.ones(truth.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
-    return _Reconstructed(truth.cpu(), code.cpu(), made.cpu(), present)

@@ -35,6 +35,9 @@ MOST_CODES = 20_000
 
 Job, Done = TypeVar("Job"), TypeVar("Done")
 
+Watch = Callable[[Windows, np.ndarray, Tensor, Tensor, Tensor], None]
+"""(windows, (B,) numbers of some of them, their values (B, T, F), codes (B, Z), reconstructions (B, T, F))."""
+
 FORMAT = 1
 """Of the state, for the message about a run of another version."""
 
@@ -170,12 +173,21 @@ class Detector:
         segments: np.ndarray,
         origin: np.ndarray | None = None,
         progress: Callable[[int], None] = lambda rows: None,
+        watch: Watch | None = None,
     ) -> Scores:
-        """Scores of all rows of a series.
+        """Score all rows of a series.
 
-        Args: segments: (S, 2) runs to cut windows from. origin: (R, K). progress: is told of rows that are done.
+        Args:
+            series: scaled; R rows.
+            segments: (S, 2) first row and number of rows of each run that windows are cut from.
+            origin: (R, K) row of the table that each row was made from, -1 for none; None: not known.
+            progress: gets the number of rows that are done.
+            watch: sees all windows and what the model makes of them, some at a time, in any order and thread.
+
+        Returns:
+            Scores of N = R bars, or N = K R of a panel, asset after asset.
         """
-        values, reconstruction, asset = self._bars(series, segments, progress)
+        values, reconstruction, asset = self._bars(series, segments, progress, watch)
         contributions = self.score_function.contributions(values.double(), asset).numpy()
         return Scores(
             score=contributions.sum(axis=1),
@@ -195,13 +207,17 @@ class Detector:
             return levels, score > levels
 
     def _bars(
-        self, series: Series, segments: np.ndarray, progress: Callable[[int], None] = lambda rows: None
+        self,
+        series: Series,
+        segments: np.ndarray,
+        progress: Callable[[int], None] = lambda rows: None,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor, np.ndarray]:
         """What the score measures of each bar of an asset, (N, C), its reconstruction (N, F), and its asset (N,).
 
         N = R, or K R for a panel: asset after asset.
         """
-        values, reconstruction = self._values(series, segments, progress)
+        values, reconstruction = self._values(series, segments, progress, watch)
         R, F = len(values), len(self.features)
         if self.recipe.layout != "panel":
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
@@ -215,7 +231,9 @@ class Detector:
         values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, apart(reconstruction)))
         return values, reconstruction, np.repeat(np.arange(K), R)
 
-    def _values(self, series: Series, segments: np.ndarray, progress: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+    def _values(
+        self, series: Series, segments: np.ndarray, progress: Callable[[int], None], watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
         """What the score measures, (R, C), and reconstructions in the units of the features, (R, F), on the CPU.
 
         NaN where no window holds the row, and where it is absent.
@@ -229,7 +247,7 @@ class Detector:
         def measure(block: RowBlock) -> tuple[RowBlock, tuple[Tensor, Tensor]]:
             number = np.arange(block.window, block.window + int(block.begins.sum()))
             if len(number):
-                return block, self._measure(windows, number)
+                return block, self._measure(windows, number, watch=watch)
             # the end of a run, where no window begins
             return block, tuple(target.new_empty((0, T, target.shape[1])) for target in (values, reconstruction))
 
@@ -263,13 +281,17 @@ class Detector:
                 part = part.cpu()
                 target[torch.from_numpy(first)[there] + ends] = part[torch.arange(len(part)), ends]
 
-    def _measure(self, windows: Windows, number: np.ndarray, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _measure(
+        self, windows: Windows, number: np.ndarray, mask: Tensor | None = None, watch: Watch | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Of some windows: what the score measures, (B, T, C), and their reconstruction (B, T, F), running free.
 
         Args: mask: (B, T) of the bars that are looked at; None: all that are present.
         """
         mask = windows.mask(number) if mask is None else mask
-        truth, codes, reconstruction = self._run(windows, number, mask)
+        truth, codes, reconstruction = self.reconstruct(windows, number, mask)
+        if watch is not None:
+            watch(windows, number, truth, codes, reconstruction)
         values = self.score_function.measure(truth, reconstruction, codes)
         if windows.series.relative:  # to another bar in each window: back to levels, which can be aligned
             reconstruction = reconstruction.clone()
@@ -288,8 +310,18 @@ class Detector:
         return (closes.double().log() / self.scaler.std[column]).float().unsqueeze(1)
 
     @torch.inference_mode()
-    def _run(self, windows: Windows, number: np.ndarray, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Windows (B, T, F), their codes (B, Z) and what the decoder makes of the codes, (B, T, F)."""
+    def reconstruct(self, windows: Windows, number: np.ndarray, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the model on some windows.
+
+        Args:
+            windows: of a series.
+            number: (B,) which of them.
+            mask: (B, T) bool, True for bars that the model looks at; None: all.
+
+        Returns:
+            The windows (B, T, F), their codes (B, Z), and what the decoder makes of the codes (B, T, F), scaled, on
+            the model's device.
+        """
         device = next(self.autoencoder.parameters()).device
         truth = windows.gather(number).to(device)
         mask = None if mask is None else mask.to(device)

@@ -4,6 +4,7 @@ A piece takes along as many bars before and after it as its scores depend on, so
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from refold.data.bars.features import find, longest_lookback
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
-from refold.scoring.detector import Detector, Scores, seconds
+from refold.scoring.detector import Detector, Scores, Watch, seconds
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
 from refold.scoring.thresholds import Tail, running_levels
 
@@ -22,6 +23,9 @@ PIECE = 100_000
 
 SLICES, SLICE = 20, 5_000
 """Of a table with more rows than their product, so many slices of so many rows are looked at where a sample will do."""
+
+RECONSTRUCTION = "reconstruction/"
+"""Begins the name of the column of a reconstructed feature."""
 
 SAME_FREQUENCY = 1.5
 """By what factor the usual time between two bars may differ from that of the run's own."""
@@ -110,18 +114,33 @@ def scan(
     piece: int = PIECE,
     progress: Callable[[int], None] = lambda rows: None,
     findings: Callable[[pl.DataFrame], None] = lambda found: None,
+    watch: Callable[["Piece"], Watch] | None = None,
+    features: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """Score bars of any number.
 
-    Args: piece: rows at a time. progress: is told of rows that are done. findings: is told what the checks found.
-    Yields: rows in the order of the bars, as `frame` makes them, with their number in the column place.
-    Raises: DataError: a check refuses bars.
+    Args:
+        detector: fitted.
+        bars: sorted by asset, then time.
+        piece: rows at a time.
+        progress: gets the number of rows that are done.
+        findings: gets what the checks of each piece found.
+        watch: piece -> what sees its windows and what the model makes of them.
+        features: whether rows have a column reconstruction/<feature> of each feature.
+
+    Yields:
+        Rows in the order of the bars, as `frame` makes them, with their number in the column place.
+
+    Raises:
+        DataError: a check refuses bars.
     """
     tails: dict[str, Tail | None] = {}
     for here in pieces(detector, bars, piece):
         findings(here.made.findings)
-        scored = detector.score_series(here.made.series, here.made.segments, here.made.origin)
-        rows = frame(detector, here.part, scored, tails, here.kept, likely_kinds(here.part, here.market))
+        scored = detector.score_series(
+            here.made.series, here.made.segments, here.made.origin, watch=watch and watch(here)
+        )
+        rows = frame(detector, here.part, scored, tails, here.kept, likely_kinds(here.part, here.market), features)
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
         progress(rows.height)
 
@@ -160,17 +179,25 @@ def scan_parts(
     bars: pl.DataFrame,
     segments: Mapping[str, np.ndarray],
     progress: Callable[[int], None] = lambda rows: None,
+    watch: Callable[[str, UnsplitSeries], Watch] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Score parts of the bars that a run was trained on, with windows that cross no border between parts.
 
-    Args: bars: canonical, sorted by asset, then time, all of the run. segments: part -> (S, 2) runs, as the run's data
-        module has them. progress: is told of rows that are done.
-    Yields: for each part its rows as `frame` makes them, with the column part.
+    Args:
+        detector: fitted.
+        bars: canonical, sorted by asset, then time, all of the run.
+        segments: part -> (S, 2) first row and number of rows of each run, as the run's data module has them.
+        progress: gets the number of rows that are done.
+        watch: (part, the bars as one series) -> what sees the part's windows and what the model makes of them.
+
+    Yields:
+        For each part its rows as `frame` makes them, with the column part.
     """
     made = unsplit_series(bars, detector.recipe, detector.scaler)
     likely = likely_kinds(bars)
     for part, runs in segments.items():
-        scored = detector.score_series(made.series, runs, made.origin, progress)
+        seen = watch and watch(part, replace(made, segments=runs))
+        scored = detector.score_series(made.series, runs, made.origin, progress, seen)
         inside = np.zeros(len(made.origin), dtype=bool)
         for first, count in runs:
             inside[first : first + count] = True
@@ -196,13 +223,23 @@ def frame(
     tails: dict[str, Tail | None],
     kept: slice,
     kinds: pl.Series,
+    features: bool = False,
 ) -> pl.DataFrame:
-    """Scored bars as a table.
+    """Make a table of scored bars.
 
-    Args: bars: canonical, in order. scored: of these bars. tails: see
-        `running_levels`. kept: the rows of `bars` that are asked for. kinds: what each bar looks like.
-    Returns: timestamp, asset, score (null where there is none), threshold, verdict, close, reconstructed_close,
-        contribution/<feature> of each feature, kind (what the bar looks like, or null).
+    Args:
+        detector: what scored them.
+        bars: canonical, in order.
+        scored: of these bars.
+        tails: asset -> what a threshold that learns knows of it; see `running_levels`.
+        kept: the rows of `bars` that are asked for.
+        kinds: what each bar looks like.
+        features: whether to add what each feature is reconstructed as.
+
+    Returns:
+        timestamp, asset, score (null where there is none), threshold, verdict, close, reconstructed_close,
+        contribution/<feature> of each feature, reconstruction/<feature> if asked for, kind (what the bar looks like,
+        or null).
     """
     count = bars.height
     there = scored.origin >= 0
@@ -227,6 +264,10 @@ def frame(
         table = table.with_columns(
             pl.Series(CONTRIBUTION + name, shares[:, n].astype(np.float32)).fill_nan(None)
             for n, name in enumerate(detector.features)
+        )
+    if features:
+        table = table.with_columns(
+            pl.Series(RECONSTRUCTION + name, made[kept, n]).fill_nan(None) for n, name in enumerate(detector.features)
         )
     first = ["timestamp", "asset", "score", "threshold", "verdict"]
     return table.select(*first, pl.exclude(*first, "kind"), "kind")

@@ -1,0 +1,93 @@
+"""The files of a scoring: scores, events, findings, facts, and the report."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from refold.library.scoring import HERE, Scoring
+from refold.runs.directory import FINDINGS
+
+if TYPE_CHECKING:
+    from refold.library.run import Run
+
+SCORED_FILES = ("scores.parquet", "events.csv", FINDINGS, "scoring.json", "report.html")
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_scored_files(run: "Run", scoring: Scoring, folder: Path) -> dict[str, Any]:
+    """Write everything beside scores.parquet, which is there already.
+
+    Args:
+        run: whose model scored.
+        scoring: with evidence.
+        folder: of the scoring.
+
+    Returns:
+        What scoring.json says.
+    """
+    escape_formulas(scoring.events).write_csv(folder / "events.csv")
+    escape_formulas(scoring.findings).write_csv(folder / FINDINGS)
+    facts = {**describe(run, scoring), **scoring.facts, "thresholds": scoring.thresholds}
+    (folder / "scoring.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_report(run, scoring, folder / "report.html")
+    return facts
+
+
+def describe(run: "Run", scoring: Scoring) -> dict[str, Any]:
+    """Return the run's id, and by what and how strictly its bars are judged."""
+    detector = scoring.detector
+    return {
+        "run": run.config.run.id,
+        "score": type(detector.score_function).__name__,
+        "threshold": type(detector.threshold).__name__,
+        "alignment": detector.alignment,
+        "level": detector.validation["level"],
+        "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
+    }
+
+
+def escape_formulas(table: pl.DataFrame) -> pl.DataFrame:
+    """Put an apostrophe before texts that a spreadsheet would take for a formula: names come from the user's data."""
+    dangerous = pl.col(pl.String).str.slice(0, 1).is_in(_FORMULA)
+    return table.with_columns(pl.when(dangerous).then("'" + pl.col(pl.String)).otherwise(pl.col(pl.String)))
+
+
+def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
+    """Write the page about scored bars.
+
+    Args:
+        run: whose model scored.
+        scoring: with evidence.
+        path: of the HTML file.
+    """
+    from refold.report.page import write_page
+    from refold.report.summary import tables
+
+    assert scoring.evidence is not None
+    facts, shown, scores = describe(run, scoring), scoring.evidence, scoring.scores
+    values = {"validation": scoring.detector.validation["scores"].numpy(), HERE: scores}
+    pages: pl.DataFrame | pl.LazyFrame = scores
+    if "part" in scores.collect_schema():  # of the run's own, which fit into memory
+        pages = scores.collect()
+        values = {"validation": values["validation"], "test": pages.filter(part="test").lazy()}
+    write_page(
+        path,
+        title=f"{facts['run']}: scored bars",
+        scores=pages,
+        events=scoring.events,
+        split_scores=values,
+        feature_errors=shown.feature_errors,
+        windows=shown.windows,
+        features=scoring.detector.features,
+        latents=shown.latents,
+        alarm_rates=scoring.thresholds,
+        baselines=tables(run.result) if run.result else None,
+        facts={
+            "score": f"{facts['score']}, {facts['alignment']} of windows",
+            "threshold": f"{facts['threshold']}, {facts['level']:.4g}",
+        },
+    )
