@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCORED_FILES = ("scores.parquet", "events.csv", FINDINGS, "scoring.json", "report.html")
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = r"^[=+\-@\t\r]"
 
 
 def write_scored_files(run: "Run", scoring: Scoring, folder: Path) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def describe(run: "Run", scoring: Scoring) -> dict[str, Any]:
 
 def escape_formulas(table: pl.DataFrame) -> pl.DataFrame:
     """Put an apostrophe before texts that a spreadsheet would take for a formula: names come from the user's data."""
-    dangerous = pl.col(pl.String).str.slice(0, 1).is_in(_FORMULA)
-    return table.with_columns(pl.when(dangerous).then("'" + pl.col(pl.String)).otherwise(pl.col(pl.String)))
+    texts = [name for name, dtype in table.schema.items() if dtype == pl.String or isinstance(dtype, pl.Categorical)]
+    return table.with_columns(pl.col(name).cast(pl.String).str.replace(_FORMULA, "'$0") for name in texts)
 
 
 def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
