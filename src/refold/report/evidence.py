@@ -181,7 +181,7 @@ def _near(detector: Detector, bars: OrderedBars, remarked: pl.DataFrame) -> Iter
     keys = ["asset", "timestamp"]
     rows = bars.bars.select(keys).with_row_index("row").join(remarked.lazy(), on=keys, how="semi")
     for row in rows.collect(engine="streaming")["row"]:
-        part = bars.slice(*bars.around(row, *context(detector)))
+        part = bars.slice(*bars.rows_near(row, *context(detector)))
         made = unsplit_series(part, detector.recipe, detector.scaler, bars.market(part))
         yield Windows(made.series, made.segments, window_size=detector.recipe.window_size, stride=1)
 
