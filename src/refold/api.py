@@ -22,6 +22,7 @@ from refold.launch.workers import JOB_LOG_FORMAT, restored_environment
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.library.run import Run, load_run
 from refold.runs.directory import discard_unused
+from refold.runs.trust import EVERYTHING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +99,7 @@ def train(
         for category in (UserWarning, FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module="lightning")
         _run(cfg, run_dir, frame, choices=choices, overrides=overrides)
-    return load_run(run_dir)
+    return load_run(run_dir, trust=EVERYTHING)  # the parts are those that the caller has just trained
 
 
 def _data_overrides(bars: Any) -> list[str]:
