@@ -5,6 +5,7 @@ A reference such as ${oc.env:DATABASE_URL} is no secret: it says where one is ke
 
 import functools
 import logging
+import os
 import re
 from typing import Any
 from urllib.parse import unquote
@@ -32,6 +33,8 @@ _WEB_TOKEN = re.compile(r"(?P<scheme>https?://)(?P<user>)(?P<value>[^:/@\s]+)@",
 
 _SECRET_KEY = re.compile(rf"^(?:{_NAMES})$", re.IGNORECASE)
 
+_SECRET_VARIABLE = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
+
 _known: set[str] = set()
 """Secrets that this process has met: messages of drivers quote them in ways that no pattern foresees."""
 
@@ -57,9 +60,22 @@ def holds_secret(text: str) -> bool:
 
 
 def remember(text: str) -> None:
-    """Keep the secrets of a text in memory, so that `redact` finds them wherever they turn up."""
+    """Keep the secrets of a text in memory, so that `redact` finds them wherever they turn up.
+
+    Args:
+        text: may refer to environment variables; the values of those called PASSWORD, TOKEN and the like count.
+    """
     for secret in _scan(text)[1]:
-        _known.update(form for form in (secret, unquote(secret)) if len(form) >= SHORTEST)
+        remember_value(secret)
+    for match in REFERENCE.finditer(text):
+        name = match[1] or match[2]
+        if _SECRET_VARIABLE.search(name):
+            remember_value(os.environ.get(name, ""))
+
+
+def remember_value(secret: str) -> None:
+    """Keep a secret in memory, as it is and with its percent signs decoded."""
+    _known.update(form for form in (secret, unquote(secret)) if len(form) >= SHORTEST)
 
 
 def redact(text: str) -> str:

@@ -18,6 +18,7 @@ import yaml
 from refold.errors import DataError
 from refold.runs.directory import METRICS, RESOLVED, RESULT
 from refold.runs.state import find_state
+from refold.secrets import mask_settings
 
 Status = Literal["finished", "running", "failed", "stopped", "cut", "not started", "broken"]
 """cut: it neither ended nor said why, as after `kill -9`. not started: it has settings and never began to train.
@@ -263,7 +264,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     sections = [cfg.get(name) for name in ("run", "checkpoint", "trainer")] if isinstance(cfg, dict) else [None]
     if not all(isinstance(section, dict) for section in sections) or not cfg["checkpoint"].get("monitor"):
         raise DataError(f"{path.name} is not the configuration of a run")
-    return cfg
+    return mask_settings(cfg)
 
 
 def _refuse_bomb(text: str) -> None:

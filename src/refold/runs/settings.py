@@ -80,10 +80,12 @@ def hide_secrets(cfg: DictConfig) -> None:
     raw = OmegaConf.to_container(cfg, resolve=False)
     for path, value in _texts(raw, ()):
         key = ".".join(str(part) for part in path)
+        secrets.remember(value)
         if secrets.holds_secret(value) or secrets.is_secret_entry(path[-1], value):
-            secrets.remember(value)
             if any(isinstance(part, int) for part in path):  # in a list, such as the arguments of the command line
                 continue
+            if not secrets.holds_secret(value):
+                secrets.remember_value(value)
             OmegaConf.update(cfg, key, keep_in_environment(key, value), force_add=True)
     with contextlib.suppress(Exception):  # what does not resolve is the check's to refuse
         for _, value in _texts(OmegaConf.to_container(cfg, resolve=True), ()):
