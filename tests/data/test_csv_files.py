@@ -196,6 +196,15 @@ def test_a_name_twice_is_refused(tmp_path):
         read(tmp_path, "date,AAPL,AAPL\n2024-01-02,1,2\n")
 
 
+def test_an_adjusted_close_that_is_not_used_is_said(tmp_path, caplog):
+    text = "Date,Close,Adj Close\n2024-01-02,2,1\n"
+    with caplog.at_level(logging.INFO):
+        read(tmp_path, text)
+        read(tmp_path, text, name="other.csv", adjusted=True)
+    (line,) = caplog.messages
+    assert "prices.csv: column 'Adj Close' is not used; data.source.table.adjusted=true" in line
+
+
 # Vendors: as their documentation and downloads show them --------------------------------------------------------------
 
 YFINANCE_ONE = """Price,Close,High,Low,Open,Volume

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import polars as pl
 
 from refold.bounds import checked, more_than
-from refold.data.bars.cells import PLAIN, CellFormat, CellReader
+from refold.data.bars.cells import PLAIN, CellFormat, CellReader, say
 from refold.errors import DataError
 
 OHLCV = ("open", "high", "low", "close", "volume")
@@ -111,7 +111,11 @@ class Table:
         bars = bars.with_columns(
             pl.col(name) * self.price_scale for name in (*PRICES, "adjusted_close") if name in bars.columns
         )
-        bars = adjust(bars, where) if self.adjusted else bars
+        if self.adjusted:
+            bars = adjust(bars, where)
+        elif "adjusted_close" in bars.columns:
+            adjusted = found["adjusted_close"]
+            say(f"{where}: column {adjusted!r} is not used; data.source.table.adjusted=true adjusts all prices by it")
         kept = bars.filter(*self._wanted(bars.schema))
         if kept.height == 0 and not piece:
             raise DataError(
