@@ -13,7 +13,7 @@ from refold.library.evaluation import last_row
 from refold.library.reconstruction_baselines import r2_against_baselines
 from refold.report.summary import print_summary
 from refold.runs.records import read_run
-from refold.training.callbacks import Checkpoints
+from refold.training.saving import Checkpoints
 from tests.studies.test_price_errors import evaluation
 
 

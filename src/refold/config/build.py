@@ -232,8 +232,8 @@ def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
 
 def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
     """Lightning's trainer, with our callbacks and loggers, writing into the run directory."""
-    from refold.training.callbacks import AtomicCheckpointIO
     from refold.training.loggers import MetricsFile
+    from refold.training.saving import AtomicCheckpointIO
 
     logger = build_logger(cfg, run_dir)
     return _instantiate(

@@ -31,10 +31,11 @@ from refold.runs.directory import DETECTOR, write_result
 from refold.scoring.detector import Detector, alarm_rate
 from refold.scoring.labelled import against_labels
 from refold.scoring.protocols import Evaluation
-from refold.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochReport
+from refold.training.callbacks import EpochReport
 from refold.training.facts import run_facts
 from refold.training.loggers import log_end
 from refold.training.module import AutoencoderModule
+from refold.training.saving import AtomicCheckpointIO, Checkpoints
 
 log = logging.getLogger(__name__)
 
