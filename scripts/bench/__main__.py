@@ -188,10 +188,12 @@ def peak_bytes(step: Callable[[int], None], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(profile_memory=True) as record:
         step(0)
+    assert record.profiler is not None
+    assert record.profiler.kineto_results is not None
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
+        alive += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]  # torch's stub leaves it out
         peak = max(peak, alive)
     return peak
 

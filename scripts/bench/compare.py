@@ -16,9 +16,8 @@ from statistics import median
 import numpy as np
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-import refold.config.build  # noqa: F401  registers the resolvers
+from refold.config.build import to_plain
 from refold.runs.directory import METRICS, RESOLVED, write_result
 from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
 
@@ -29,7 +28,7 @@ EPOCHS, STEPS = 60, 100
 def write_runs(folder: Path, count: int) -> None:
     """Write run directories that differ in decoder, learning rate, size and seed."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        settings = OmegaConf.to_container(compose("train"), resolve=True)
+        settings = to_plain(compose("train"))
     draw = np.random.default_rng(0)
     windows = FixedWindows(
         truth=draw.standard_normal((4, 32, 5)).astype(np.float32),

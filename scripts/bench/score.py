@@ -21,6 +21,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -60,16 +61,17 @@ class Stepwise(nn.Module):
     def encode(self, windows: Tensor, mask: None) -> Tensor:
         if not self.encoder_too:
             return self.model.encode(windows)
-        state = None
-        for t in range(windows.shape[1]):
-            _, state = self.model.encoder.lstm(windows[:, t : t + 1], state)
+        encoder = self.model.encoder
+        assert isinstance(encoder, LSTMEncoder)
+        _, state = encoder.lstm(windows[:, :1])
+        for t in range(1, windows.shape[1]):
+            _, state = encoder.lstm(windows[:, t : t + 1], state)
         return self.model.bridge.encode(state)
 
     def decode(self, code: Tensor, window_size: int, mask: None) -> Tensor:
         conditioning, state = self.model.bridge.decode(code)
-        return naive.decode_loop(self.model.decoder, conditioning, state, window_size).flip(
-            1
-        )  # the decoder is reversed
+        decoded = naive.decode_loop(self.model.decoder, conditioning, state, window_size)
+        return decoded.flip(1)  # the decoder is reversed
 
 
 def autoencoder(H: int) -> Autoencoder:
@@ -90,7 +92,7 @@ def autoencoder(H: int) -> Autoencoder:
     return Autoencoder(LSTMEncoder(input_size=F, bidirectional=False, **sizes), bridge, decoder).eval()
 
 
-def detector_of(model: nn.Module, T: int) -> Detector:
+def detector_of(model: Any, T: int) -> Detector:
     policies = {name: "warn" if "warn" in check.policies else "error" for name, check in CHECKS.items()}
     recipe = Recipe(
         FEATURES, "per_asset", 1.0, T, 0, ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0), 0,

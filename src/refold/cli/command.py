@@ -125,12 +125,12 @@ def outlive_readers() -> None:
         setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), **settings))
 
 
-def settings(arguments: list[str], usage: str) -> dict[str, str]:
+def settings(arguments: list[str], usage: str | None) -> dict[str, str]:
     """Read command-line arguments of the form key=value.
 
     Args:
         arguments: of the command line, without the name of the program.
-        usage: printed for -h and --help, after which the program exits.
+        usage: the module's docstring, printed for -h and --help, after which the program exits.
 
     Returns:
         Values by key, in the order of the arguments.
@@ -139,7 +139,7 @@ def settings(arguments: list[str], usage: str) -> dict[str, str]:
         ConfigError: an argument has no `=`, or a key is given twice.
     """
     if {"-h", "--help"} & set(arguments):
-        print(program.as_started(usage.strip()))
+        print(program.as_started((usage or "").strip()))
         sys.exit(0)
     found: dict[str, str] = {}
     for argument in arguments:

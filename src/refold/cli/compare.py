@@ -11,6 +11,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from refold import program
 from refold.errors import ConfigError
 from refold.report.comparison_table import print_comparison
 from refold.runs.comparison import Comparison, compare
@@ -25,7 +26,9 @@ def main() -> None:
     Raises:
         RefoldError: there are no runs, they cannot be compared, or a file cannot be written.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=program.as_started(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="DIR", help="a run, a folder of runs, or group=NAME")
     parser.add_argument("--metric", help="what to sort by, such as test/r2; the default is checkpoint.monitor")
     parser.add_argument("--each", action="store_true", help="one row per run, in place of the mean over seeds")

@@ -153,7 +153,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """
     hide_secrets(cfg)
     hydra_config = HydraConfig.get()
-    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    overrides = [str(text) for text in hydra_config.overrides.task]
     if cfg.resume:
         resume = Resume(cfg.resume)
         if resume.directory != run_dir.resolve():  # it came another way than `resume_arguments` looks at

@@ -115,6 +115,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
                 data.findings.write_csv(run_dir / FINDINGS)
             report_ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+            assert data.scaler is not None  # setup fitted it
             detector = config.build_detector(cfg, module.autoencoder, data.recipe, data.scaler, data.feature_names)
             result = evaluate_run(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
             status = 0
