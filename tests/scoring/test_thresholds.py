@@ -9,13 +9,16 @@ from scipy.stats import genpareto
 
 from refold.errors import ConfigError
 from refold.scoring.thresholds import (
+    AlarmBudget,
     MeanStd,
     PeaksOverThreshold,
     Quantile,
     StreamingPeaks,
+    ValidationScores,
     count_alarms,
     fit_pareto,
     fit_tail,
+    per_asset_year,
     tail_level,
 )
 
@@ -137,6 +140,67 @@ def test_mistakes_are_named():
             kind(risk=0.1, start=0.98)
     with pytest.raises(ValueError, match=r"threshold\.share is 1\.0; it must be in \(0, 1\)"):
         Quantile(share=1.0)
+
+
+def validation(bars: int = 730, assets: int = 3, seed: int = 0) -> ValidationScores:
+    """Daily scores of some assets, which drift, so that high ones stand side by side; some are missing."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.standard_normal((assets, bars)).cumsum(axis=1) % 7 + generator.exponential(2, (assets, bars))
+    drawn = drawn.round(1).reshape(-1)
+    drawn[generator.random(len(drawn)) < 0.05] = np.nan
+    return ValidationScores(drawn, np.repeat(np.arange(assets), bars), bars, (bars - 1) * 86400.0)
+
+
+def alarms_at(level: float, known: ValidationScores) -> int:
+    with np.errstate(invalid="ignore"):
+        return count_alarms(known.scores > level, known.asset)
+
+
+@pytest.mark.parametrize(("alarms", "per"), [(2.0, "asset_year"), (20.0, "asset_year"), (0.05, "day")])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_budget_is_kept_at_its_level_and_above_and_at_none_just_below(alarms, per, seed):
+    known = validation(seed=seed)
+    allowed = int(alarms * (np.isfinite(known.scores).sum() / 365.25 if per == "asset_year" else 729))  # a bar a day
+    threshold = AlarmBudget(alarms=alarms, per=per)
+    threshold.fit_validation(known)
+    level = float(threshold.level)
+    occurring = np.unique(known.scores[np.isfinite(known.scores)])
+    assert max(alarms_at(higher, known) for higher in [level, *occurring[occurring > level]]) <= allowed
+    below = occurring[occurring < level]
+    assert alarms_at(below[-1], known) == alarms_at(level, known)  # it lies between two scores that occur
+    assert alarms_at(below[-2], known) > allowed
+    rate = per_asset_year(alarms_at(level, known), int(np.isfinite(known.scores).sum()), known.moments, known.span)
+    assert per == "day" or 0.7 * alarms < rate <= alarms
+
+
+def test_a_budget_that_all_levels_keep_to_flags_all_but_the_least():
+    threshold = AlarmBudget(alarms=1e6, per="day")
+    threshold.fit_validation(ValidationScores(np.array([1.0, 3.0, 2.0]), np.zeros(3, int), 3, 2 * 86400.0))
+    assert float(threshold.level) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("alarms", "per", "message"),
+    [
+        (
+            0.1,
+            "asset_year",
+            r"is 0\.1 per asset_year; validation covers 5\.\d+ asset-years; it must be at least 0\.1[78]",
+        ),
+        (
+            0.001,
+            "day",
+            r"is 0\.001 per day; validation covers 729 days; it must be at least 0\.00137, which is one alarm",
+        ),
+    ],
+)
+def test_a_budget_that_validation_cannot_resolve_is_refused(alarms, per, message):
+    with pytest.raises(ConfigError, match=message):
+        AlarmBudget(alarms=alarms, per=per).fit_validation(validation())
+    least = 1 / (validation().asset_years if per == "asset_year" else 729)
+    AlarmBudget(alarms=least, per=per).fit_validation(validation())
+    with pytest.raises(ConfigError, match="raise it, bring more validation bars"):  # a single moment covers no time
+        AlarmBudget(alarms=least, per=per).fit_validation(ValidationScores(np.ones(2), np.arange(2), 1, 0.0))
 
 
 def test_an_alarm_is_a_run_of_flagged_bars_of_one_asset():

@@ -21,10 +21,11 @@ from refold.errors import DataError
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered
-from refold.scoring.detector import Detector, per_asset_year
+from refold.scoring.detector import Detector
 from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame
 from refold.scoring.latents import scan_latents
 from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts
+from refold.scoring.thresholds import per_asset_year
 
 if TYPE_CHECKING:
     from refold.data import WindowDataModule

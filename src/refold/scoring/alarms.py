@@ -12,8 +12,8 @@ import polars as pl
 
 from refold.data.long.ordered import stretches
 from refold.errors import ConfigError
-from refold.scoring.detector import per_asset_year, seconds
-from refold.scoring.thresholds import Tail, Threshold, running_levels
+from refold.scoring.detector import seconds
+from refold.scoring.thresholds import Tail, Threshold, ValidationScores, per_asset_year, running_levels
 
 MOST_LEARNT = 100_000
 """Bars on which alarms of a threshold that learns are counted. Of a longer table, the first bars of each piece count:
@@ -72,16 +72,17 @@ class AlarmRates:
     def __init__(self, thresholds: Mapping[str, Threshold], validation: Mapping[str, Any], rows: int) -> None:
         scores = validation["scores"].numpy()
         own = pl.DataFrame({"asset": validation["asset"].numpy(), "score": scores}).with_row_index("place")
+        moments, span = validation["moments"], validation["span_seconds"]
+        known = ValidationScores(scores, validation["asset"].numpy(), moments, span)
         self.validation: dict[str, float] = {}
         self.counts: dict[str, Alarms] = {}
         for name, threshold in thresholds.items():
             try:
-                threshold.fit(scores[np.isfinite(scores)])
+                threshold.fit_validation(known)
             except ConfigError:
                 continue
             seen = Alarms(threshold, len(scores))
             seen.add(own.with_columns(pl.col("asset").cast(pl.String)))
-            moments, span = validation["moments"], validation["span_seconds"]
             self.validation[name] = per_asset_year(seen.alarms, seen.bars, moments, span)
             self.counts[name] = Alarms(threshold, rows)
 

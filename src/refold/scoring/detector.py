@@ -24,7 +24,7 @@ from refold.models import Autoencoder
 from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
 from refold.scoring.scores import Score
 from refold.scoring.scores.base import asset_rows
-from refold.scoring.thresholds import Threshold, count_alarms
+from refold.scoring.thresholds import Threshold, ValidationScores, count_alarms, per_asset_year
 
 BARS_AT_ONCE = 16_384
 """B x T of the windows that go through the model together: enough that a step of the LSTM is a product of matrices that
@@ -124,10 +124,10 @@ class Detector:
         score.fit(kept)
         scored = self.score_series(*val)
         there = ~np.isnan(scored.score)
-        self.threshold.fit(scored.score[there])
+        moments, span = extent(scored, val[0].time_dtype)
+        self.threshold.fit_validation(ValidationScores(scored.score, scored.asset, moments, span))
         flagged = self.flag(scored.score, scored.asset)[1]
         kept = there | np.concatenate([[False], there[:-1]])  # a row without score keeps two runs apart
-        moments, span = extent(scored, val[0].time_dtype)
         self.validation = {
             "level": float(self.threshold.level),
             "bars": int(there.sum()),
@@ -361,8 +361,6 @@ class Detector:
 
 # ---- of time ---------------------------------------------------------------------------------------------------------
 
-_SECONDS_PER_YEAR = 365.25 * 86400
-
 
 def in_turn(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
     """What work makes of each job, in their order, so many at a time; torch has one thread for each of them."""
@@ -406,13 +404,3 @@ def extent(scored: Scores, dtype: pl.DataType) -> tuple[int, float]:
     """Different moments of scored bars, and the seconds from the first to the last."""
     moments = np.unique(scored.times[~np.isnan(scored.score)])
     return len(moments), float(seconds(moments[-1] - moments[0], dtype)) if len(moments) else 0.0
-
-
-def per_asset_year(alarms: int, bars: int, moments: int, span: float) -> float:
-    """A number of alarms among so many scored bars, per asset and year; NaN of less than two moments.
-
-    Args: moments: different timestamps. span: seconds from the first to the last. They say how many bars a year has.
-    """
-    if moments < 2 or bars == 0:
-        return float("nan")
-    return alarms / (bars * span / _SECONDS_PER_YEAR / (moments - 1))

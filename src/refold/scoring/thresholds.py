@@ -3,22 +3,44 @@
 An alarm is a run of neighbouring bars above the level.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from refold.bounds import at_least, checked, within
+from refold.bounds import at_least, checked, more_than, within
 from refold.errors import ConfigError
 from refold.scoring.fitted import Fitted
 from refold.scoring.scores.base import asset_rows
 
 FEWEST_PEAKS = 10
 """Scores above the initial level that a Pareto tail is fitted to, at least."""
+
+
+class ValidationScores(NamedTuple):
+    """Scores of the validation part, and the time that they cover.
+
+    Attributes:
+        scores: (N,) asset after asset in order of time, NaN where there is none.
+        asset: (N,) int, number of each bar's asset; equal numbers are neighbours.
+        moments: different timestamps of scored bars.
+        span: seconds from the first of them to the last.
+    """
+
+    scores: np.ndarray
+    asset: np.ndarray
+    moments: int
+    span: float
+
+    @property
+    def asset_years(self) -> float:
+        """Scored bars in years of bars of one asset; NaN of fewer than two moments."""
+        return asset_years(int(np.isfinite(self.scores).sum()), self.moments, self.span)
 
 
 class Threshold(Fitted, ABC):
@@ -44,6 +66,14 @@ class Threshold(Fitted, ABC):
         Raises:
             ConfigError: there are too few.
         """
+
+    def fit_validation(self, validation: ValidationScores) -> None:
+        """Set `level` from the scores of validation, where they stand in time; by default from the scores alone.
+
+        Raises:
+            ConfigError: there are too few.
+        """
+        self.fit(validation.scores[np.isfinite(validation.scores)])
 
     def levels(self, scores: np.ndarray, tail: "Tail | None") -> tuple[np.ndarray, "Tail | None"]:
         """Return the level that holds at each bar of one asset, from what came before it.
@@ -90,6 +120,45 @@ class MeanStd(Threshold):
 
     def fit(self, scores: np.ndarray) -> None:
         self.level = _scalar(scores.mean() + self.deviations * scores.std())
+
+
+class AlarmBudget(Threshold):
+    """Set the lowest level that gives at most a number of alarms on validation, as every higher level does.
+
+    The level lies half-way between two scores that occur. Of n alarms on validation, the rate on other bars that are
+    alike differs by about 1 / sqrt(n); nothing is promised for bars that are unlike.
+
+    Args:
+        alarms: above 0, per `per`.
+        per: "asset_year", a year of bars of one asset, or "day", a calendar day of all assets together.
+    """
+
+    @checked("threshold")
+    def __init__(self, *, alarms: Annotated[float, more_than(0)], per: Literal["asset_year", "day"]) -> None:
+        self.alarms = alarms
+        self.per = per
+
+    def fit(self, scores: np.ndarray) -> None:
+        raise TypeError("a budget of alarms needs the bars' assets and times: call fit_validation")
+
+    def fit_validation(self, validation: ValidationScores) -> None:
+        covered = validation.asset_years if self.per == "asset_year" else validation.span / 86400
+        allowed = math.floor(self.alarms * covered + 1e-9) if covered > 0 else 0  # 0.1 a year in 10 years is one alarm
+        if allowed < 1:
+            least = f"; it must be at least {1 / covered:.3g}, which is one alarm there" if covered > 0 else ""
+            raise ConfigError(
+                f"threshold.alarms is {self.alarms:g} per {self.per}; validation covers {covered:.3g} "
+                f"{self.per.replace('_', '-')}s{least}: raise it, bring more validation bars, or take threshold=pot"
+            )
+        scores = np.nan_to_num(validation.scores, nan=-np.inf)
+        before = np.append(-np.inf, scores[:-1])
+        before[1:][np.diff(validation.asset) != 0] = -np.inf
+        rises = scores > before  # a bar begins an alarm of each level from the score before it up to its own
+        levels = np.unique(scores[np.isfinite(scores)])
+        begun, earlier = np.sort(scores[rises]), np.sort(before[rises])
+        alarms = np.searchsorted(earlier, levels, side="right") - np.searchsorted(begun, levels, side="right")
+        lowest = int(np.flatnonzero(np.append(True, alarms > allowed))[-1])  # from here on all levels keep to it
+        self.level = _scalar(levels[lowest : lowest + 2].mean())
 
 
 class PeaksOverThreshold(Threshold):
@@ -296,6 +365,32 @@ def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
 
 
 # ---- how many alarms -------------------------------------------------------------------------------------------------
+
+_SECONDS_PER_YEAR = 365.25 * 86400
+
+
+def asset_years(bars: int, moments: int, span: float) -> float:
+    """Return how many years of bars of one asset some scored bars are; NaN of fewer than two moments.
+
+    Args:
+        bars: of all assets.
+        moments: their different timestamps.
+        span: seconds from the first to the last; with the moments it says how many bars a year has.
+    """
+    return bars * span / _SECONDS_PER_YEAR / (moments - 1) if moments > 1 else float("nan")
+
+
+def per_asset_year(alarms: int, bars: int, moments: int, span: float) -> float:
+    """Return a number of alarms among scored bars as a rate per asset and year; NaN of fewer than two moments.
+
+    Args:
+        alarms: among the bars.
+        bars: as for `asset_years`.
+        moments: as for `asset_years`.
+        span: as for `asset_years`.
+    """
+    years = asset_years(bars, moments, span)
+    return alarms / years if years else float("nan")
 
 
 def count_alarms(flagged: np.ndarray, asset: np.ndarray) -> int:
