@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 ARGS ?=
 
-.PHONY: train test quick lint sync leet clean
+.PHONY: train test quick lint docs sync leet clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
@@ -20,6 +20,10 @@ quick: .venv/installed-for-tests
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# the pages of docs/ with the API reference, as a site in site/
+docs: .venv/installed-for-tests
+	$(BIN)/mkdocs build --strict --quiet
 
 # uploads every run that was logged to W&B offline and is not there yet; needs a key: .venv/bin/wandb login
 sync: .venv/installed

@@ -50,7 +50,7 @@ from refold.models.stepping import step_by_step
 class Feeding(NamedTuple):
     """The decoding steps that are fed the truth. Step 0 always takes the start token, so its coin is never read.
 
-    Args:
+    Attributes:
         coins: bool, on the CPU so that reading them waits for no GPU; True is the truth. (T,) has one per step, shared
             by the batch; (B, 1) one per sequence; (B, T) one per sequence and step; None runs free.
         detach_feedback: True stops the gradient at an output that is fed back.

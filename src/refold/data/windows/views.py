@@ -20,7 +20,7 @@ LARGE_FILE = 1 << 30
 class Batch(NamedTuple):
     """Hold a batch of windows, as the loader yields it.
 
-    Args:
+    Attributes:
         windows: (B, T, F) float32, scaled; T may differ between training batches.
         mask: (B, T) bool, True where a bar is present; None if all are.
         index: (B,) int64, window numbers.
