@@ -7,9 +7,9 @@ size, Z numbers of a code, L layers. In this package C is the size of a decoder'
 bridge=states.
 """
 
+from refold.models.assemble import build
 from refold.models.autoencoder import Autoencoder
 from refold.models.bridge import Bridge, LatentBridge, StatesBridge
-from refold.models.build import build
 from refold.models.closed_loop import Feeding
 from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder, RepeatDecoder
 from refold.models.encoder import LSTMEncoder
