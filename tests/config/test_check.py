@@ -64,11 +64,22 @@ def mistakes(*overrides: str) -> str:
         (["optimizer.lr="], "optimizer.lr is ''; it must be a valid number"),
         (["data.window_size=0"], "data.window_size is 0; it must be at least 1"),
         (["optimizer.betas=[0.9]"], "optimizer.betas is [0.9]"),
+        (["bridge.latent_dim=1000000000"], "bridge.latent_dim is 1000000000; training the model takes"),
+        (["encoder.hidden_size=1000000"], "encoder.hidden_size is 1000000; training the model takes"),
+        (["decoder.hidden_size=1000000000000"], "more memory than can be counted"),
+        (["trainer.devices=100000", "trainer.accelerator=cpu"], "trainer.devices is 100000; this machine has"),
         (["logger.mode=of"], "logger.mode is 'of'; it must be one of auto, online, offline"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_named_with_value_bound_and_key(overrides, message):
     assert message in mistakes(*overrides)
+
+
+def test_a_model_that_is_too_large_is_refused_with_the_largest_that_fits():
+    text = mistakes("bridge.latent_dim=1000000000")
+    largest = int(text.rpartition(" ")[2])
+    assert check(compose_run([f"bridge.latent_dim={largest}"], definite=False)) == []
+    assert "it must be at most" in mistakes(f"bridge.latent_dim={int(largest * 1.05)}")
 
 
 def test_all_mistakes_are_listed_at_once():

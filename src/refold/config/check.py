@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refold.bounds import complaint, within
 from refold.config.build import (
-    build_bridge,
     build_data,
     build_evaluation,
     build_optimizer,
@@ -26,6 +25,7 @@ from refold.config.build import (
     build_teacher_forcing,
     build_threshold,
 )
+from refold.config.memory import refuse_too_large
 from refold.errors import ConfigError, RefoldError
 from refold.launch.cluster import find_world
 from refold.launch.hardware import find_machine, plan
@@ -58,9 +58,16 @@ def nearest(name: str, names: list[str] | set[str]) -> str:
 def check(cfg: DictConfig) -> list[str]:
     """Refuse a configuration that cannot run, before any data is read.
 
-    Returns: warnings: settings that are valid and will have no effect.
-    Raises: ConfigError: lists all mistakes at once, each with its YAML path, the bound, and the nearest valid name.
+    Args:
+        cfg: as composed, with a section `run`.
+
+    Returns:
+        Warnings: settings that are valid and will have no effect.
+
+    Raises:
+        ConfigError: lists all mistakes at once, each with its YAML path, the bound, and the nearest valid name.
     """
+    plain: dict[str, Any] = {}
     mistakes = list(_foreign_sweep(cfg)) or list(_unreadable(cfg))
     if not mistakes:
         plain = to_plain(cfg)
@@ -171,8 +178,9 @@ def locate(dotted: str, path: str) -> Callable:
     try:
         module = import_module(module_name)
     except (ImportError, ValueError) as error:
-        inside = isinstance(error, ImportError) and getattr(error, "name", None) not in (module_name, None)
-        inside = inside and not module_name.startswith(f"{error.name}.")  # what is missing is not a part of the name
+        missing = getattr(error, "name", None)
+        inside = isinstance(error, ImportError) and missing not in (module_name, None)
+        inside = inside and not module_name.startswith(f"{missing}.")  # what is missing is not a part of the name
         reason = f"it cannot be imported: {error}" if inside else f"there is no module {module_name!r}"
         raise ConfigError(f"{path} is {dotted}; {reason}") from None
     if not callable(getattr(module, name, None)):
@@ -210,7 +218,7 @@ def _type_complaint(hint: Any, value: Any) -> str | None:
         adapter.validate_python(_as_tuples(value) if "tuple" in str(hint) else value)
     except ValidationError as error:
         uninformative = ("is_instance_of", "callable_type")  # a union with a class that no YAML can hold
-        choices = [part["ctx"]["expected"] for part in error.errors() if part["type"] == "literal_error"]
+        choices = [part.get("ctx", {})["expected"] for part in error.errors() if part["type"] == "literal_error"]
         others = [part["msg"] for part in error.errors() if part["type"] not in ("literal_error", *uninformative)]
         others = others or ([] if choices else [part["msg"] for part in error.errors()])
         reasons = [
@@ -239,8 +247,13 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
         if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
+    try:
+        if too_large := refuse_too_large(cfg):
+            yield too_large
+    except RefoldError as error:
+        yield str(error)
     # what a constructor alone knows of its arguments
-    for build in (build_bridge, build_teacher_forcing, build_data, build_score, build_threshold, build_evaluation):
+    for build in (build_teacher_forcing, build_data, build_score, build_threshold, build_evaluation):
         try:
             build(cfg)
         except RefoldError as error:

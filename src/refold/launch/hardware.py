@@ -111,6 +111,8 @@ def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> 
                 f"{machine.gpus}"
             )
         return devices
+    if isinstance(devices, str):
+        raise ConfigError(f"trainer.devices is {devices!r}; it must be auto, a number or a list of GPUs")
     if on_gpu and devices > machine.gpus:
         raise ConfigError(
             f"trainer.devices is {devices}; this machine has {gpus}: run with trainer.devices={machine.gpus}, or with "
