@@ -14,7 +14,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-import refold.config.build  # noqa: F401  registers the resolvers
+import refold
+import refold.config.build
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -40,7 +41,8 @@ def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
     with open_dict(cfg):
-        cfg.run = {"id": "test-run", "group": None, "choices": {}, "overrides": overrides, "settings": None}
+        names = {"version": refold.__version__, "id": "test-run", "group": None, "settings": None}
+        cfg.run = {**names, "choices": {}, "overrides": overrides}
         if definite:
             cfg.trainer = plan(to_plain(cfg.trainer), find_machine()).settings
     return cfg

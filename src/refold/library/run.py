@@ -12,7 +12,7 @@ from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.errors import ConfigError
 from refold.runs.checkpoints import read_checkpoint
 from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
-from refold.runs.settings import read_settings
+from refold.runs.settings import read_settings, refuse_other_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,25 +231,37 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     for needed in (directory, settings, weights):
         if not needed.exists():
             raise ConfigError(f"{path} is not a finished run: there is no {needed}")
-    cfg, checkpoint = read_settings(settings, trust), read_checkpoint(weights)
-    data = checkpoint["WindowDataModule"]
-    scaler = Scaler.from_state_dict(data["scaler"])
+    cfg = read_settings(settings, trust)
+    refuse_other_version(cfg, directory)
+    checkpoint = read_checkpoint(weights)
+    try:
+        data, parameters = checkpoint["WindowDataModule"], checkpoint["state_dict"]
+        scaler, features = Scaler.from_state_dict(data["scaler"]), list(data["features"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{weights} lacks {error}; it is no checkpoint that Refold's training wrote") from None
     try:
         autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
     except ConfigError as error:
         raise ConfigError(f"{settings} does not build a model; is it of another version of refold? {error}") from None
     prefix = "autoencoder."
-    state = {
-        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
-    }
+    state = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
     try:
         autoencoder.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ConfigError(f"{weights} does not fit {settings}; is it of another version of refold? {reason}") from None
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ConfigError(
+            f"{weights} has weights that are NaN or infinite, {broken[0]} among them: its training diverged; train "
+            f"again, with a smaller optimizer.lr"
+        )
     autoencoder.eval()
     detector = None
     if (directory / DETECTOR).exists():
         detector = build_detector(cfg, autoencoder, build_recipe(cfg), scaler, columns=[])
-        detector.load_state_dict(read_checkpoint(directory / DETECTOR))
-    return Run(directory, cfg, autoencoder, scaler, list(data["features"]), detector)
+        fitted = read_checkpoint(directory / DETECTOR)
+        try:
+            detector.load_state_dict(fitted)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{directory / DETECTOR} lacks {error}; it is no detector that Refold wrote") from None
+    return Run(directory, cfg, autoencoder, scaler, features, detector)

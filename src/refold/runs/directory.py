@@ -5,6 +5,7 @@ checkpoints/detector.pt
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +95,14 @@ def atomic_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - set(files)):
         raise ConfigError(f"{key} is {folder}; other files are there, which are not overwritten")
     new = [parent for parent in folder.parents if not parent.exists()]  # innermost first
-    building = None
+    building, lock = None, None
     try:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(folder)
             building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            lock = os.open(building, os.O_RDONLY)
+            _lock(lock)  # until this process ends, however it does
         except OSError as error:
             raise ConfigError(f"{key} is {folder}; it cannot be written: {error.strerror}") from None
         with full_disk_as_refold_error(folder):
@@ -107,11 +112,33 @@ def atomic_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path
             shutil.rmtree(folder)
         building.rename(folder)
     finally:
+        if lock is not None:
+            os.close(lock)
         if building:
             shutil.rmtree(building, ignore_errors=True)
         for parent in new:
             with suppress(OSError):  # not made, or not empty, because the folder was completed
                 parent.rmdir()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left of a folder that they were writing: it may hold a copy of somebody's bars."""
+    for left in folder.parent.glob(f".{escape(folder.name)}.*"):
+        if not re.fullmatch(r"[a-z0-9_]{8}", left.name.removeprefix(f".{folder.name}.")) or not left.is_dir():
+            continue  # not of mkdtemp
+        lock = os.open(left, os.O_RDONLY)
+        if _lock(lock):
+            shutil.rmtree(left, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(file: int) -> bool:
+    """Lock an open folder, and return whether no other process holds the lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks: then nothing is removed
+        return False
+    return True
 
 
 def identify(directory: Path) -> str:

@@ -17,6 +17,7 @@ from omegaconf._utils import get_yaml_loader  # it reads 1e-3 as a number, and r
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+import refold
 from refold import secrets
 from refold.errors import ConfigError
 from refold.runs.directory import RESOLVED, write_atomically
@@ -122,6 +123,25 @@ def read_settings(path: Path, trust: Sequence[str] = ()) -> DictConfig:
         plain = _as_data(plain, "", path)
         refuse_foreign_parts(plain, trust, path)
     return OmegaConf.create(plain)
+
+
+def refuse_other_version(cfg: DictConfig, directory: Path) -> None:
+    """Refuse a run that another version of Refold trained.
+
+    Args:
+        cfg: its configuration.
+        directory: its run directory.
+
+    Raises:
+        ConfigError: it names both versions.
+    """
+    version = OmegaConf.select(cfg, "run.version")
+    if version != refold.__version__:
+        theirs = f"version {version} of Refold" if version else "a version of Refold before 0.2.0"
+        raise ConfigError(
+            f"{directory} is a run of {theirs}; this is version {refold.__version__}, which does not read it: train "
+            f"again, or install the other version"
+        )
 
 
 def load_settings(path: Path) -> Any:

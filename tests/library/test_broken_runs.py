@@ -1,0 +1,85 @@
+"""A run directory that is broken, or of another version, is refused in a sentence that names the cause."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import refold
+from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, atomic_folder
+from refold.runs.resume import Resume
+
+
+@pytest.fixture
+def copied(run_dir, tmp_path) -> Path:
+    """A copy of a finished run, to be broken."""
+    return Path(shutil.copytree(run_dir, tmp_path / "copied"))
+
+
+def test_a_run_of_another_version_is_refused_by_name(copied):
+    settings = (copied / RESOLVED).read_text()
+    (copied / RESOLVED).write_text(re.sub(r"(  version: ).*", r"\g<1>9.9.9", settings))
+    with pytest.raises(refold.ConfigError, match=rf"of version 9.9.9 of Refold; this is version {refold.__version__}"):
+        refold.load_run(copied)
+    (copied / RESOLVED).write_text(re.sub(r"  version: .*\n", "", settings))
+    for read in (lambda: refold.load_run(copied), lambda: Resume(str(copied)).config([])):
+        with pytest.raises(refold.ConfigError, match=r"a version of Refold before 0.2.0; this is version") as refusal:
+            read()
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_truncated_detector_is_named(copied):
+    with (copied / DETECTOR).open("rb+") as file:
+        file.truncate(1000)
+    with pytest.raises(refold.ConfigError, match=r"detector.pt cannot be read as a checkpoint"):
+        refold.load_run(copied)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"), [(BEST_CHECKPOINT, "state_dict"), (BEST_CHECKPOINT, "WindowDataModule"), (DETECTOR, "score")]
+)
+def test_a_checkpoint_without_its_keys_is_named(copied, file, key):
+    state = torch.load(copied / file, weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != key}, copied / file)
+    with pytest.raises(refold.ConfigError, match=rf"{Path(file).name} lacks '{key}'"):
+        refold.load_run(copied)
+
+
+def test_weights_that_are_nan_are_the_cause_that_is_named(copied):
+    state = torch.load(copied / BEST_CHECKPOINT, weights_only=True)
+    name = next(name for name in state["state_dict"] if name.startswith("autoencoder."))
+    state["state_dict"][name].fill_(torch.nan)
+    torch.save(state, copied / BEST_CHECKPOINT)
+    with pytest.raises(refold.ConfigError, match=r"best.ckpt has weights that are NaN or infinite, .* diverged"):
+        refold.load_run(copied)
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from refold.runs.directory import atomic_folder
+with atomic_folder(Path(sys.argv[1]), "out", ["a"]) as folder:
+    (folder / "a").write_text("bars")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "out")]
+    killed, living = (subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    left, written = (Path(process.stdout.readline().strip()) for process in (killed, living))
+    assert (left.stat().st_mode & 0o777, left.exists()) == (0o700, True)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    with atomic_folder(tmp_path / "out", "out", ["a"]):
+        assert not left.exists()
+        assert written.exists()
+    living.kill()
+    living.communicate()
