@@ -7,6 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+import refold
 from refold.config.arguments import resume_arguments
 from refold.errors import ConfigError
 from refold.runs.directory import (
@@ -39,7 +40,14 @@ def test_ids_are_readable_and_fit_for_a_file_name(name, expected):
 
 
 def make_run(directory: Path) -> Path:
-    cfg = {"resume": None, "seed": 0, "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 3}, "logger": {"tags": []}}
+    cfg = {
+        "run": {"version": refold.__version__},
+        "resume": None,
+        "seed": 0,
+        "optimizer": {"lr": 0.1},
+        "trainer": {"max_epochs": 3},
+        "logger": {"tags": []},
+    }
     open_run(OmegaConf.create(cfg), directory)
     (directory / LAST_CHECKPOINT).write_bytes(b"")
     return directory

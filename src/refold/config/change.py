@@ -39,7 +39,8 @@ def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictCo
             raise ConfigError(
                 f"{key}: it cannot be chosen when scoring{nearest(key, names)}; the run keeps its settings"
             )
-        changed.add(key.partition(".")[0])
+        head = ".".join(key.split(".")[:2]) if key.startswith("data.checks.") else key.partition(".")[0]
+        changed.add("data.source" if head == "data" else head)  # not all of data: its class would bring Lightning
     for key, value in settings.items():
         if key in GROUPS or key == "data.path":
             continue

@@ -9,6 +9,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -91,7 +92,8 @@ def check(cfg: DictConfig) -> list[str]:
 
 def check_sections(cfg: DictConfig, sections: Sequence[str]) -> None:
     """Refuse mistakes in some sections of a configuration that has run before. Raises: ConfigError: lists them all."""
-    plain = {section: to_plain(cfg)[section] for section in sections}
+    everything = to_plain(cfg)
+    plain = {section: reduce(dict.__getitem__, section.split("."), everything) for section in sections}
     mistakes = list(_alignment_mistakes(plain["alignment"])) if "alignment" in plain else []
     for section, node in plain.items():
         mistakes += _node_mistakes(node, section)

@@ -100,9 +100,7 @@ def atomic_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(folder)
-            building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            lock = os.open(building, os.O_RDONLY)
-            _lock(lock)  # until this process ends, however it does
+            building, lock = _locked_folder(folder)
         except OSError as error:
             raise ConfigError(f"{key} is {folder}; it cannot be written: {error.strerror}") from None
         with full_disk_as_refold_error(folder):
@@ -121,23 +119,38 @@ def atomic_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path
                 parent.rmdir()
 
 
+def _locked_folder(folder: Path) -> tuple[Path, int]:
+    """Make a private folder beside one, locked until this process ends, however it does."""
+    for _ in range(100):
+        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        with suppress(FileNotFoundError):
+            lock = os.open(building, os.O_RDONLY)
+            if _lock(lock) is not False and building.exists():
+                return building, lock
+            os.close(lock)  # another process took it for abandoned before it was locked
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+
+
 def _remove_abandoned(folder: Path) -> None:
     """Remove what killed processes left of a folder that they were writing: it may hold a copy of somebody's bars."""
     for left in folder.parent.glob(f".{escape(folder.name)}.*"):
         if not re.fullmatch(r"[a-z0-9_]{8}", left.name.removeprefix(f".{folder.name}.")) or not left.is_dir():
             continue  # not of mkdtemp
-        lock = os.open(left, os.O_RDONLY)
-        if _lock(lock):
-            shutil.rmtree(left, ignore_errors=True)
-        os.close(lock)
+        with suppress(OSError):  # its process has just finished
+            lock = os.open(left, os.O_RDONLY)
+            if _lock(lock):
+                shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
 
 
-def _lock(file: int) -> bool:
-    """Lock an open folder, and return whether no other process holds the lock."""
+def _lock(file: int) -> bool | None:
+    """Lock an open folder; return False if another process holds the lock, None on a file system without locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or a file system without locks: then nothing is removed
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
