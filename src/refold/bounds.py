@@ -19,7 +19,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 @dataclass(frozen=True)
 class Bounds:
-    """An interval of allowed numbers. `open_start` and `open_end` leave the end point itself out."""
+    """An interval of allowed numbers.
+
+    Attributes:
+        start: lower end.
+        end: upper end; infinity is no limit.
+        open_start: True excludes `start` itself.
+        open_end: True excludes `end` itself.
+    """
 
     start: float
     end: float
@@ -38,24 +45,39 @@ class Bounds:
 
 
 def at_least(start: float) -> Bounds:
-    """The interval [start, infinity)."""
+    """Return the interval [start, infinity)."""
     return Bounds(start, math.inf, open_start=False, open_end=True)
 
 
 def more_than(start: float) -> Bounds:
-    """The interval (start, infinity)."""
+    """Return the interval (start, infinity)."""
     return Bounds(start, math.inf, open_start=True, open_end=True)
 
 
 def within(start: float, end: float, *, open_start: bool = False, open_end: bool = False) -> Bounds:
-    """The interval from start to end, end points included unless opened."""
+    """Return the interval from start to end.
+
+    Args:
+        start: lower end.
+        end: upper end.
+        open_start: True excludes `start` itself.
+        open_end: True excludes `end` itself.
+    """
     return Bounds(start, end, open_start, open_end)
 
 
 def complaint(annotation: Any, value: Any) -> str | None:
-    """What is wrong with a value under an annotation: "it must be in [0, 1)", or None if nothing is.
+    """Check a value against the bounds and choices of an annotation.
 
-    Types are looked at only where there are bounds: what is held to an interval must be a number, and True is none.
+    The type of the value is checked only where the annotation has bounds: the value must then be a number, and True
+    and False are not numbers.
+
+    Args:
+        annotation: such as `Annotated[float, within(0, 1)]`, `Literal["a", "b"]`, or a union with one of these.
+        value: any value.
+
+    Returns:
+        What is wrong, such as "it must be in [0, 1)"; None if the value is allowed.
     """
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -84,7 +106,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _may_be(member: Any, value: Any) -> bool:
-    """Whether a member of a union without a complaint holds a value: `None` holds None alone, `str` texts."""
+    """Check whether a value has the type of a union's member; bounds and choices count as passed."""
     if get_origin(member) in (Annotated, Literal):
         return True
     kind = get_origin(member) or member
@@ -92,10 +114,12 @@ def _may_be(member: Any, value: Any) -> bool:
 
 
 def checked(key: str) -> Callable[[Callable], Callable]:
-    """Decorate a constructor, or a dataclass: a value outside its declared bounds raises a ValueError that names value,
-    bound and key.
+    """Return a decorator that checks the arguments of a constructor or a dataclass against their declared bounds.
 
-    Args: key: config path of the object, such as "decoder"; the message speaks of `decoder.dropout`.
+    A value out of bounds raises a ValueError that names the value, the bound and the key.
+
+    Args:
+        key: config path of the object, such as "decoder"; the message speaks of `decoder.dropout`.
     """
 
     def decorate(init: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""What all command lines share: a user's mistake ends in its message alone, never in a traceback."""
+"""The parts that all command lines share: a user's mistake ends in its message alone, never in a traceback."""
 
 import io
 import os

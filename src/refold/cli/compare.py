@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:
-    """Write one row per run: its directory, how it stands, its seed, what differs, and all its metrics.
+    """Write one row per run: its directory, status, seed, the settings that differ, and all its metrics.
 
     Args:
         path: of the CSV file; an error leaves an earlier one as it was.
@@ -73,5 +73,5 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A cell: a number as it is, a text so that no spreadsheet computes it."""
+    """Return a cell for CSV: a number unchanged, a text escaped so that no spreadsheet computes it."""
     return value if isinstance(value, (int, float)) or value is None else escape_formula(str(value))

@@ -25,7 +25,7 @@ OWN = ("run", "out", "device", "trust")
 
 
 def main() -> None:
-    """Load the run, encode, write."""
+    """Load the run, encode the bars, and write the codes."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = command.settings(sys.argv[1:], __doc__)
     if "run" not in settings:

@@ -21,7 +21,7 @@ KEYS = ("run", "format", "out", "trust")
 
 
 def main() -> None:
-    """Load the run, export it, say what is in the file."""
+    """Load the run, export it, and print a description of the file."""
     settings = command.settings(sys.argv[1:], __doc__)
     for key in settings:
         if key not in KEYS:

@@ -1,4 +1,4 @@
-"""How a training job starts and ends: composed by Hydra, joined as a process of a job, refused, or interrupted."""
+"""Start and end of a training job: composed by Hydra, joined as a process of a job, refused, or interrupted."""
 
 import contextlib
 import logging
@@ -92,7 +92,7 @@ def join(cfg: DictConfig, run_dir: Path, train: Train) -> None:
 
 
 def run_and_report(cfg: DictConfig, run_job: RunJob) -> float:
-    """Run one job that Hydra composed, and say what became of it if it fails.
+    """Run one job that Hydra composed, and print the reason if it fails.
 
     Args:
         cfg: configuration of the job.
@@ -208,7 +208,7 @@ def plan_hardware(cfg: DictConfig) -> tuple[Plan, Machine, cluster.World | None]
         The plan, this machine, and the processes that torchrun or srun started, if they did.
 
     Raises:
-        ConfigError: the machine has not got what the settings ask for.
+        ConfigError: the machine lacks something that the settings ask for.
     """
     world = cluster.find_world()
     if world and is_part_of_sweep():

@@ -135,7 +135,7 @@ def _read_digest(directory: Path) -> str | None:
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
-    """Read a run's result.json; None if it is not there or is not that of a run."""
+    """Read a run's result.json; return None if the file is missing or is not the result of a run."""
     try:
         result = json.loads((directory / RESULT).read_text())
     except (OSError, ValueError):

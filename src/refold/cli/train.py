@@ -26,7 +26,7 @@ from refold.runs.state import lock_run
 log = logging.getLogger("refold")
 
 WORKER = (sys.executable, "-m", "refold", "train")
-"""What a process of a job is started with; `--job` and its resolved.yaml follow."""
+"""Command that starts a process of a job; `--job` and its resolved.yaml follow."""
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def train_on(hardware: Plan, cfg: DictConfig, run_dir: Path, *, cores: int, worl
         cfg: checked configuration.
         run_dir: the run directory.
         cores: of this machine.
-        world: processes that somebody else started, of which this is the first; None: there are none.
+        world: processes that another program started, this one being the first; None if there are none.
 
     Returns:
         What result.json holds.

@@ -118,31 +118,31 @@ class WindowDataModule(LightningDataModule):
 
     @property
     def feature_names(self) -> list[str]:
-        """Name the F columns of a window; those of a panel are like `AAPL/log_return`."""
+        """Names of the F columns of a window; those of a panel are like `AAPL/log_return`."""
         return list(self._ready().column_names) if self.recipe.layout == "panel" else list(self.recipe.features)
 
     @property
     def num_features(self) -> int:
-        """Count the columns of a window, F."""
+        """Number of columns of a window, F."""
         return len(self.feature_names)
 
     @property
     def train_windows(self) -> Windows:
-        """Return the windows to train on."""
+        """Windows to train on."""
         return self.windows("train")
 
     @property
     def val_windows(self) -> Windows:
-        """Return the windows that epochs are compared on."""
+        """Windows that epochs are compared on."""
         return self.windows("val")
 
     @property
     def test_windows(self) -> Windows:
-        """Return the windows that results are reported on."""
+        """Windows that results are reported on."""
         return self.windows("test")
 
     def windows(self, part: Part) -> Windows:
-        """Return the windows of a part, and prepare them if that was not done.
+        """Return the windows of a part, and prepare the data first if needed.
 
         Args:
             part: train, val or test.

@@ -46,7 +46,7 @@ class FeatureRows:
     close: np.ndarray | None
 
     def usable(self, max_masked: int) -> np.ndarray:
-        """(N,) bool, whether windows may hold the row: present, or absent in a stretch of at most `max_masked` rows."""
+        """Mark the rows (N,) that windows may hold: present ones, and stretches of at most `max_masked` absent ones."""
         return self.present | _short_stretches(self, max_masked)
 
     def segments(self, usable: np.ndarray, intervals: Sequence[Interval], gap: int) -> dict[Part, np.ndarray]:
@@ -63,7 +63,7 @@ class FeatureTable:
         rows: their features.
         columns: names of the C columns.
         names: names of the assets of the series.
-        relative: numbers of the columns of which a window subtracts its first bar.
+        relative: numbers of the columns from which a window subtracts the value at its first bar.
         lookback: bars that a row depends on, its own included.
         findings: what the checks found: check, policy, asset, bars, first.
     """
@@ -236,7 +236,7 @@ def _pivot(tables: Sequence[FeatureRows], assets: int, moments: int, min_assets:
 
 
 def _short_stretches(rows: FeatureRows, longest: int) -> np.ndarray:
-    """(N,) absent rows in stretches of at most `longest`, with a present row of the same run on both sides."""
+    """Mark the absent rows (N,) in stretches of at most `longest`, with a present row of the same run on both sides."""
     number = np.arange(len(rows.present))
     before = np.maximum.accumulate(np.where(rows.present, number, -1))
     after = np.minimum.accumulate(np.where(rows.present, number, len(number))[::-1])[::-1]

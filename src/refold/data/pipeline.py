@@ -1,4 +1,4 @@
-"""From a table of bars to the series that windows are cut from, with its parts and its scale.
+"""Turn a table of bars into the series that windows are cut from, with its parts and its scale.
 
 Letters: N rows of a series, C columns.
 """
@@ -30,7 +30,7 @@ more bars is not divided."""
 
 @dataclass(frozen=True)
 class Prepared:
-    """What windows are cut from.
+    """The series that windows are cut from, with its parts and its scale.
 
     Attributes:
         series: the scaled features of all bars.
@@ -224,7 +224,7 @@ class _Assembly:
 
 
 def _spread(values: np.ndarray, segments: np.ndarray, window_size: int, so_far: tuple[float, int]) -> tuple[float, int]:
-    """Add up the squares of a relative column over windows, of its differences to their first bars, and count them."""
+    """Sum the squared differences of a relative column to the first bar of each window, and count them."""
     total, count = so_far
     for first, bars in segments.tolist():
         run, windows = values[first : first + bars], max(0, bars - window_size + 1)
@@ -235,7 +235,7 @@ def _spread(values: np.ndarray, segments: np.ndarray, window_size: int, so_far: 
 
 
 def refuse_few(bars: int) -> None:
-    """Refuse a table that has less than two usable bars.
+    """Refuse a table that has fewer than two usable bars.
 
     Args:
         bars: number of usable bars.

@@ -11,7 +11,7 @@ Layout = Literal["per_asset", "panel"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How bars become windows. With the bars, these settings decide the result.
+    """Settings of the preparation of windows. Together with the bars they decide the result.
 
     Attributes:
         features: names of the features.

@@ -57,7 +57,7 @@ def unsplit_series(
 
     Raises:
         DataError: a check refuses the bars, they lack a column that the features or the scale need, or a table that is
-            not part of another has less than two bars.
+            not part of another has fewer than two bars.
     """
     counted = EVERY_ROW if kept is None else pl.col(ROW).is_between(kept.start, kept.stop, closed="left")
     single = feature_table(bars.with_row_index(ROW), recipe, market, counted)

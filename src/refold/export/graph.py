@@ -95,7 +95,7 @@ class _Scored(nn.Module):
             self.register_buffer("precision", torch.cholesky_inverse(score.factor))
 
     def measure(self, scaled: Tensor, made: Tensor, code: Tensor) -> Tensor:
-        """Return what the score measures of each bar of windows and their reconstructions, (B, T, C) float64."""
+        """Compute the quantities that the score is made from, for each bar, (B, T, C) float64."""
         score = self.score
         if isinstance(score, LatentNeighbours):
             distances = _squared_distances(code / score.deviation, score.reference).sqrt()
@@ -156,7 +156,7 @@ class Portable(nn.Module):
 
 
 def relative_columns(run: TrainedRun) -> list[int]:
-    """List the columns of which a window sees only the distance to its first bar (`Feature.relative`)."""
+    """List the columns that a window holds only relative to its first bar (`Feature.relative`)."""
     own = [find(name).relative for name in fitted_detector(run).features]
     return [column for column in range(len(run.scaler.mean)) if own[column % len(own)]]
 

@@ -1,4 +1,4 @@
-"""What a reader of a result has to know before he trusts it: warnings, and why a metric has no value."""
+"""Warnings that a reader of a result needs before trusting it, and the reasons why a metric has no value."""
 
 import math
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def find_divergence(
 
 
 def find_unfinished_schedule(module: AutoencoderModule, steps: int) -> str | None:
-    """Say whether teacher forcing had not come to its final ratio when the training ended.
+    """Say whether the training ended before teacher forcing reached its final ratio.
 
     Args:
         module: trained.
@@ -74,7 +74,7 @@ def without_infinities(result: Any, reasons: Mapping[str, str], path: str = "") 
     Args:
         result: plain dicts, lists and values.
         reasons: end of a dotted path, such as "test/r2", -> why a value there may be missing.
-        path: dotted path of `result` in the whole.
+        path: dotted path of `result` in the complete result.
 
     Returns:
         The same with None in place of NaN and infinity, and dotted path -> reason.

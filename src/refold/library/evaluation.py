@@ -213,7 +213,7 @@ def fit_detector(
 
     Returns:
         Level and alarm rates, and the scores of the test part. Nothing is fitted to the test part, so its alarm rate
-        is what a user may expect. None twice if validation does not suffice for the threshold: no reason to lose a run.
+        is what a user may expect. Both are None if validation has too few scores for the threshold.
     """
     series = data.train_windows.series
     try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME = "the frame"
-"""What messages call a table that came without a name."""
+"""Name of an unnamed table in messages."""
 
 SINGLE_ASSET = "asset"
 """Name of the asset of a table of one asset."""
@@ -39,7 +39,7 @@ class FrameSource:
         return self.table.canonical(self.frame, where=NAME, single_asset=SINGLE_ASSET)
 
     def identity(self) -> Any:
-        """Return None: nobody asks whether a table in memory has changed."""
+        """Return None: a table in memory has no recorded version."""
         return None
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ def _series(name: str, column: "pd.Series") -> pl.Series:
 
 
 def returned_like(frame: Any, table: pl.DataFrame) -> "pl.DataFrame | pd.DataFrame":
-    """Return a table of polars as the library that a caller's table came from has them.
+    """Convert a polars table to the library that the caller's table came from.
 
     Args:
         frame: what the caller gave.

@@ -1,4 +1,4 @@
-"""From the encoder's final state to a code, and from a code to the decoder's first state.
+"""Bridges: they turn the encoder's final state into a code, and a code into the decoder's first state.
 
 Letters as in `refold.models`. A state is a pair (h, c), each (L, B, H).
 """
@@ -42,7 +42,7 @@ def check_code(code: Tensor, code_size: int, key: str) -> None:
 
 
 class Bridge(nn.Module, ABC):
-    """The way from the encoder's state to a code, and from a code to what a decoder starts from.
+    """Base class of bridges: turn the encoder's state into a code, and a code into a decoder's first state.
 
     A subclass sets `code_size` (Z) and `conditioning_size` (C, numbers of the conditioning that decoders get).
     """
@@ -67,7 +67,7 @@ class Bridge(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, code: Tensor) -> tuple[Tensor, State]:
-        """Turn a code into what a decoder starts from.
+        """Turn a code into a decoder's first state.
 
         Args:
             code: (B, Z), floating point.

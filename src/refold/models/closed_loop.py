@@ -90,7 +90,7 @@ def weights_of(lstm: nn.LSTM, projection: nn.Linear) -> Weights:
 
 
 def check_feeding(feeding: Feeding, truth: Tensor | None, batch_size: int, window_size: int) -> None:
-    """Refuse coins of the wrong shape, type or device, coins without a truth, and passes that do not go with them.
+    """Refuse coins of the wrong shape, type or device, coins without a truth, and parallel passes that do not fit.
 
     Args:
         feeding: to be checked.

@@ -68,7 +68,7 @@ def asset_series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, A
 
 
 def _thinned(bars: pl.LazyFrame, count: int, points: int) -> tuple[pl.DataFrame, pl.DataFrame, float | None]:
-    """The bars of one asset to draw, those of them that are flagged, and the usual milliseconds between two bars."""
+    """Return the bars of one asset to draw, its flagged bars, and the median milliseconds between two bars."""
     kept, flagged, spacing = [], [], None
     for first in range(0, count, ROWS_AT_ONCE):
         some = bars.slice(first, ROWS_AT_ONCE).collect()
@@ -79,7 +79,7 @@ def _thinned(bars: pl.LazyFrame, count: int, points: int) -> tuple[pl.DataFrame,
 
 
 def _least_flagged(scan: pl.LazyFrame) -> float:
-    """The score from which flagged bars are shown: all of them, unless they are more than MOST_FLAGGED."""
+    """Return the lowest score of flagged bars to show; -inf unless more than MOST_FLAGGED are flagged."""
     flagged = scan.filter(pl.col("verdict")).select(pl.col("score").fill_nan(None)).collect()["score"]
     if len(flagged) <= MOST_FLAGGED:
         return -np.inf
@@ -115,7 +115,7 @@ def thin_bars(bars: pl.DataFrame, points: int) -> pl.DataFrame:
 
 
 def _with_event(flagged: pl.DataFrame, events: pl.DataFrame | None) -> pl.DataFrame:
-    """Flagged bars with the kind of the event that they are part of, null where there is none."""
+    """Add to flagged bars the kind of the event that they are part of, null where there is none."""
     if events is None or events.height == 0 or flagged.height == 0:
         return flagged.with_columns(kind=pl.lit(None, pl.String))
     spans = events.select(pl.col("start").cast(flagged["timestamp"].dtype), "end", "kind").sort("start")
@@ -125,7 +125,7 @@ def _with_event(flagged: pl.DataFrame, events: pl.DataFrame | None) -> pl.DataFr
 
 
 def _reason(bar: Mapping[str, Any], contributions: Sequence[str]) -> str:
-    """Why a bar is flagged, for its hover text: kind, prices, score and the features to blame."""
+    """Write the hover text of a flagged bar: kind, prices, score and the features to blame."""
     when = bar["timestamp"]
     lines = [f"<b>{_escaped(bar['kind'] or 'flagged')}</b>  {when:%Y-%m-%d %H:%M}".removesuffix(" 00:00")]
     if bar.get("close") is not None:
@@ -143,5 +143,5 @@ def _reason(bar: Mapping[str, Any], contributions: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text for plotly's labels, which read a few tags and entities."""
+    """Escape a text for plotly's labels, which interpret a few tags and entities."""
     return html.escape(text, quote=False)

@@ -75,7 +75,7 @@ def sorted_runs(runs: Sequence[RunRecord], metric: str) -> list[RunRecord]:
 
 
 def _table(comparison: Comparison) -> dict[str, Any]:
-    """The same table as in a terminal, with every metric."""
+    """Build the table that a terminal shows, with every metric."""
     rows = [
         [
             *(str(value) for value in row.settings),
@@ -96,7 +96,7 @@ def _table(comparison: Comparison) -> dict[str, Any]:
 
 
 def _parallel(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any] | None:
-    """Axes of numbers where all values are numbers, else of names, and the metric as the last axis."""
+    """Build the parallel axes: numbers where all values are numbers, else names, and the metric as the last axis."""
     keys = [*comparison.settings, *(["seed"] if len({run.seed for run in finished}) > 1 else [])]
     if not keys or len(finished) < 2:
         return None
@@ -117,7 +117,7 @@ def _parallel(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str
 
 
 def _importance(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any]:
-    """Importance of each setting, as bars."""
+    """Compute the importance of each setting, to be drawn as bars."""
     columns = {key: [run.settings.get(key, "—") for run in finished] for key in (*comparison.settings, "seed")}
     found = measure_importance(columns, [run.metrics[comparison.metric] for run in finished])
     return {
@@ -129,7 +129,7 @@ def _importance(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[s
 
 
 def _curves(comparison: Comparison, ranked: Sequence[RunRecord]) -> dict[str, Any]:
-    """Curves of the first runs, thinned."""
+    """Collect the curves of the first runs, thinned."""
     drawn = ranked[:MOST_CURVES]
     runs = []
     for run in drawn:
@@ -146,7 +146,7 @@ def _curves(comparison: Comparison, ranked: Sequence[RunRecord]) -> dict[str, An
 
 
 def _windows(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any] | None:
-    """Windows of the best run that has kept some, and what other runs made of the same ones."""
+    """Collect windows of the best run that has kept some, and the reconstructions of the same windows by other runs."""
     drawn: list[tuple[RunRecord, FixedWindows]] = []
     others = 0
     for run in finished:
@@ -180,19 +180,19 @@ def _share(drawn: int, there: int) -> str:
 
 
 def _same(one: FixedWindows, other: FixedWindows) -> bool:
-    """Whether two runs drew the same windows in the same units."""
+    """Check whether two runs kept the same windows in the same units."""
     pairs = ((one.truth, other.truth), (one.moments, other.moments), (one.features, other.features))
     return all(np.array_equal(a, b) for a, b in (*pairs, (one.assets, other.assets)))
 
 
 def _by_feature(fixed: FixedWindows, values: np.ndarray) -> list[list[list[float | None]]]:
-    """(W, T, F) -> W x F x T, rounded; None at absent bars."""
+    """Convert values (W, T, F) to rounded lists W x F x T, with None at absent bars."""
     kept = np.where(fixed.present[:, :, None], values, np.nan)[:, :, :MOST_FEATURES].transpose(0, 2, 1)
     return [[[_finite(round(float(value), 4)) for value in line] for line in window] for window in kept]
 
 
 def _name(run: RunRecord, comparison: Comparison) -> str:
-    """Name of a run: the settings that set it apart."""
+    """Name a run by the settings in which it differs from the others."""
     parts = [str(run.settings.get(key, "—")) for key in comparison.settings]
     ending = "" if run.status == "finished" else f" ({run.status})"
     return f"{' · '.join([*parts, f'seed {run.seed}'])}{ending}" if parts else f"{run.id}{ending}"

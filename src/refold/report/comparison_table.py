@@ -47,7 +47,7 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 
 def label_of(row: Row) -> str:
-    """Return how many seeds a row is of, or its one run and how that stands; then what is wrong with it."""
+    """Return the label of a row: its number of seeds, or its one run and status, then any problems."""
     run = row.runs[0]
     if len(row.runs) > 1:
         name = f"{len(row.runs)} {'seeds' if len({run.seed for run in row.runs}) == len(row.runs) else 'runs'}"
@@ -57,7 +57,7 @@ def label_of(row: Row) -> str:
 
 
 def problems_text(run: RunRecord) -> str:
-    """Return what is wrong with a run's result, in one line; nothing if all is well."""
+    """Describe the problems of a run's result in one line; return an empty text if there are none."""
     more = len(run.problems) - MOST_PROBLEMS
     return "; ".join([*run.problems[:MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])])
 
@@ -72,7 +72,7 @@ def cell_text(row: Row, metric: str) -> str:
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None, title: str | None = None) -> None:
-    """Print the table, what the star means, and what a reader must know.
+    """Print the table, the meaning of its stars, notes about the comparison, and the best run.
 
     Args:
         comparison: the runs.
@@ -102,5 +102,5 @@ def print_comparison(comparison: Comparison, console: Console | None = None, tit
 
 
 def _width(console: Console, table: Table) -> int:
-    """Columns of text that a table takes when nothing in it is folded."""
+    """Measure the width of a table in characters when no cell is folded."""
     return Measurement.get(console, console.options.update(width=10_000), table).maximum

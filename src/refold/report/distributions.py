@@ -106,18 +106,18 @@ def _finite_scores(scores: np.ndarray | pl.LazyFrame) -> Iterator[np.ndarray]:
 
 
 def _span(values: np.ndarray) -> tuple[float, float, float]:
-    """The lowest value, the positive one that 0.1 % lie below, and the highest."""
+    """Return the lowest value, the 0.1 % quantile of the positive ones, and the highest value."""
     positive = values[values > 0]
     return values.min(), float(np.quantile(positive, 0.001)) if len(positive) else np.inf, values.max()
 
 
 def _mean_level(scan: pl.LazyFrame) -> float | None:
-    """The mean threshold of all bars; None if no bar has one."""
+    """Compute the mean threshold of all bars; return None if no bar has one."""
     return scan.select(pl.col("threshold").fill_nan(None).mean()).collect(engine="streaming").item()
 
 
 def _edges(low: float, usual: float, high: float) -> np.ndarray:
-    """Edges of bins that hold all values; logarithmic, from the usual ones on, where no value is below 0."""
+    """Return edges of bins for all values; logarithmic, from the usual values on, where no value is below 0."""
     if low >= 0 and high > 0:
         low = usual
         edges = np.geomspace(low, high, BINS + 1) if low < high else np.array([low / 2, high * 2])

@@ -108,7 +108,7 @@ def save(figure: "Figure", path: Path) -> Path:
 
 
 class ReconstructionPictures(L.Callback):
-    """Draws validation windows and their reconstructions after epochs 1, 2, 4, 8, ...
+    """Draw validation windows and their reconstructions after epochs 1, 2, 4, 8, ...
 
     Loggers that show pictures get them. The windows are of the validation part: nothing looks at the test part before
     the training is over.
@@ -137,7 +137,7 @@ class ReconstructionPictures(L.Callback):
 
 
 def _new_figure(width: float, height: float, *, constrained: bool = True) -> "Figure":
-    """An empty figure, in inches. Without pyplot there is no window and nothing to close."""
+    """Make an empty figure, sizes in inches. Without pyplot there is no window and nothing to close."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained" if constrained else None)

@@ -46,13 +46,13 @@ def assemble_page(title: str, payload: Mapping[str, Any], name: str = "page") ->
 
 
 def _packed(raw: bytes) -> str:
-    """Bytes as gzip in base64."""
+    """Compress bytes with gzip and encode them in base64."""
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode()
 
 
 @cache
 def _plotly() -> str:
-    """plotly.js, packed."""
+    """Return the compressed source of plotly.js."""
     from plotly.offline import get_plotlyjs  # takes half a second to import
 
     return _packed(get_plotlyjs().encode())

@@ -95,5 +95,5 @@ def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None
 
 
 def _short(path: Path) -> str:
-    """A path relative to the working directory where it lies below it."""
+    """Shorten a path below the working directory to a relative one; return any other path unchanged."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

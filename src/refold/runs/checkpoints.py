@@ -11,7 +11,17 @@ log = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU: plain values and tensors. Raises: ConfigError: it cannot be read."""
+    """Read a checkpoint of plain values and tensors onto the CPU.
+
+    Args:
+        path: the checkpoint file.
+
+    Returns:
+        The content of the checkpoint by name.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     import torch
 
     try:
@@ -22,9 +32,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def usable_checkpoint(path: Path) -> Path:
-    """The checkpoint to go on with: this one, or the one before it where `last.ckpt` is broken.
+    """Return the checkpoint to resume from: this one, or `previous.ckpt` if this is a broken `last.ckpt`.
 
-    Raises: ConfigError: neither can be read.
+    Args:
+        path: a checkpoint file of a run.
+
+    Raises:
+        ConfigError: no checkpoint can be read.
     """
     try:
         read_checkpoint(path)

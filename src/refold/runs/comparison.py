@@ -31,7 +31,7 @@ class Row:
 
     @property
     def finished(self) -> bool:
-        """True if the metrics of its runs are final."""
+        """Whether the metrics of the runs of this row are final."""
         return self.runs[0].status == "finished"
 
     def values(self, metric: str) -> list[float]:
@@ -109,7 +109,7 @@ def compare(runs: Sequence[RunRecord], metric: str | None = None, *, each: bool 
 
 
 def _common_monitor(runs: Sequence[RunRecord]) -> str:
-    """The metric that all runs that can be read were chosen by."""
+    """Return the monitored metric that all readable runs share; raise DataError if they have none or several."""
     monitors = sorted({run.monitor for run in runs if run.monitor is not None})
     if not monitors:
         raise DataError(f"no run can be read: {runs[0].directory}: {runs[0].note}")
@@ -136,7 +136,7 @@ def what_differs(runs: Sequence[RunRecord]) -> tuple[str, ...]:
 
 
 def _decided_by(shown: list[str], key: str, runs: Sequence[RunRecord]) -> bool:
-    """True if runs that are equal in the shown settings are equal in this key, too."""
+    """Check whether runs that are equal in the shown settings are equal in this key, too."""
     seen: dict[tuple, Any] = {}
     shown_values = [tuple(_value(run, name) for name in shown) for run in runs]
     return all(
@@ -145,12 +145,12 @@ def _decided_by(shown: list[str], key: str, runs: Sequence[RunRecord]) -> bool:
 
 
 def _value(run: RunRecord, key: str) -> Any:
-    """The value of a setting; an em dash where a run does not have it."""
+    """Return the value of a setting, or an em dash if the run does not have it."""
     return run.settings.get(key, "—")
 
 
 def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str, each: bool) -> list[Row]:
-    """Rows of finished runs, best first; runs without the metric after them, and unfinished ones last."""
+    """Build the rows of finished runs, best first; runs without the metric come next, unfinished ones last."""
     groups: dict[tuple, list[RunRecord]] = {}
     unfinished = []
     for run in runs:
@@ -173,7 +173,7 @@ def _rows(runs: Sequence[RunRecord], settings: Sequence[str], metric: str, each:
 
 
 def _notes(runs: Sequence[RunRecord], metric: str) -> Iterable[str]:
-    """Sentences about what makes runs incomparable."""
+    """Write sentences about the differences that make runs incomparable."""
     finished = [run for run in runs if run.status == "finished"]
     if len({run.fingerprint for run in finished if run.fingerprint}) > 1:
         yield "these runs were measured on different data: their errors cannot be compared as they stand"

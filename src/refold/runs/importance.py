@@ -1,4 +1,4 @@
-"""How much each setting of a set of runs matters for a metric, measured with a random forest."""
+"""Importance of each setting of a set of runs for a metric, measured with a random forest."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ REPEATS = 5
 
 
 class Importance(NamedTuple):
-    """What a forest says of the settings.
+    """Importance of settings, as a random forest measures it.
 
     Attributes:
         shares: setting -> rise of the squared error when its values are shuffled among the runs, in shares of the
@@ -71,7 +71,7 @@ def measure_importance(settings: Mapping[str, Sequence[Any]], values: Sequence[f
 
 
 def _encode(settings: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of numbers, (N, C), and the setting of each column, (C,); a name becomes one column per value."""
+    """Encode settings as columns of numbers (N, C), and return the setting of each column (C,); names are one-hot."""
     columns, owners = [], []
     for name, values in settings.items():
         if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
@@ -88,7 +88,7 @@ def _encode(settings: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarr
 def _out_of_bag_error(
     forest: "RandomForestRegressor", unseen: list[np.ndarray], columns: np.ndarray, target: np.ndarray
 ) -> float:
-    """Mean squared error where each row is predicted by the trees that were not fitted on it."""
+    """Compute the mean squared error of rows predicted only by the trees that were not fitted on them."""
     total, count = np.zeros(len(target)), np.zeros(len(target))
     for tree, rows in zip(forest.estimators_, unseen, strict=True):
         if len(rows):
@@ -99,7 +99,7 @@ def _out_of_bag_error(
 
 
 def _shuffled(columns: np.ndarray, of_setting: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A copy in which some columns are shuffled among the rows, all of them in the same way."""
+    """Return a copy in which some columns are shuffled among the rows by one common permutation."""
     copy = columns.copy()
     copy[:, of_setting] = columns[generator.permutation(len(columns))][:, of_setting]
     return copy

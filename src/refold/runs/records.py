@@ -37,7 +37,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads 500 run
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its directory tells it.
+    """One run, as read from its directory.
 
     Attributes:
         directory: the run directory.
@@ -110,7 +110,7 @@ def run_directories(directory: Path) -> list[Path]:
 
 
 def _is_run(directory: Path) -> bool:
-    """True if there are settings, or if nobody may look: then the record of the run says so."""
+    """Check whether a directory is a run; return True if it cannot be looked into, and let the record say so."""
     try:
         return (directory / RESOLVED).is_file()
     except OSError:
@@ -132,13 +132,13 @@ def _below(directory: Path) -> Iterator[Path]:
 
 
 def _natural(name: str) -> tuple[int, str]:
-    """Sort key that puts 2_... before 10_...: jobs of a sweep are numbered."""
+    """Return a sort key that puts 2_... before 10_...: jobs of a sweep are numbered."""
     head = name.partition("_")[0]
     return (int(head) if head.isdecimal() and len(head) < 20 else -1, name)
 
 
 def _nothing(place: str | Path, directory: Path, group: str | None) -> str:
-    """The message for a place without runs."""
+    """Write the message for a place without runs."""
     if not directory.is_dir():
         return f"{place}: there is no directory {directory}"
     if group is not None:
@@ -147,7 +147,7 @@ def _nothing(place: str | Path, directory: Path, group: str | None) -> str:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Read one run directory; what is wrong with it stands in the record, and nothing is raised."""
+    """Read one run directory; problems go into the record, and nothing is raised."""
     try:
         cfg = _read_settings(directory / RESOLVED)
         settings, stated = _settings_of(cfg)
@@ -193,7 +193,7 @@ def read_run(directory: Path) -> RunRecord:
 
 
 def _settings_of(cfg: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Dotted key -> value of all settings that decide what a run computes, and the keys that the user chose."""
+    """Return the settings that decide a run's result, dotted key -> value, and the keys that the user chose."""
     run = cfg["run"]
     given = run.get("choices")
     chosen = {str(group): option for group, option in given.items()} if isinstance(given, dict) else {}
@@ -207,7 +207,7 @@ def _settings_of(cfg: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _metrics_of(result: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
-    """The metrics of a result that are finite numbers, and what is wrong with the others."""
+    """Return the metrics of a result that are finite numbers, and the problems of the others."""
     metrics, problems = {}, []
     reasons = result.get("missing")
     reasons = reasons if isinstance(reasons, dict) else {}
@@ -223,7 +223,7 @@ def _metrics_of(result: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
 
 
 def _is_finite(value: Any) -> bool:
-    """True for a number that a float can hold."""
+    """Check whether a value is a finite number that a float can hold."""
     try:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -231,14 +231,14 @@ def _is_finite(value: Any) -> bool:
 
 
 def _scalar(value: Any) -> Any:
-    """A value that can be compared, hashed and shown; anything else as a text."""
+    """Return a value that can be compared, hashed and shown; turn anything else into a text."""
     if value is None or isinstance(value, bool) or (_is_finite(value) and abs(value) < 2**63):
         return value
     return _text(value)
 
 
 def _text(value: Any, most: int = 200) -> str:
-    """A text that any terminal can show: in one line, printable, of no more than so many characters."""
+    """Turn a value into one line of printable text, cut after `most` characters."""
     text = " ".join(str(value)[: 4 * most].split())
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= most else f"{text[:most]}..."
@@ -254,7 +254,7 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a run. Raises DataError if they cannot be read."""
+    """Read the settings of a run; raise DataError if they cannot be read."""
     try:
         text = _read_text(path, LARGEST_SETTINGS)
         _refuse_bomb(text)
@@ -279,7 +279,7 @@ def _refuse_bomb(text: str) -> None:
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:
-    """The result of a run, or None if it has not written one. Raises DataError if there is one, and it is broken."""
+    """Read the result of a run; return None if there is none yet, and raise DataError if it is broken."""
     try:
         result = json.loads(_read_text(path, LARGEST_RESULT))
     except FileNotFoundError:
@@ -292,7 +292,7 @@ def _read_result(path: Path) -> dict[str, Any] | None:
 
 
 def _read_text(path: Path, most: int) -> str:
-    """The text of a file. Raises OSError, or ValueError if it has more bytes than `most` or is not UTF-8."""
+    """Read a text file; raise OSError, or ValueError if it has more bytes than `most` or is not UTF-8."""
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
     with path.open("rb") as file:

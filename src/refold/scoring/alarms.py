@@ -1,4 +1,4 @@
-"""How many alarms each threshold would give, side by side, so that a user can choose one.
+"""Numbers of alarms that each threshold would give, side by side, so that a user can choose one.
 
 An alarm is a run of neighbouring flagged bars. All levels are fitted to the scores of validation.
 """
@@ -61,7 +61,7 @@ class Alarms:
 class AlarmRates:
     """Fit several thresholds to the scores of validation, and count their alarms there and on other bars.
 
-    A threshold that validation has too few scores for is left out.
+    A threshold is left out if validation has too few scores for it.
 
     Args:
         thresholds: name -> threshold, not fitted.

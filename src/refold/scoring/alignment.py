@@ -1,4 +1,4 @@
-"""From values of windows to values of bars: a bar is in up to T windows, and gets one value out of theirs.
+"""Reduce values of windows to values of bars: a bar is in up to T windows, and gets one value.
 
     bars of the series      0    1    2    3    4    5
     window 0  (T = 3)      [a0   a1   a2]

@@ -1,4 +1,4 @@
-"""What a model has to beat.
+"""Baselines that a model has to beat.
 
 For reconstruction: the same number of principal components, and the mean. For detection: a forest over the same
 features, chance, and flagging everything. The rules of price feeds stand in `rules`.
@@ -141,7 +141,7 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
 
 
 class Components(nn.Module):
-    """Let a fitted PCA pass for an autoencoder: windows to codes and back.
+    """Wrap a fitted PCA in the interface of an autoencoder: windows to codes and back.
 
     Args:
         pca: fitted.

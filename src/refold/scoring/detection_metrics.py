@@ -1,4 +1,4 @@
-"""How good scores and verdicts are, where the true anomalies are known.
+"""Metrics of scores and verdicts on bars whose true anomalies are known.
 
 `pool` puts series, the bars of one asset in order of time, one after another. Each metric is a function of what it
 returns; no event, and no buffer around one, crosses from one series into the next. Larger scores are stranger.
@@ -32,7 +32,7 @@ class LabelledScores(NamedTuple):
 
 
 def pool(series: Iterable[tuple[ArrayLike, ArrayLike]]) -> LabelledScores:
-    """Put series one after another, for the metrics below.
+    """Concatenate the scores and labels of several series, for the metrics of this module.
 
     Args:
         series: for each series its scores (n,), larger is stranger, and its labels (n,), true where a bar is anomalous.
@@ -163,7 +163,7 @@ def _neighbours(
 
 
 def _merge(seen: LabelledScores, starts: np.ndarray, ends: np.ndarray, reach: int) -> np.ndarray:
-    """Return (E,) the number of the buffered event that each event is part of: those whose buffers meet are one."""
+    """Return the number of the buffered event of each event, (E,); events whose buffers meet share one."""
     apart = (ends[:-1] + reach < starts[1:] - reach) | (seen.series[starts[1:]] != seen.series[ends[:-1]])
     return np.append(0, apart.cumsum())
 
@@ -180,10 +180,10 @@ def labelled_runs(seen: LabelledScores) -> tuple[np.ndarray, np.ndarray]:
 
 
 def event_f1(seen: LabelledScores, *, threshold: float) -> dict[str, float]:
-    """Count events where they are found, and bars where they are flagged in vain.
+    """Compute precision, recall and F1 with found events as hits and wrongly flagged bars as false alarms.
 
     Recall is the share of events with a flagged bar; precision = events found / (events found + flagged bars outside
-    all events). One flagged bar finds an event, however long it is; each bar flagged in vain costs, so flagging
+    all events). One flagged bar finds an event, however long it is; each wrongly flagged bar costs, so flagging
     everything does not pay.
 
     Args:
@@ -252,7 +252,7 @@ def detection_delay(seen: LabelledScores, *, threshold: float) -> dict[str, floa
 
 
 class _Zones(NamedTuple):
-    """The events and their zones, in bars: what is nearer to an event than to any other one of its series.
+    """Events and their zones, in bars: a zone holds the places nearer to its event than to any other of its series.
 
     Attributes:
         begin: (E,) begin of each event.

@@ -1,4 +1,4 @@
-"""From flagged bars to a short list of events: when, how strange, which features to blame, and what it looks like."""
+"""Group flagged bars into a short list of events: time, score, features to blame, and likely kind of error."""
 
 from collections.abc import Sequence
 

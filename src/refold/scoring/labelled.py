@@ -1,4 +1,4 @@
-"""How well a run's own score finds the anomalies that the source of its data knows of."""
+"""Detection metrics of a run's own score, against the anomalies that its data source labels."""
 
 import polars as pl
 

@@ -1,4 +1,4 @@
-"""Whether codes keep neighbours: the nearest windows of a window, and the nearest codes of its code.
+"""Preservation of neighbours: the nearest windows of a window, compared with the nearest codes of its code.
 
 Legend: N windows, D numbers of a window, Z numbers of a code.
 """

@@ -1,4 +1,4 @@
-"""What other rooms must offer to be scored or measured here."""
+"""Interfaces that other packages implement to be scored or measured here."""
 
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -18,7 +18,7 @@ class Scorer(Protocol):
     """
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
-        """Learn what is usual.
+        """Fit the scorer to training and validation bars.
 
         Args:
             train: canonical bars of the training part, free of errors.
@@ -42,7 +42,7 @@ class Scorer(Protocol):
 
 
 class Evaluation(Protocol):
-    """What an experiment measures at the end of a run, beside the reconstruction error."""
+    """A measurement that an experiment adds at the end of a run, beside the reconstruction error."""
 
     def run(self, detector: "Detector", data: "WindowDataModule", *, seed: int) -> dict[str, Any]:
         """Measure a trained model.

@@ -111,7 +111,7 @@ class StaleRun(Rule):
         return pl.when(run == run.shift(1)).then(pl.len().over(run) - 1).otherwise(0)
 
     def expression(self, bars: pl.DataFrame, market: pl.DataFrame | None) -> pl.Expr:
-        """Return repetitions over one more than is usual; at least three are needed for a score of 1."""
+        """Return repetitions / (usual number + 1), where the divisor is at least three."""
         return self._length() / self.usual
 
 
@@ -203,12 +203,12 @@ class LargestRank:
 
 
 def _sorted(scores: np.ndarray) -> np.ndarray:
-    """Sort the scores that there are."""
+    """Return the scores without NaN, sorted."""
     return np.sort(scores[~np.isnan(scores)])
 
 
 def _rank(scores: np.ndarray, usual: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the share of usual scores below each score, NaN for NaN, and by how much it exceeds the largest of them.
+    """Return the share of usual scores below each score, and each score's excess over the largest; NaN gives NaN.
 
     Args:
         scores: (N,).

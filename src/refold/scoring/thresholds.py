@@ -1,4 +1,4 @@
-"""From scores to a verdict: a level, fitted to the scores of the validation part alone.
+"""Thresholds that turn scores into verdicts: levels fitted to the scores of the validation part alone.
 
 An alarm is a run of neighbouring bars above the level.
 """
@@ -39,7 +39,7 @@ class ValidationScores(NamedTuple):
 
     @property
     def asset_years(self) -> float:
-        """Scored bars in years of bars of one asset; NaN of fewer than two moments."""
+        """Scored bars, in years of bars of one asset; NaN if there are fewer than two moments."""
         return asset_years(int(np.isfinite(self.scores).sum()), self.moments, self.span)
 
 
@@ -68,7 +68,7 @@ class Threshold(Fitted, ABC):
         """
 
     def fit_validation(self, validation: ValidationScores) -> None:
-        """Set `level` from the scores of validation, where they stand in time; by default from the scores alone.
+        """Set `level` from the scores of validation and their times; by default from the scores alone.
 
         Raises:
             ConfigError: there are too few.
@@ -370,7 +370,7 @@ _SECONDS_PER_YEAR = 365.25 * 86400
 
 
 def asset_years(bars: int, moments: int, span: float) -> float:
-    """Return how many years of bars of one asset some scored bars are; NaN of fewer than two moments.
+    """Convert a number of scored bars to years of bars of one asset; NaN if there are fewer than two moments.
 
     Args:
         bars: of all assets.
@@ -381,7 +381,7 @@ def asset_years(bars: int, moments: int, span: float) -> float:
 
 
 def per_asset_year(alarms: int, bars: int, moments: int, span: float) -> float:
-    """Return a number of alarms among scored bars as a rate per asset and year; NaN of fewer than two moments.
+    """Convert a number of alarms to a rate per asset and year; NaN if there are fewer than two moments.
 
     Args:
         alarms: among the bars.

@@ -35,7 +35,7 @@ class SpoiltBars:
     generator: np.random.Generator
 
     def scale_prices(self, rows: slice, factor: float) -> None:
-        """Multiply those of open, high, low and close that there are."""
+        """Multiply the columns open, high, low and close; skip those that are absent."""
         for name in PRICES:
             if name in self.columns:
                 self.columns[name][rows] *= factor

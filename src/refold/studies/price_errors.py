@@ -1,4 +1,4 @@
-"""How well errors of price feeds are found: real prices, planted errors, and every scorer on the same bars.
+"""Comparison of scorers on errors of price feeds: real prices, planted errors, and the same bars for all.
 
 For each kind of error there is a copy of the validation part and one of the test part with errors of that kind, and
 real jumps beside them, which are none. Each scorer is fitted on clean training and validation bars, gets one threshold,
@@ -222,7 +222,7 @@ class PriceErrors:
         """Measure a trained model and all scorers that it is compared with; see `Evaluation`.
 
         Returns:
-            As `measure`, and "seed".
+            The values of `measure`, and "seed".
         """
         parts = part_bars(data.source.load(), data.recipe)
         scorers = all_scorers(detector, data, seed)

@@ -73,7 +73,7 @@ class StopOnSignal(L.Callback):
         self._leave(trainer)
 
     def _agreed(self, trainer: L.Trainer) -> bool:
-        """Say, alike on every process, whether any of them has received a signal."""
+        """Return whether any process has received a signal; every process gets the same answer."""
         return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
 
     def _leave(self, trainer: L.Trainer) -> None:
@@ -161,7 +161,7 @@ class EpochReport(L.Callback):
             setattr(self, name, value)
 
     def _epoch_seconds(self) -> float:
-        """Seconds of this epoch so far, those before a resume included."""
+        """Return the seconds of this epoch so far, including those before a resume."""
         return self.epoch_seconds + time.perf_counter() - self.epoch_started
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -50,11 +50,11 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> None:
-        """No name: the run directory has one."""
+        """None; the run directory has the name."""
 
     @property
     def version(self) -> None:
-        """No version: the run directory has one."""
+        """None; the run directory has the version."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -93,14 +93,14 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Settings stand in resolved.yaml, beside this file."""
+        """Do nothing: resolved.yaml, beside this file, has the settings."""
 
 
 def no_logger(*, run_dir: Path, run_id: str, settings: dict[str, Any], group: str | None) -> None:
     """Add no logger beside metrics.csv, which every run writes.
 
     Args:
-        run_dir: not used, as the others: every logger's function gets them.
+        run_dir: not used, like the other arguments; every logger's function gets them.
         run_id: id of the run.
         settings: the resolved configuration.
         group: name of the sweep, or None.
@@ -248,7 +248,7 @@ class WandbRun(WandbLogger):
         self._try(lambda: self.experiment.log_artifact(artifact, aliases=["best", run_id]))
 
     def _try(self, send: Callable[[], object]) -> None:
-        """Call W&B; after its first failure, no more."""
+        """Call W&B; skip the call if an earlier one failed."""
         if self.failed:
             return
         try:
@@ -259,7 +259,7 @@ class WandbRun(WandbLogger):
 
 
 def _give_up(error: Exception) -> None:
-    """Say that W&B gets no more of this run."""
+    """Log a warning that nothing more of this run is sent to W&B."""
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log lies in the same folder
     reason = _reason(error)
     log.warning("W&B: not logged there from here on (%s); the run goes on, and metrics.csv has all numbers", reason)

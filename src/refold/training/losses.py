@@ -30,7 +30,7 @@ class AbsoluteErrorLoss:
 
 
 class HuberLoss:
-    """Squared up to `delta`, straight beyond it (Huber 1964).
+    """Squared error up to `delta`, straight beyond it (Huber 1964).
 
     Args:
         delta: error, in training standard deviations, from which on the loss is straight; greater than 0.

@@ -71,7 +71,7 @@ class AutoencoderModule(L.LightningModule):
         teacher_forcing: which bars of a training batch are fed the truth.
         optimizer: parameters -> optimizer.
         lr_schedule: share of the training done, in [0, 1] -> factor on the learning rate.
-        seed: of everything that is drawn during training.
+        seed: seed of all random numbers of the training.
     """
 
     autoencoder: Autoencoder
@@ -114,7 +114,7 @@ class AutoencoderModule(L.LightningModule):
 
     @property
     def _logs_this_step(self) -> bool:
-        """True at every so many optimizer steps: log() costs a third of a millisecond."""
+        """Whether this step is logged: only every n-th is, because log() costs a third of a millisecond."""
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  set undeclared
         return (self.global_step + 1) % every == 0
 

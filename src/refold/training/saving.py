@@ -20,7 +20,7 @@ from refold.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, PREVIOUS_CHE
 log = logging.getLogger(__name__)
 
 Monitor = Literal["val/reconstruction_mse", "val/reconstruction_mae"]
-"""Logged names of which the smallest value is the best."""
+"""Logged metrics for which the smallest value is the best."""
 
 DIVERGED = 10.0
 """A monitored value of more than so many times its best is said to diverge."""

@@ -175,8 +175,9 @@ class TeacherForcing:
 
     Args:
         schedule: optimizer step -> probability of feeding the truth.
-        coin: what one toss decides. `step`: a bar, for the whole batch. `sequence_step`: a bar of one window (Bengio et
-            al. 2015). `sequence`: a whole window. `prefix`: no toss; the truth for the first round(ratio * T) bars.
+        coin: unit that one toss decides. `step`: a bar, for the whole batch. `sequence_step`: a bar of one window
+            (Bengio et al. 2015). `sequence`: a whole window. `prefix`: no toss; the truth for the first
+            round(ratio * T) bars.
         detach_feedback: True stops the gradient at the fed-back output.
         parallel_passes: 0 is exact. From 2 on, coins per window and bar run as that many fused passes in place of the
             loop over bars; an approximation (Mihaylova & Martins 2019, arXiv 1906.07651).

@@ -123,7 +123,7 @@ class Checks:
         return Checked(bars, calendar, moment, findings.table())
 
     def arrive(self, bars: pl.DataFrame, last: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-        """Make the checks that depend on the order of a table, on its next rows. `run` makes them too.
+        """Make the checks of a table's order on its next rows; `run` makes the same checks.
 
         Args:
             bars: canonical table of the next rows.

@@ -12,7 +12,7 @@ Policy = Literal["error", "warn", "mask", "drop"]
 
 
 class Check(NamedTuple):
-    """Say what is wrong with a faulty bar, and which policies make sense for the check."""
+    """Describe a kind of fault, and the policies that make sense for it."""
 
     complaint: str
     policies: tuple[Policy, ...] = get_args(Policy)

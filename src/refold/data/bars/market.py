@@ -1,4 +1,4 @@
-"""How prices jump from one bar to the next, and how many assets jump at the same moment.
+"""Jumps of prices from one bar to the next, and how many assets jump at the same moment.
 
 A split moves one asset overnight and leaves the traded value as it is. A crash takes the day, moves many assets and
 raises the traded value. These measures tell the two apart.

@@ -27,7 +27,7 @@ MOMENTS = 100_000
 
 
 class Cut(NamedTuple):
-    """Rows of a table, and the range that all rows of their assets take up.
+    """Rows of a table, and the range of all rows of their assets.
 
     Attributes:
         first: the first row.
@@ -43,7 +43,7 @@ class Cut(NamedTuple):
 
 
 class OrderedBars:
-    """Canonical bars that are sorted by asset, then time, and all have both.
+    """Canonical bars, sorted by asset, then time; every bar has an asset and a time.
 
     Args:
         bars: the table.
@@ -62,7 +62,7 @@ class OrderedBars:
 
     @property
     def rows(self) -> int:
-        """N."""
+        """Number of rows, N."""
         return int(self.starts[-1])
 
     def slice(self, first: int, end: int) -> pl.DataFrame:
@@ -195,7 +195,7 @@ def _sorted(bars: pl.LazyFrame, assets: dict[str, int], spool: TableSpool) -> pl
 
 
 def _starts(assets: dict[str, int]) -> np.ndarray:
-    """(A + 1,) first row of each of A assets, and the number of rows of all."""
+    """Return the first row of each of A assets, and the number of all rows at the end, (A + 1,)."""
     return np.cumsum([0, *assets.values()])
 
 

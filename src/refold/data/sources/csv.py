@@ -186,7 +186,11 @@ class Csv:
 
 
 def _unzip(path: Path) -> bytes:
-    """Read the only file of a zip. Raises: DataError: it has none, or several."""
+    """Read the only file of a zip.
+
+    Raises:
+        DataError: it has none, or several.
+    """
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
         if len(names) != 1:

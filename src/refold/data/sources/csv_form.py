@@ -177,7 +177,7 @@ def _normal(name: str) -> str:
 
 
 def _all(rows: Sequence[Sequence[str]], column: int, pattern: re.Pattern) -> bool:
-    """Test whether the cells of a column, of which there must be one, all have a form."""
+    """Test whether a column has at least one cell, and all its cells have a form."""
     cells = [row[column].strip() for row in rows if len(row) > column]
     return bool(cells) and all(pattern.fullmatch(cell) for cell in cells)
 

@@ -108,7 +108,7 @@ class Series:
 
 
 class Windows:
-    """Address the windows of one part by number, in [0, len). None crosses an asset, a part or a hole.
+    """Address the windows of one part by number, in [0, len). No window crosses an asset, a part or a hole.
 
     Args:
         series: the bars, shared by all parts.

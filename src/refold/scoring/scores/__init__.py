@@ -1,4 +1,4 @@
-"""Scores: from what a model makes of a bar to one number, larger = stranger. One class and one YAML each."""
+"""Scores: one number for each bar and its reconstruction, larger = stranger. One class and one YAML each."""
 
 from refold.scoring.scores.base import Score
 from refold.scoring.scores.errors import AbsoluteError, SquaredError

@@ -18,8 +18,8 @@ class Score(Fitted, ABC):
     """Score bars in two steps with the alignment between them: values of each bar of a window, then a score per bar.
 
     `measure` gives each bar of a window C values: an error per feature, or one distance. They are aligned, so that each
-    bar of an asset has one row of them, (N, C). `fit` learns from rows what is usual; `contributions` says of other
-    rows how strange each value is, and their sum is the score.
+    bar of an asset has one row of them, (N, C). `fit` learns the usual values from rows; `contributions` computes
+    how strange each value of other rows is. Their sum is the score.
 
     Attributes:
         fitted_on: the part whose rows `fit` gets.
@@ -57,7 +57,7 @@ class Score(Fitted, ABC):
         """
 
     def fit(self, values: Tensor) -> None:
-        """Learn what is usual.
+        """Fit the score to the values of the part `fitted_on`.
 
         Args:
             values: (N, C) float64, without NaN, of the part `fitted_on`.
@@ -65,7 +65,7 @@ class Score(Fitted, ABC):
 
     @abstractmethod
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
-        """Say how strange each value is.
+        """Compute how strange each value is.
 
         Args:
             values: (N, C) float64, asset after asset in order of time, NaN at absent bars.

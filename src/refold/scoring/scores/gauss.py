@@ -1,4 +1,4 @@
-"""How surprising each feature's error is under a normal distribution of errors, summed over the features.
+"""Surprise of each feature's error under a normal distribution of errors, summed over the features.
 
 Source: Garg et al. 2021, "An evaluation of anomaly detection and diagnosis in multivariate time series" (Gauss-S,
 Gauss-D, Gauss-D-K).
@@ -125,7 +125,7 @@ class GaussDynamicKernel(Score):
         return smooth.masked_fill(surprise.isnan(), torch.nan)
 
     def _smooth(self, surprise: Tensor) -> Tensor:
-        """Return the weighted mean over the bars that there are, (n, F) -> (n, F)."""
+        """Return the weighted mean over the bars that are not absent, (n, F) -> (n, F)."""
         present = ~surprise.isnan()
         padding = (self.reach, self.after)
 
