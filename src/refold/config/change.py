@@ -1,12 +1,14 @@
 """Change a finished run's settings: another score, threshold, alignment or data."""
 
 from pathlib import Path
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from refold.config.check import check_sections, nearest
 from refold.config.compose import compose_settings
 from refold.errors import ConfigError
+from refold.runs.settings import to_plain
 
 GROUPS = ("score", "threshold")
 PREFIXES = ("score.", "threshold.", "data.path", "data.uri", "data.source.", "data.checks.")
@@ -27,7 +29,7 @@ def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictCo
     Raises:
         ConfigError: a key cannot be chosen anew or does not exist, or a value is out of bounds.
     """
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    cfg = OmegaConf.create(to_plain(cfg))
     changed = set()
     for key, value in settings.items():
         if key in GROUPS:
@@ -49,7 +51,7 @@ def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictCo
             names = OmegaConf.select(cfg, parent, default=None) or {}
             names = {f"{parent}.{name}" for name in names if not str(name).startswith("_")}
             raise ConfigError(f"{key}: there is no such key{nearest(key, names)}")
-        cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"]))
+        cfg = cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
     check_sections(cfg, sorted(changed))
     return cfg
 
@@ -66,7 +68,7 @@ def all_thresholds(cfg: DictConfig, conf: Path) -> dict[str, DictConfig]:
     """
     found = {}
     for path in sorted((conf / "threshold").glob("*.yaml")):
-        option = OmegaConf.load(path)
+        option = cast("DictConfig", OmegaConf.load(path))
         chosen = option["_target_"] == cfg.threshold["_target_"]
         found[f"{path.stem} (chosen)" if chosen else path.stem] = OmegaConf.create(
             {"threshold": cfg.threshold if chosen else option}
@@ -78,13 +80,13 @@ def _read_file(cfg: DictConfig, path: str, conf: Path) -> None:
     """Let the data be a CSV or Parquet file, by the name's end."""
     parquet = Path(path).is_dir() or path.endswith((".parquet", ".pq"))
     composed = compose_settings([f"data={'parquet' if parquet else 'csv'}", "data.path=x"], conf).data
-    source = OmegaConf.create(OmegaConf.to_container(composed, resolve=True)["source"])
+    source = cast("DictConfig", OmegaConf.create(to_plain(composed)["source"]))
     own = cfg.data.source
     if "path" in own and "table" in own:
         source.table = own.table
         source.table.start = source.table.end = None
     if own["_target_"] == source["_target_"]:
-        source = OmegaConf.merge(source, own, {"table": source.table})
+        source = cast("DictConfig", OmegaConf.merge(source, own, {"table": source.table}))
     source.path = str(Path(path).expanduser().absolute())
     cfg.data.source = source
     cfg.data.path = source.path

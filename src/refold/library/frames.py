@@ -1,6 +1,6 @@
 """Tables that a caller holds in memory, of polars or pandas; pandas is imported only for a caller who has it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import polars as pl
@@ -51,7 +51,7 @@ def is_pandas(frame: Any) -> bool:
     return type(frame).__module__.partition(".")[0] == "pandas" and type(frame).__name__ == "DataFrame"
 
 
-def is_frame(value: Any) -> bool:
+def is_frame(value: Any) -> "TypeGuard[pl.DataFrame | pl.LazyFrame | pd.DataFrame]":
     """Return whether an object is a table that `to_polars` takes."""
     return isinstance(value, pl.DataFrame | pl.LazyFrame) or is_pandas(value)
 

@@ -12,7 +12,7 @@ from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.errors import ConfigError
 from refold.runs.checkpoints import read_checkpoint
 from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
-from refold.runs.settings import read_settings, refuse_other_version
+from refold.runs.settings import read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,7 +232,6 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
         if not needed.exists():
             raise ConfigError(f"{path} is not a finished run: there is no {needed}")
     cfg = read_settings(settings, trust)
-    refuse_other_version(cfg, directory)
     checkpoint = read_checkpoint(weights)
     try:
         data, parameters = checkpoint["WindowDataModule"], checkpoint["state_dict"]

@@ -186,7 +186,7 @@ class Judge:
         bars = read_sorted([data.source.load()], self.detector.recipe.checks)
         parts = {part: data.segments(part) for part in ("val", "test")}
         compared = self._comparison(int(parts["test"][:, 1].sum())) if thresholds else None
-        watch = sample and (lambda part, made: sample.of_part({"val": "validation"}.get(part, part), made))
+        watch = sample and (lambda part, made: sample.of_part("validation" if part == "val" else part, made))
         with self.progress(sum(int(runs[:, 1].sum()) for runs in parts.values()), "bars scored") as count:
             frames = scan_parts(self.detector, bars.slice(0, bars.rows), parts, count, watch)
             return self._collect(frames, compared, "test", lambda: data.findings, sample, None)

@@ -151,7 +151,7 @@ class Sample:
         found = {}
         for name, seen in self._seen.items():
             if seen:
-                means = sum(one.squares for one in seen) / sum(one.bars for one in seen)
+                means = torch.stack([one.squares for one in seen]).sum(0) / sum(one.bars for one in seen)
                 found[name] = dict(zip(self.detector.features, means.tolist(), strict=True))
         return found
 
@@ -220,7 +220,7 @@ def remarkable(scores: pl.LazyFrame) -> pl.DataFrame:
         own = known.filter(pl.col("asset") == asset)
         highest = own.filter(pl.col("score") == top).head(1).collect(engine="streaming")
         some = own.gather_every(math.ceil(bars / MOST_SCORES)).collect(engine="streaming")
-        median = some[(some["score"] - some["score"].median()).abs().arg_min()]
+        median = some[(some["score"] - some["score"].median()).abs().arg_min() or 0]
         rows += [highest.with_columns(label=pl.lit("highest score")), median.with_columns(label=pl.lit("median score"))]
     return pl.concat(rows).select("asset", "timestamp", "label")
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from refold import program
 from refold.errors import ConfigError
 from refold.runs.directory import LAST_CHECKPOINT, RESOLVED
-from refold.runs.settings import give_anew, read_settings, refuse_other_version, refuse_withheld, to_plain
+from refold.runs.settings import give_anew, read_settings, refuse_withheld, to_plain
 
 CHANGEABLE = ("trainer.", "logger.", "checkpoint.every_minutes", "early_stopping.patience")
 """Keys that a resumed run may change. Others are part of what its checkpoint is a state of."""
@@ -55,7 +55,6 @@ class Resume:
                 value that was kept out of resolved.yaml, such as a password, is not given again.
         """
         cfg = read_settings(self.directory / RESOLVED, trust)
-        refuse_other_version(cfg, self.directory)
         for override in overrides:
             key, _, value = override.lstrip("+~").partition("=")
             if key in ("resume", "trust") or give_anew(cfg, key, value):

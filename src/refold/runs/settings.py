@@ -121,21 +121,23 @@ def read_settings(path: Path, trust: Sequence[str] = ()) -> DictConfig:
         raise ConfigError(f"{path} is not the configuration of a run")
     if tuple(trust) != EVERYTHING:
         plain = _as_data(plain, "", path)
+        refuse_other_version(plain, path.parent)  # first: their parts had other names
         refuse_foreign_parts(plain, trust, path)
     return OmegaConf.create(plain)
 
 
-def refuse_other_version(cfg: DictConfig, directory: Path) -> None:
+def refuse_other_version(plain: dict[str, Any], directory: Path) -> None:
     """Refuse a run that another version of Refold trained.
 
     Args:
-        cfg: its configuration.
+        plain: its settings.
         directory: its run directory.
 
     Raises:
         ConfigError: it names both versions.
     """
-    version = OmegaConf.select(cfg, "run.version")
+    section = plain.get("run")
+    version = section.get("version") if isinstance(section, dict) else None
     if version != refold.__version__:
         theirs = f"version {version} of Refold" if version else "a version of Refold before 0.2.0"
         raise ConfigError(

@@ -33,7 +33,9 @@ keeps a core busy, and little enough that glibc keeps the memory between calls (
 MOST_CODES = 20_000
 """Codes of training windows that a score may learn from, spread evenly."""
 
-Job, Done = TypeVar("Job"), TypeVar("Done")
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+Times = TypeVar("Times", np.ndarray, np.float64)
 
 Watch = Callable[[Windows, np.ndarray, Tensor, Tensor, Tensor], None]
 """(windows, (B,) numbers of some of them, their values (B, T, F), codes (B, Z), reconstructions (B, T, F))."""
@@ -249,7 +251,10 @@ class Detector:
             if len(number):
                 return block, self._measure(windows, number, watch=watch)
             # the end of a run, where no window begins
-            return block, tuple(target.new_empty((0, T, target.shape[1])) for target in (values, reconstruction))
+            return block, (
+                values.new_empty((0, T, values.shape[1])),
+                reconstruction.new_empty((0, T, series.values.shape[1])),
+            )
 
         for block, parts in in_turn(measure, row_blocks(segments, T, self.batch), self.workers or self._at_a_time()):
             for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
@@ -343,7 +348,11 @@ class Detector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what was fitted. Raises: ConfigError: it was fitted for another score, threshold or alignment."""
+        """Restore what was fitted.
+
+        Raises:
+            ConfigError: it was fitted for another score, threshold or alignment, or by another version.
+        """
         if state.get("format") != FORMAT:
             raise ConfigError(
                 f"the run's detector is of format {state.get('format')}; this version of refold reads {FORMAT}: choose "
@@ -363,7 +372,13 @@ class Detector:
 
 
 def in_turn(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
-    """What work makes of each job, in their order, so many at a time; torch has one thread for each of them."""
+    """Run jobs on several threads, and yield their results in the order of the jobs.
+
+    Args:
+        work: what is done with a job. torch has one thread for each of them meanwhile.
+        jobs: taken as they are needed.
+        workers: jobs that are done at the same time.
+    """
     if workers == 1:
         yield from map(work, jobs)
         return
@@ -382,14 +397,25 @@ def in_turn(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> I
         torch.set_num_threads(threads)
 
 
-def seconds(times: np.ndarray, dtype: pl.DataType) -> np.ndarray:
-    """Differences or moments in the units of a series' times, in seconds."""
+def seconds(times: Times, dtype: pl.DataType) -> Times:
+    """Convert differences or moments to seconds.
+
+    Args:
+        times: in the units of a series' times.
+        dtype: of the timestamps: dates, or datetimes with their unit.
+    """
     per_second = {"ms": 1e3, "us": 1e6, "ns": 1e9}
-    return times * 86400.0 if dtype == pl.Date else times / per_second[dtype.time_unit]
+    return times / per_second[dtype.time_unit] if isinstance(dtype, pl.Datetime) else times * 86400.0
 
 
 def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> float:
-    """The usual time from one bar of an asset to the next, in seconds."""
+    """Measure the usual time from one bar of an asset to the next, in seconds; NaN if no asset has two.
+
+    Args:
+        times: (N,) int64, as in a series.
+        asset: (N,) numbers.
+        dtype: of the timestamps.
+    """
     steps = np.diff(times)[np.diff(asset) == 0]
     return float(seconds(np.median(steps), dtype)) if len(steps) else float("nan")
 

@@ -5,7 +5,7 @@ A piece takes along as many bars before and after it as its scores depend on, so
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -84,7 +84,7 @@ def _refuse_other_frequency(detector: Detector, bars: OrderedBars, where: str) -
     step = pl.concat(bars.slice(cut.first, cut.end).select(step) for cut in sampled(bars)).to_series().median()
     if step is None or not own > 0:
         return
-    usual = float(seconds(np.float64(step), bars.schema["timestamp"]))
+    usual = float(seconds(np.float64(cast("float", step)), bars.schema["timestamp"]))
     if not own / SAME_FREQUENCY < usual < own * SAME_FREQUENCY:
         raise DataError(
             f"{where} has a bar every {_duration(usual)}; the run was trained on one every {_duration(own)}: errors of "
