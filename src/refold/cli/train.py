@@ -25,7 +25,7 @@ from refold.runs.state import lock_run
 
 log = logging.getLogger("refold")
 
-WORKER = (sys.executable, "-m", "refold", "train")
+WORKER = (sys.executable, "-P", "-m", "refold", "train")
 """Command that starts a process of a job; `--job` and its resolved.yaml follow."""
 
 

@@ -123,6 +123,9 @@ def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -
         shared = {**address, _SIGNS: signs, _JOB: str((run_dir / RESOLVED).resolve()), _PARENT: str(os.getpid())}
         if plan.settings["accelerator"] == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
+        # parts of the user's own are found where this process finds them
+        places = [sys.path[0] or os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+        shared["PYTHONPATH"] = os.pathsep.join(places)
         workers = Workers([*command, "--job", str(run_dir / RESOLVED)], Path(signs))
         try:
             workers.start(plan.processes, shared)
