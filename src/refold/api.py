@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from refold.config.build import build_table, to_plain
+from refold.config.build import Parts, build_table, to_plain
 from refold.config.check import check
 from refold.config.compose import CONF, as_overrides, compose_settings, without_hydra
 from refold.errors import ConfigError, Interrupted, RefoldError
@@ -127,7 +127,8 @@ def _run(cfg: Any, run_dir: Path, frame: pl.DataFrame | None, *, choices: dict[s
 
     cfg = begin(cfg, run_dir, choices=choices, overrides=overrides, group=None)
     try:
-        for without_effect in check(cfg):
+        parts = Parts(cfg)
+        for without_effect in check(cfg, parts):
             logging.getLogger("refold").warning(without_effect)
         machine = find_machine()
         hardware = plan(to_plain(cfg.trainer), machine, None)
@@ -135,7 +136,7 @@ def _run(cfg: Any, run_dir: Path, frame: pl.DataFrame | None, *, choices: dict[s
         if frame is not None:
             run_dir.mkdir(parents=True, exist_ok=True)
             frame.write_parquet(run_dir / BARS)
-        train_on(hardware, cfg, run_dir, cores=machine.cores, world=None)
+        train_on(hardware, cfg, run_dir, cores=machine.cores, world=None, parts=parts)
     except RefoldError as error:
         if getattr(error, "status", 2) == 2:  # the log of a failure is kept, but not the directory of a mistake
             (run_dir / BARS).unlink(missing_ok=True)

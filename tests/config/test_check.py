@@ -134,3 +134,20 @@ def test_hydras_refusals_are_explained(overrides, message):
 def test_other_errors_are_not_explained_away():
     assert explain(ZeroDivisionError("a bug"), CONF) is None
     assert nearest("zzz", {"decoder", "encoder"}) == ""
+
+
+def test_parts_that_the_check_built_are_those_that_the_run_uses(monkeypatch):
+    from refold.config import build
+
+    built = []
+    instantiate = build._instantiate
+    monkeypatch.setattr(
+        build, "_instantiate", lambda cfg, path, **runtime: built.append(path) or instantiate(cfg, path, **runtime)
+    )
+    cfg = compose_run([])
+    parts = build.Parts(cfg)
+    check(cfg, parts)
+    module = build.build_module(cfg, 5, parts)
+    assert module.teacher_forcing is parts.teacher_forcing
+    once = ("data", "teacher_forcing", "score", "threshold", "optimizer")
+    assert {name: built.count(name) for name in once} == dict.fromkeys(once, 1)

@@ -50,19 +50,29 @@ def run_job(composed: DictConfig, run_dir: Path) -> float:
         The monitored value, for a sweeper to minimise.
     """
     cfg = job.prepare(composed, run_dir)
-    for without_effect in check(cfg):
+    parts = config.Parts(cfg)
+    for without_effect in check(cfg, parts):
         log.warning(without_effect)
     hardware, machine, world = job.plan_hardware(cfg)
     result = None
     if job.is_part_of_sweep():
         cfg, result = sweep.reuse_earlier_job(cfg, run_dir)
     if result is None:
-        result = train_on(hardware, cfg, run_dir, cores=machine.cores, world=world)
+        parts = parts if cfg is parts.cfg else None  # a sweep may go on with the settings of an earlier job
+        result = train_on(hardware, cfg, run_dir, cores=machine.cores, world=world, parts=parts)
         job.print_result(result, run_dir)
     return result["metrics"][cfg.checkpoint.monitor]
 
 
-def train_on(hardware: Plan, cfg: DictConfig, run_dir: Path, *, cores: int, world: World | None) -> dict[str, Any]:
+def train_on(
+    hardware: Plan,
+    cfg: DictConfig,
+    run_dir: Path,
+    *,
+    cores: int,
+    world: World | None,
+    parts: config.Parts | None = None,
+) -> dict[str, Any]:
     """Open the run directory and train in it, here or on processes that are started for it.
 
     Args:
@@ -71,6 +81,7 @@ def train_on(hardware: Plan, cfg: DictConfig, run_dir: Path, *, cores: int, worl
         run_dir: the run directory.
         cores: of this machine.
         world: processes that another program started, this one being the first; None if there are none.
+        parts: of the configuration, as the check built them; None builds them.
 
     Returns:
         What result.json holds.
@@ -84,15 +95,16 @@ def train_on(hardware: Plan, cfg: DictConfig, run_dir: Path, *, cores: int, worl
         job.announce(hardware, world, run_dir)
         if needs_workers(hardware) and not world:
             return run_workers(WORKER, run_dir, hardware, cores)
-        return train(cfg, run_dir) or {}
+        return train(cfg, run_dir, parts) or {}
 
 
-def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
+def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> dict[str, Any] | None:
     """Build the parts of a run, fit them, and test the best weights. Every process of a job calls this.
 
     Args:
         cfg: checked configuration.
         run_dir: open run directory.
+        parts: of the configuration, as the check built them; None builds them.
 
     Returns:
         What result.json holds, on the first process; None on the others.
@@ -102,9 +114,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
         from refold.training.loggers import finish_loggers
 
         job.seed(cfg)
-        data = config.build_data(cfg)
+        parts = parts or config.Parts(cfg)
+        data = parts.data
         data.setup()
-        module = config.build_module(cfg, data.num_features)
+        module = config.build_module(cfg, data.num_features, parts)
         if not cfg.resume:  # a checkpoint holds what came of it
             config.start_linear_path(module, data)
         status = 1
@@ -116,8 +129,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any] | None:
             report_ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             assert data.scaler is not None  # setup fitted it
-            detector = config.build_detector(cfg, module.autoencoder, data.recipe, data.scaler, data.feature_names)
-            result = evaluate_run(cfg, run_dir, trainer, module, data, detector, config.build_evaluation(cfg))
+            detector = config.build_detector(
+                cfg, module.autoencoder, data.recipe, data.scaler, data.feature_names, parts
+            )
+            result = evaluate_run(cfg, run_dir, trainer, module, data, detector, parts.evaluation)
             status = 0
         finally:
             finish_loggers(status)

@@ -7,6 +7,7 @@ they are called, so that completion and `--help` do without them.
 import secrets
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,12 @@ def build_recipe(cfg: DictConfig) -> "Recipe":
 
 
 def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
-    """Encoder, bridge and decoder with fresh weights from torch's global generator. Args: num_features: F."""
+    """Build encoder, bridge and decoder with fresh weights from torch's global generator.
+
+    Args:
+        cfg: the configuration.
+        num_features: F.
+    """
     from refold.models import Autoencoder, LinearPath
 
     bridge = build_bridge(cfg)
@@ -123,7 +129,7 @@ def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
 
 
 def build_bridge(cfg: DictConfig) -> Any:
-    """The bridge between the configured encoder and decoder."""
+    """Build the bridge between the configured encoder and decoder."""
     return _instantiate(
         cfg,
         "bridge",
@@ -134,23 +140,59 @@ def build_bridge(cfg: DictConfig) -> Any:
     )
 
 
-def build_teacher_forcing(cfg: DictConfig) -> "TeacherForcing":
-    """The schedule with its coin."""
-    return _instantiate(cfg, "teacher_forcing")
-
-
-def build_score(cfg: DictConfig) -> "Score":
-    """From reconstructions to how strange a bar is; not fitted."""
-    return _instantiate(cfg, "score")
-
-
 def build_threshold(cfg: DictConfig) -> "Threshold":
-    """From scores to a verdict; not fitted."""
+    """Build the threshold that turns scores into verdicts; it is not fitted."""
     return _instantiate(cfg, "threshold")
 
 
+class Parts:
+    """Build the parts of a configuration, each of them once: the check builds them first, then the run uses them.
+
+    Args:
+        cfg: the configuration; its sections of these parts do not change any more.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+
+    @cached_property
+    def data(self) -> "WindowDataModule":
+        """The data module."""
+        return build_data(self.cfg)
+
+    @cached_property
+    def teacher_forcing(self) -> "TeacherForcing":
+        """The schedule with its coin."""
+        return _instantiate(self.cfg, "teacher_forcing")
+
+    @cached_property
+    def score(self) -> "Score":
+        """The score, not fitted."""
+        return _instantiate(self.cfg, "score")
+
+    @cached_property
+    def threshold(self) -> "Threshold":
+        """The threshold, not fitted."""
+        return build_threshold(self.cfg)
+
+    @cached_property
+    def evaluation(self) -> "Evaluation | None":
+        """The measurements that an experiment adds to the reconstruction error; None if it adds none."""
+        return _instantiate(self.cfg, "evaluation") if self.cfg.evaluation else None
+
+    @cached_property
+    def optimizer(self) -> Callable:
+        """A function from parameters to their optimizer."""
+        return _instantiate(self.cfg, "optimizer")
+
+
 def build_detector(
-    cfg: DictConfig, autoencoder: "Autoencoder", recipe: "Recipe", scaler: "Scaler", columns: list[str]
+    cfg: DictConfig,
+    autoencoder: "Autoencoder",
+    recipe: "Recipe",
+    scaler: "Scaler",
+    columns: list[str],
+    parts: Parts | None = None,
 ) -> "Detector":
     """Build score, threshold and alignment around an autoencoder; they are not fitted.
 
@@ -160,47 +202,46 @@ def build_detector(
         recipe: how bars become its windows.
         scaler: from features to what it sees.
         columns: names of the columns of a window.
+        parts: of the configuration, where some have been built; None builds them.
     """
     from refold.scoring.detector import Detector
 
+    parts = parts or Parts(cfg)
     return Detector(
         autoencoder=autoencoder,
         recipe=recipe,
         scaler=scaler,
         columns=columns,
-        score=build_score(cfg),
-        threshold=build_threshold(cfg),
+        score=parts.score,
+        threshold=parts.threshold,
         alignment=cfg.alignment,
     )
 
 
-def build_evaluation(cfg: DictConfig) -> "Evaluation | None":
-    """What an experiment measures beside the reconstruction error; None if nothing."""
-    return _instantiate(cfg, "evaluation") if cfg.evaluation else None
+def build_module(cfg: DictConfig, num_features: int, parts: Parts | None = None) -> "AutoencoderModule":
+    """Build the LightningModule around a model with fresh weights.
 
-
-def build_optimizer(cfg: DictConfig) -> Callable:
-    """Parameters -> optimizer."""
-    return _instantiate(cfg, "optimizer")
-
-
-def build_module(cfg: DictConfig, num_features: int) -> "AutoencoderModule":
-    """The LightningModule. Args: num_features: F."""
+    Args:
+        cfg: the configuration.
+        num_features: F.
+        parts: of the configuration, where some have been built; None builds them.
+    """
     from refold.training.module import AutoencoderModule
 
+    parts = parts or Parts(cfg)
     return AutoencoderModule(
         build_autoencoder(cfg, num_features),
         num_features=num_features,
         loss=_instantiate(cfg, "loss"),
-        teacher_forcing=build_teacher_forcing(cfg),
-        optimizer=build_optimizer(cfg),
+        teacher_forcing=parts.teacher_forcing,
+        optimizer=parts.optimizer,
         lr_schedule=_instantiate(cfg, "lr_schedule"),
         seed=cfg.seed,
     )
 
 
 def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> None:
-    """Before a fresh training: the linear path, if there is one, becomes PCA of the training windows.
+    """Set the linear path of a fresh model, if it has one, to PCA of the training windows.
 
     Of all linear maps these are the best under the loss: a loss that weighs whole windows weighs them here too. Every
     process computes the same from the same windows; none draws a random number of the training for it.
@@ -215,13 +256,13 @@ def start_linear_path(module: "AutoencoderModule", data: "WindowDataModule") -> 
 
 
 def build_logger(cfg: DictConfig, run_dir: Path) -> Any:
-    """The logger beside metrics.csv, or None. Its page shows the resolved configuration, choices and overrides."""
+    """Build the logger beside metrics.csv, or None; its page shows settings, choices and overrides."""
     settings = without_noise(to_writable(cfg))
     return _instantiate(cfg, "logger", run_dir=run_dir, run_id=cfg.run.id, settings=settings, group=cfg.run.group)
 
 
 def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a reader compares them: no class names, for which the choices stand, and nothing of loggers."""
+    """Return settings as a reader compares them: without class names and without loggers."""
 
     def strip(node: dict[str, Any]) -> dict[str, Any]:
         kept = {key: strip(value) if isinstance(value, dict) else value for key, value in node.items()}
@@ -231,7 +272,7 @@ def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
-    """Lightning's trainer, with our callbacks and loggers, writing into the run directory."""
+    """Build Lightning's trainer with Refold's callbacks and loggers, which write into the run directory."""
     from refold.training.loggers import MetricsFile
     from refold.training.saving import AtomicCheckpointIO
 
@@ -248,7 +289,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
 
 
 def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
-    """Checkpoints first: those after it may rely on what it has written."""
+    """Build the callbacks, Checkpoints before those that rely on what it has written."""
     from lightning.pytorch.callbacks import RichProgressBar
 
     from refold.report.figures import ReconstructionPictures

@@ -12,20 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.bounds import complaint, within
-from refold.config.build import (
-    build_data,
-    build_evaluation,
-    build_optimizer,
-    build_score,
-    build_teacher_forcing,
-    build_threshold,
-)
+from refold.config.build import Parts
 from refold.config.memory import refuse_too_large
 from refold.errors import ConfigError, RefoldError
 from refold.launch.cluster import find_world
@@ -51,16 +44,23 @@ HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
 def nearest(name: str, names: list[str] | set[str]) -> str:
-    """ "; did you mean X?" for the valid name that looks most like a wrong one, or nothing."""
+    """Return "; did you mean X?" with the valid name most like a wrong one, or an empty text.
+
+    Args:
+        name: the wrong name.
+        names: the valid ones.
+    """
     found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def check(cfg: DictConfig) -> list[str]:
+def check(cfg: DictConfig, parts: Parts | None = None) -> list[str]:
     """Refuse a configuration that cannot run, before any data is read.
 
     Args:
         cfg: as composed, with a section `run`.
+        parts: of the configuration; the check builds those whose constructors have rules of their own. None builds them
+            for the check alone.
 
     Returns:
         Warnings: settings that are valid and will have no effect.
@@ -83,7 +83,7 @@ def check(cfg: DictConfig) -> list[str]:
         for section, node in plain.items():
             mistakes += _node_mistakes(node, section)
     if not mistakes:
-        mistakes = list(_rule_mistakes(cfg, plain))
+        mistakes = list(_rule_mistakes(cfg, plain, parts or Parts(cfg)))
     if mistakes:
         unique = list(dict.fromkeys(mistakes))
         raise ConfigError("\n".join(unique) if len(unique) == 1 else "\n".join(f"- {line}" for line in unique))
@@ -91,7 +91,15 @@ def check(cfg: DictConfig) -> list[str]:
 
 
 def check_sections(cfg: DictConfig, sections: Sequence[str]) -> None:
-    """Refuse mistakes in some sections of a configuration that has run before. Raises: ConfigError: lists them all."""
+    """Refuse mistakes in some sections of a configuration that has run before.
+
+    Args:
+        cfg: the configuration.
+        sections: dotted names of the sections to look at.
+
+    Raises:
+        ConfigError: lists all mistakes.
+    """
     everything = to_plain(cfg)
     plain = {section: reduce(dict.__getitem__, section.split("."), everything) for section in sections}
     mistakes = list(_alignment_mistakes(plain["alignment"])) if "alignment" in plain else []
@@ -108,8 +116,8 @@ def _alignment_mistakes(value: Any) -> Iterator[str]:
 
 
 def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
-    """Other settings than a sweep's own; conf/sweep/wandb.yaml brings some, if it is taken for an option."""
-    given = OmegaConf.to_container(cfg, resolve=False).get("sweep")
+    """Yield settings of `sweep` that are not its own; conf/sweep/wandb.yaml, taken for an option, brings some."""
+    given = _unresolved(cfg).get("sweep")
     unknown = [key for key in given if key not in SWEEP] if isinstance(given, dict) else []
     if "program" in unknown:
         yield (
@@ -120,9 +128,14 @@ def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
     yield from (f"sweep.{key}: there is no such key{nearest(key, set(SWEEP))}" for key in unknown)
 
 
+def _unresolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain dicts and lists, with interpolations as they were written."""
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=False))
+
+
 def _unreadable(cfg: DictConfig) -> Iterator[str]:
-    """Keys without a value, and interpolations that lead nowhere."""
-    missing = [path for path, value in _leaves(OmegaConf.to_container(cfg, resolve=False), "") if value == "???"]
+    """Yield keys without a value, and interpolations that lead nowhere."""
+    missing = [path for path, value in _leaves(_unresolved(cfg), "") if value == "???"]
     if missing:
         yield from (f"{path} has no value; give one: {path}=..." for path in missing)
         return
@@ -133,7 +146,7 @@ def _unreadable(cfg: DictConfig) -> Iterator[str]:
 
 
 def _leaves(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names of all keys below a node, with their values."""
+    """Yield the dotted names of all keys below a node, with their values."""
     for key, value in node.items():
         yield f"{path}{key}", value
         if isinstance(value, dict):
@@ -141,7 +154,7 @@ def _leaves(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _node_mistakes(node: Any, path: str) -> Iterator[str]:
-    """Mistakes of a node with a `_target_`, and of those below it."""
+    """Yield the mistakes of a node with a `_target_`, and of the nodes below it."""
     if not isinstance(node, dict):
         return
     for key, value in node.items():
@@ -175,7 +188,15 @@ def _node_mistakes(node: Any, path: str) -> Iterator[str]:
 
 
 def locate(dotted: str, path: str) -> Callable:
-    """The class or function behind a dotted name. Raises: ConfigError: names the part that does not exist."""
+    """Import the class or function behind a dotted name.
+
+    Args:
+        dotted: such as refold.models.LSTMEncoder.
+        path: key that holds the name, for messages.
+
+    Raises:
+        ConfigError: names the part that does not exist.
+    """
     module_name, _, name = str(dotted).rpartition(".")
     try:
         module = import_module(module_name)
@@ -200,7 +221,7 @@ def _hints(target: Callable) -> dict[str, Any]:
 
 
 def _value_mistakes(path: str, hint: Any, value: Any) -> Iterator[str]:
-    """Type by pydantic, bounds by what the annotation declares."""
+    """Yield what is wrong with a value: its type by pydantic, its bounds by what the annotation declares."""
     wrong = _type_complaint(hint, value) or complaint(hint, value)
     if wrong:
         choices = wrong.partition("one of ")[2].split(", ") if "one of " in wrong else []
@@ -240,8 +261,8 @@ def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(part) for part in value) if isinstance(value, list) else value
 
 
-def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
-    """Rules between parts, and what only a trial shows."""
+def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any], parts: Parts) -> Iterator[str]:
+    """Yield mistakes against rules between parts, and those that only building a part shows."""
     import torch
 
     yield from _trainer_mistakes(plain["trainer"])
@@ -255,21 +276,21 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any]) -> Iterator[str]:
     except RefoldError as error:
         yield str(error)
     # what a constructor alone knows of its arguments
-    for build in (build_teacher_forcing, build_data, build_score, build_threshold, build_evaluation):
+    for name in ("teacher_forcing", "data", "score", "threshold", "evaluation"):
         try:
-            build(cfg)
+            getattr(parts, name)
         except RefoldError as error:
             yield str(error)
     if "lr" not in plain["optimizer"]:  # torch has a default of its own for it
         yield "optimizer.lr is missing; a run needs it"
     try:  # torch's optimizers declare no bounds: let one look at its settings
-        build_optimizer(cfg)([torch.nn.Parameter(torch.zeros(1))])
+        parts.optimizer([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError) as error:
         yield f"optimizer: {error}"
 
 
 def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
-    """What the trainer's settings mean together, and on this machine."""
+    """Yield mistakes of the trainer's settings together, and on this machine."""
     for name in ("max_epochs", "max_steps"):
         if trainer[name] == 0:
             yield f"trainer.{name} is 0; it must be at least 1, or -1 for no limit"
@@ -288,12 +309,16 @@ def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
 
 
 def is_fed_bars(decoder: dict[str, Any]) -> bool:
-    """Whether teacher forcing makes a difference to a decoder. Args: decoder: its section."""
+    """Check whether teacher forcing makes a difference to a decoder.
+
+    Args:
+        decoder: its section of the configuration.
+    """
     return getattr(locate(decoder["_target_"], "decoder._target_"), "fed_bars", True)
 
 
 def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
-    """Settings that the chosen parts do not use."""
+    """Yield warnings of settings that the chosen parts do not use."""
     schedule = plain["teacher_forcing"]["schedule"]["_target_"].rpartition(".")[2]
     if not is_fed_bars(plain["decoder"]) and schedule != "FreeRunning":
         yield (
@@ -305,9 +330,14 @@ def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
 
 
 def explain(error: Exception, conf: Path) -> str | None:
-    """What to tell the user about an error of Hydra's composition, with the nearest valid name; None if it is no such.
+    """Explain an error of Hydra's composition in one message with the nearest valid name.
 
-    Args: conf: the configuration folder, whose default composition knows the valid keys.
+    Args:
+        error: what was raised.
+        conf: folder of the configuration, whose default composition knows the valid keys.
+
+    Returns:
+        The message; None if the error is of another kind.
     """
     from hydra.errors import HydraException, OverrideParseException
 
@@ -351,12 +381,11 @@ def explain(error: Exception, conf: Path) -> str | None:
 
 
 def _known_keys(conf: Path) -> set[str]:
-    """Dotted names of all keys of the default composition, and of its groups."""
+    """Return the dotted names of all keys of the default composition, and of its groups."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        cfg = OmegaConf.to_container(compose("train"), resolve=False)
-
+        cfg = _unresolved(compose("train"))
     return {name for name, _ in _leaves(cfg, "") if not name.rpartition(".")[2].startswith("_")}
