@@ -177,7 +177,7 @@ def _logged(run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored_random_state() -> Iterator[None]:
-    """Let the caller's random numbers go on after the block as if nothing had been drawn in it."""
+    """Restore the random states of Python, NumPy and torch after the block."""
     import torch
 
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

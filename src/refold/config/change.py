@@ -1,14 +1,13 @@
 """Change a finished run's settings: another score, threshold, alignment or data."""
 
 from pathlib import Path
-from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from refold.config.check import check_sections, nearest
 from refold.config.compose import compose_settings
 from refold.errors import ConfigError
-from refold.runs.settings import to_plain
+from refold.runs.settings import load_settings, override, to_plain
 
 GROUPS = ("score", "threshold")
 PREFIXES = ("score.", "threshold.", "data.path", "data.uri", "data.source.", "data.checks.")
@@ -22,9 +21,12 @@ def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictCo
     source was a file too; only its limits on dates do not.
 
     Args:
-        cfg: of a finished run.
-        settings: key -> value as on the command line.
+        cfg: configuration of a finished run; it stays as it is.
+        settings: key -> value, as on the command line.
         conf: folder of the options.
+
+    Returns:
+        A changed copy, with all interpolations resolved.
 
     Raises:
         ConfigError: a key cannot be chosen anew or does not exist, or a value is out of bounds.
@@ -51,7 +53,7 @@ def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictCo
             names = OmegaConf.select(cfg, parent, default=None) or {}
             names = {f"{parent}.{name}" for name in names if not str(name).startswith("_")}
             raise ConfigError(f"{key}: there is no such key{nearest(key, names)}")
-        cfg = cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
+        cfg = override(cfg, f"{key}={value}")
     check_sections(cfg, sorted(changed))
     return cfg
 
@@ -60,15 +62,15 @@ def all_thresholds(cfg: DictConfig, conf: Path) -> dict[str, DictConfig]:
     """Return the configuration of every threshold.
 
     Args:
-        cfg: of a run, with the chosen one.
+        cfg: configuration of a run, with its own threshold.
         conf: folder of the options.
 
     Returns:
-        Name -> configuration: the chosen one as it was chosen, with "(chosen)" in its name, others with their defaults.
+        Name -> configuration. The run's own one has "(chosen)" in its name; the others have their defaults.
     """
     found = {}
     for path in sorted((conf / "threshold").glob("*.yaml")):
-        option = cast("DictConfig", OmegaConf.load(path))
+        option = load_settings(path)
         chosen = option["_target_"] == cfg.threshold["_target_"]
         found[f"{path.stem} (chosen)" if chosen else path.stem] = OmegaConf.create(
             {"threshold": cfg.threshold if chosen else option}
@@ -77,16 +79,16 @@ def all_thresholds(cfg: DictConfig, conf: Path) -> dict[str, DictConfig]:
 
 
 def _read_file(cfg: DictConfig, path: str, conf: Path) -> None:
-    """Let the data be a CSV or Parquet file, by the name's end."""
+    """Make a CSV or Parquet file the run's source; the end of its name says which of the two it is."""
     parquet = Path(path).is_dir() or path.endswith((".parquet", ".pq"))
     composed = compose_settings([f"data={'parquet' if parquet else 'csv'}", "data.path=x"], conf).data
-    source = cast("DictConfig", OmegaConf.create(to_plain(composed)["source"]))
+    source = OmegaConf.create(to_plain(composed.source))
     own = cfg.data.source
     if "path" in own and "table" in own:
         source.table = own.table
         source.table.start = source.table.end = None
     if own["_target_"] == source["_target_"]:
-        source = cast("DictConfig", OmegaConf.merge(source, own, {"table": source.table}))
+        source = OmegaConf.merge(source, own, {"table": source.table})
     source.path = str(Path(path).expanduser().absolute())
     cfg.data.source = source
     cfg.data.path = source.path

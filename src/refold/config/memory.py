@@ -1,4 +1,4 @@
-"""How much memory a model would take, found without taking it."""
+"""Refuse a model that is larger than this machine's memory, before any of that memory is used."""
 
 import os
 import warnings
@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from refold.config.build import build_autoencoder
+from refold.runs.settings import override
 
 BYTES_PER_WEIGHT = 16
 """float32: the weight, its gradient, and the two moments of Adam."""
@@ -18,7 +19,7 @@ def refuse_too_large(cfg: DictConfig) -> str | None:
     """Say which size makes a model larger than this machine's memory, and what it may be.
 
     Args:
-        cfg: with settings whose types and bounds are right.
+        cfg: a configuration whose types and bounds have been checked.
 
     Returns:
         A message that names key, value and bound; None if the model fits.
@@ -37,8 +38,7 @@ def refuse_too_large(cfg: DictConfig) -> str | None:
     fitting, beyond = 0, value  # the largest value that fits is sought between them
     while beyond - fitting > max(1, fitting // 100):
         middle = (fitting + beyond) // 2
-        changed = OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={middle}"]))
-        if sum(_bytes_by_part(changed).values()) <= memory:
+        if sum(_bytes_by_part(override(cfg, f"{key}={middle}")).values()) <= memory:
             fitting = middle
         else:
             beyond = middle

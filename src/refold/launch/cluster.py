@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from refold.errors import RefoldError
 
 if TYPE_CHECKING:
-    from lightning.fabric.plugins.environments import ClusterEnvironment
-    from torch.distributed import TCPStore
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from torch._C._distributed_c10d import TCPStore
 
 WAIT = timedelta(minutes=10)
 """How long the other processes wait for the first one to open the run directory."""
@@ -32,7 +32,14 @@ _STARTED_BY_OTHERS = {"TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"}
 
 
 class World(NamedTuple):
-    """All processes that were started together. `rank`: of this one; `per_node`: processes on each machine."""
+    """All processes that were started together.
+
+    Attributes:
+        rank: number of this process, from 0.
+        processes: how many there are on all machines.
+        nodes: number of machines.
+        starter: the program that started them, "torchrun" or "srun".
+    """
 
     rank: int
     processes: int
@@ -41,15 +48,18 @@ class World(NamedTuple):
 
     @property
     def per_node(self) -> int:
+        """Return the number of processes on each machine."""
         return self.processes // self.nodes
 
 
 def find_environment() -> "ClusterEnvironment":
-    """Where Lightning shall ask for ranks and addresses: torchrun, a step of srun, or what `refold.launch.workers` set.
+    """Return what tells Lightning ranks and addresses: torchrun, a step of srun, or the variables of `Workers`.
 
     Lightning's own guess would take every process inside a Slurm allocation for one of srun's.
     """
-    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
@@ -59,7 +69,10 @@ def find_environment() -> "ClusterEnvironment":
 
 
 def find_world() -> World | None:
-    """The world that this process belongs to; None if it was started alone. Imports lightning only if there is one."""
+    """Return the processes that this one was started with, or None if it was started alone.
+
+    Lightning is imported only for a process that was not.
+    """
     if not _STARTED_BY_OTHERS & os.environ.keys():
         return None
     environment = find_environment()
@@ -82,7 +95,7 @@ def loopback_store(port: int = 0) -> "TCPStore":
     Returns:
         The store, whose `port` others need; it closes when it is deleted.
     """
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  documented there
 
     listener = socket.create_server((LOOPBACK, port))
     number = listener.getsockname()[1]
@@ -92,7 +105,7 @@ def loopback_store(port: int = 0) -> "TCPStore":
 @functools.cache
 def _shared_store() -> "TCPStore":
     """Return a store that all processes reach: torchrun's own, or one that the first process opens."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  documented there
 
     environment = find_environment()
     world = find_world()
@@ -107,21 +120,28 @@ def _shared_store() -> "TCPStore":
 
 
 def _is_shared() -> bool:
+    """Return whether torchrun has opened a store for all processes."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
 
 
 def _key() -> str:
+    """Return the key of the run directory in the store; torchrun's restarts have keys of their own."""
     return f"refold/run directory/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
 def announce(run_dir: Path) -> None:
-    """The first process names the directory of the run; the others start to train."""
+    """Tell the other processes the directory of the run, so that they start to train; the first process calls it."""
     _shared_store().set(_key(), str(run_dir))
 
 
 def dismiss(world: World) -> None:
-    """The first process leaves: if without a run, the others need not wait. It holds a store of its own until they
-    know, or would look for it in vain."""
+    """Let the other processes leave if there is no run; the first process calls it before it leaves itself.
+
+    A store of its own closes when it leaves, so it waits until all others have read it, or DISMISS_S seconds.
+
+    Args:
+        world: all processes that were started together.
+    """
     store = _shared_store()
     if not store.check([_key()]):
         store.set(_key(), "")
@@ -131,9 +151,13 @@ def dismiss(world: World) -> None:
 
 
 def wait_for_run() -> Path | None:
-    """The directory that the first process names; None if it leaves without a run.
+    """Wait until the first process names the directory of the run.
 
-    Raises: RefoldError: it neither names one nor leaves in time.
+    Returns:
+        The directory; None if the first process leaves without a run.
+
+    Raises:
+        RefoldError: the first process neither names a directory nor leaves within the time WAIT.
     """
     from torch.distributed import DistError
 

@@ -13,7 +13,13 @@ PROCESSES_PER_CORE = 16
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found. `bf16`: the GPUs compute in bfloat16."""
+    """The devices of this machine.
+
+    Attributes:
+        gpus: number of GPUs.
+        cores: number of CPU cores that this process may use.
+        bf16: whether the GPUs compute in bfloat16.
+    """
 
     gpus: int
     cores: int
@@ -22,7 +28,14 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """The trainer's settings made definite, the number of processes, and what to tell the user, or to warn of."""
+    """How a job runs on this machine.
+
+    Attributes:
+        settings: the trainer's, without `auto`.
+        processes: of the job, on all machines.
+        notes: sentences for the user.
+        warnings: sentences to warn the user with.
+    """
 
     settings: dict[str, Any]
     processes: int
@@ -31,7 +44,7 @@ class Plan:
 
 
 def find_machine() -> Machine:
-    """Ask torch and the operating system; imports torch."""
+    """Return the GPUs and CPU cores of this machine; this imports torch."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -42,9 +55,17 @@ def find_machine() -> Machine:
 def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) -> Plan:
     """Replace every `auto` of `accelerator`, `devices`, `strategy` and `precision` by what it means on this machine.
 
-    Args: trainer: settings whose types have been checked. world: the processes that torchrun or srun started, whose
-        number settles `devices` and `num_nodes`.
-    Raises: ConfigError: what was asked for is not there; the message says what is, and the override that would run.
+    Args:
+        trainer: settings whose types have been checked.
+        machine: the machine that the job runs on.
+        world: the processes that torchrun or srun started; their number decides `devices` and `num_nodes`.
+
+    Returns:
+        The settings of the job and its number of processes.
+
+    Raises:
+        ConfigError: this machine lacks what was asked for. The message says what is there, and the override that would
+            run.
     """
     if world:
         trainer = {**trainer, **_as_started(trainer, world)}
@@ -80,13 +101,18 @@ def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) 
 
 
 def adopt(trainer: dict[str, Any], world: World) -> dict[str, Any]:
-    """Settings of a composed job on the processes that torchrun or srun started, however many it was composed for."""
+    """Return the settings of a composed job for the processes that torchrun or srun started.
+
+    Args:
+        trainer: settings, for any number of processes.
+        world: the processes that were started.
+    """
     strategy = "ddp" if world.processes > 1 else trainer["strategy"]
     return {**trainer, "devices": world.per_node, "num_nodes": world.nodes, "strategy": strategy}
 
 
 def _as_started(trainer: dict[str, Any], world: World) -> dict[str, int]:
-    """`devices` and `num_nodes` as torchrun or srun started them; refuses other numbers than the defaults or theirs."""
+    """Return `devices` and `num_nodes` as torchrun or srun started them; refuse settings that ask for other numbers."""
     settings = {"devices": world.per_node, "num_nodes": world.nodes}
     for name, found in settings.items():
         if trainer[name] not in (1, "auto", found):
@@ -98,7 +124,7 @@ def _as_started(trainer: dict[str, Any], world: World) -> dict[str, int]:
 
 
 def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> int | list[int]:
-    """A number, or the numbers of GPUs."""
+    """Return the number of processes or GPUs, or the list of GPUs; refuse devices that this machine does not have."""
     gpus = f"{machine.gpus} GPU{'s' * (machine.gpus != 1)}"
     if devices == "auto":
         return machine.gpus if on_gpu else 1
@@ -128,6 +154,7 @@ def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> 
 
 
 def _precision(precision: str, on_gpu: bool, machine: Machine) -> str:
+    """Replace `auto` by the best precision of the device; refuse one that a CPU does not have."""
     if precision == "auto":
         if not on_gpu:
             return "32-true"

@@ -1,5 +1,7 @@
-"""One job on N processes. The process that composed the configuration never becomes a rank: it starts N fresh ones that
-read resolved.yaml, waits for them, and reads their result. Nothing of a job stays behind in the environment.
+"""Run one job on N processes.
+
+The process that composed the configuration never becomes a rank: it starts N fresh ones that read resolved.yaml, waits
+for them, and reads their result. Nothing of a job stays behind in the environment.
 """
 
 import contextlib
@@ -56,7 +58,11 @@ JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
 class JobFailedError(RefoldError):
-    """A process of the job failed; its own message stands above. `status` is its exit status."""
+    """A process of the job failed; its own message stands above.
+
+    Attributes:
+        status: exit status of the process.
+    """
 
     def __init__(self, message: str, status: int = 1):  # a default: a sweep's launcher may pickle it
         super().__init__(message)
@@ -65,7 +71,7 @@ class JobFailedError(RefoldError):
 
 @contextlib.contextmanager
 def restored_environment() -> Iterator[None]:
-    """What a job writes to os.environ (PL_GLOBAL_SEED, MASTER_PORT, ...) ends with the job."""
+    """Restore os.environ after the block: a job writes PL_GLOBAL_SEED, MASTER_PORT and others to it."""
     before = dict(os.environ)
     try:
         yield
@@ -76,7 +82,11 @@ def restored_environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible(run_dir: Path) -> Iterator[None]:
-    """Within, ctrl-C and SIGTERM raise `Interrupted`, which says what of the run is kept."""
+    """Let ctrl-C and SIGTERM raise `Interrupted` in the block; its message says which checkpoint is kept.
+
+    Args:
+        run_dir: the run directory.
+    """
 
     def stop(number: int, frame: Any) -> None:
         raise Interrupted(f"{signal.Signals(number).name}: stopped, {describe_kept(run_dir)}")
@@ -86,7 +96,7 @@ def interruptible(run_dir: Path) -> Iterator[None]:
 
 
 def sigterm_as_ctrl_c() -> contextlib.AbstractContextManager[None]:
-    """Within, SIGTERM raises KeyboardInterrupt, as ctrl-C does."""
+    """Let SIGTERM raise KeyboardInterrupt in the block, as ctrl-C does."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -96,7 +106,7 @@ def sigterm_as_ctrl_c() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _handled_by(handler: Any, *numbers: int) -> Iterator[None]:
-    """Within, signals go to this handler. The main thread alone may set handlers: in another one nothing changes."""
+    """Send signals to a handler in the block; in other threads than the main one, Python allows no change."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -109,15 +119,28 @@ def _handled_by(handler: Any, *numbers: int) -> Iterator[None]:
 
 
 def needs_workers(plan: Plan) -> bool:
-    """True if the job needs processes of its own; also one, where a strategy would mark this process as a rank."""
+    """Return whether a job needs processes of its own.
+
+    A job of one process needs it too if it names a strategy, because a strategy marks this process as a rank.
+    """
     return plan.processes > 1 or plan.settings["strategy"] != "auto"
 
 
 def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -> dict[str, Any]:
     """Run `command --job resolved.yaml` once per process, and return the result that they write.
 
-    Raises: JobFailedError: a process failed, or has not started. Interrupted: a signal came, to this process or to a
-        worker; the workers have been told, and have left.
+    Args:
+        command: words that start a process of Refold.
+        run_dir: the run directory, with its resolved.yaml.
+        plan: how the job runs on this machine.
+        cores: CPU cores that the processes share.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        JobFailedError: a process failed, or has not started.
+        Interrupted: a signal came, to this process or to a worker. All workers have left by then.
     """
     with tempfile.TemporaryDirectory(prefix="refold-") as signs, _worker_store() as address, sigterm_as_ctrl_c():
         shared = {**address, _SIGNS: signs, _JOB: str((run_dir / RESOLVED).resolve()), _PARENT: str(os.getpid())}
@@ -144,7 +167,13 @@ def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -
 
 
 class Failure(NamedTuple):
-    """Why a job failed, by its first process that did. `status`: its exit status."""
+    """Why the first process of a job failed.
+
+    Attributes:
+        message: what to tell the user.
+        status: exit status of the process.
+        traceback: of its error; empty if there is none to show.
+    """
 
     message: str
     status: int
@@ -152,7 +181,10 @@ class Failure(NamedTuple):
 
 
 def _job_failed(failure: Failure, log: Path) -> JobFailedError:
-    """Keep the traceback in the log, once; print it only where a process hangs, and nothing for a user's mistake."""
+    """Return the error to raise, and append the traceback to the log unless the user made a mistake.
+
+    The traceback is printed as well if a process hangs.
+    """
     if failure.status == 2:
         return JobFailedError(failure.message, failure.status)
     if failure.traceback:
@@ -166,7 +198,9 @@ def _job_failed(failure: Failure, log: Path) -> JobFailedError:
 class Workers:
     """The processes of a job.
 
-    Args: command: what each of them runs. signs: the folder in which they say that they are ready, or have failed.
+    Args:
+        command: the words that start each of them.
+        signs: the folder in which they leave files when they are ready, or have failed.
     """
 
     def __init__(self, command: list[str], signs: Path):
@@ -176,7 +210,12 @@ class Workers:
         self.first_ready: float | None = None
 
     def start(self, count: int, shared: dict[str, str]) -> None:
-        """Start `count` of them. Args: shared: environment variables that all get."""
+        """Start the processes.
+
+        Args:
+            count: how many, at least 1.
+            shared: environment variables that all of them get.
+        """
         for rank in range(count):
             ranks = {"WORLD_SIZE": str(count), "NODE_RANK": "0", "RANK": str(rank), "LOCAL_RANK": str(rank)}
             # a session of its own: ctrl-C in a terminal reaches this process alone, which then tells the workers once
@@ -184,7 +223,7 @@ class Workers:
             self.processes.append(worker)
 
     def wait(self) -> Failure | None:
-        """Wait until all have left or one has failed. Returns: the failure, if there is one."""
+        """Wait until all processes have left or one has failed; return the failure, if there is one."""
         while None in (codes := [worker.poll() for worker in self.processes]):  # all: the first may wait for a dead one
             if any(codes):
                 break
@@ -195,7 +234,7 @@ class Workers:
         return self._failure(failed) if failed else None
 
     def _late(self) -> list[int]:
-        """Who is not ready though another one has long been."""
+        """Return the ranks that are not ready START_S seconds after the first process was."""
         if self.first_ready is None and any(self.signs.glob("ready-*")):
             self.first_ready = time.monotonic()
         if self.first_ready is None or time.monotonic() - self.first_ready < START_S:
@@ -203,6 +242,7 @@ class Workers:
         return [rank for rank in range(len(self.processes)) if not (self.signs / f"ready-{rank}").exists()]
 
     def _not_started(self, late: list[int]) -> Failure:
+        """Ask late processes where they stand, and return that as a failure."""
         for rank in late:
             self.processes[rank].send_signal(signal.SIGUSR1)  # writes where it stands
         time.sleep(0.5)
@@ -214,7 +254,11 @@ class Workers:
         return Failure(message, 1, "".join(stands))
 
     def _failure(self, codes: dict[int, int]) -> Failure:
-        """The first failure: others follow from it, such as a lost connection. Args: codes: exit status by rank."""
+        """Return the first failure; others, such as a lost connection, follow from it.
+
+        Args:
+            codes: rank -> exit status, of the processes that failed.
+        """
         records = {
             rank: json.loads(path.read_text())
             for rank in range(len(self.processes))
@@ -236,14 +280,18 @@ class Workers:
         return Failure(message, found["status"], found["traceback"])
 
     def terminate(self) -> None:
-        """Ask those that are left to write a checkpoint and leave; wait for them."""
+        """Ask the processes that still run to write a checkpoint and leave; wait for them."""
         for worker in self.processes:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
         self.reap(GRACE_S)
 
     def reap(self, grace_s: float) -> None:
-        """Wait until all have left; after the grace period, kill those that have not."""
+        """Wait until all processes have left, and kill those that have not after some time.
+
+        Args:
+            grace_s: seconds to wait before that.
+        """
         end = time.monotonic() + grace_s
         while any(worker.poll() is None for worker in self.processes) and time.monotonic() < end:
             time.sleep(0.05)
@@ -255,7 +303,7 @@ class Workers:
 
 @contextlib.contextmanager
 def _worker_store() -> Iterator[dict[str, str]]:
-    """Hold the store at which the workers meet; yield the environment variables that lead to it, and to this machine.
+    """Open the store at which the workers meet, and yield the environment variables with its address.
 
     Its port is taken before the workers hear of it. All are on this machine: they listen on the loopback device alone.
     """
@@ -273,12 +321,14 @@ def _worker_store() -> Iterator[dict[str, str]]:
 
 
 def is_worker() -> bool:
-    """True in a process that `run_workers` started."""
+    """Return whether `run_workers` started this process."""
     return _SIGNS in os.environ
 
 
 def run_worker(resolved: Path, train: Callable[..., Any], trust: Sequence[str] = ()) -> Any:
-    """Read a job's configuration, log into the job's files, and train; end when the process that started this one ends.
+    """Read a job's configuration, log into the job's files, and train.
+
+    The process ends when the one that started it ends.
 
     Args:
         resolved: the job's configuration.
@@ -303,7 +353,7 @@ def run_worker(resolved: Path, train: Callable[..., Any], trust: Sequence[str] =
         refuse_withheld(used, "", resume_command(resolved.parent))
     redact_logs()
     handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / LOG)]
-    level = logging.WARNING if rank_zero_only.rank else logging.INFO
+    level = logging.WARNING if getattr(rank_zero_only, "rank", 0) else logging.INFO
     logging.basicConfig(level=level, format=JOB_LOG_FORMAT, handlers=handlers)
     last = resolved.parent / LAST_CHECKPOINT
     if not cfg.resume and last.exists():
@@ -313,7 +363,7 @@ def run_worker(resolved: Path, train: Callable[..., Any], trust: Sequence[str] =
 
 
 def _end_with_parent() -> None:
-    """Be killed when the process that started this one ends; leave, if it has ended already.
+    """Ask the system to kill this process when the one that started it ends; leave at once if it has ended already.
 
     A `--job` by hand has no such parent: it outlives its shell under nohup.
     """
@@ -326,7 +376,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _failures_recorded() -> Iterator[None]:
-    """Leave a note of what fails for the process that started this one: the first failure is the one to show."""
+    """Write an error of the block to a file, with its time, for the process that started this one, and leave."""
     signs = os.environ.get(_SIGNS)
     if signs is None:
         yield
@@ -339,15 +389,16 @@ def _failures_recorded() -> Iterator[None]:
         except Exception as error:
             known = isinstance(error, RefoldError)
             lines = str(error) if known else "".join(traceback.format_exception_only(error)).strip()
-            note = {"time": time.time(), "status": 2 if known else os.EX_SOFTWARE, "message": redact(lines)}
-            note["traceback"] = "" if known else redact(traceback.format_exc())
-            write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(note))
-            sys.exit(note["status"])
+            status = 2 if known else os.EX_SOFTWARE
+            record = {"time": time.time(), "status": status, "message": redact(lines)}
+            record["traceback"] = "" if known else redact(traceback.format_exc())
+            write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(record))
+            sys.exit(status)
         finally:
             faulthandler.unregister(signal.SIGUSR1)
 
 
 def report_ready() -> None:
-    """Tell the process that started this one, if one did, that it is about to meet the others."""
+    """Tell the process that started this worker that it is about to meet the others; other processes do nothing."""
     if signs := os.environ.get(_SIGNS):
         Path(f"{signs}/ready-{os.environ['RANK']}").touch()

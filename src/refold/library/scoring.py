@@ -1,4 +1,4 @@
-"""From a table of bars to verdicts: `refold score` and `Run.score` both end here."""
+"""Score bars with a run's model, for `refold score` and `Run.score` alike."""
 
 import logging
 import shutil
@@ -77,11 +77,12 @@ class Judge:
     """A run's model with the score, threshold, alignment and data that are asked for.
 
     Args:
-        run: whose model scores.
-        bars: a table, the path of one, or None: what the settings name, or the run's own validation and test parts.
-        settings: key -> value, of what is chosen anew.
-        folder: to keep tables in that may be longer than memory; None: memory.
-        progress: shows how far it is.
+        run: the run whose model scores.
+        bars: a table or the path of one; None for the data that the settings name, or else for the run's own validation
+            and test parts.
+        settings: key -> value, to use in place of the run's own.
+        folder: where tables are kept that may be longer than memory; None keeps them in memory.
+        progress: shows how many rows are done.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -113,13 +114,13 @@ class Judge:
 
     @property
     def name(self) -> str:
-        """Name of what is scored, for a folder: that of the file, or "own"."""
+        """Return a name for the folder of the results: that of the scored file, or "own"."""
         path = self.cfg.data.get("path") if self.source is not None else None
         return Path(path).name.split(".")[0] if path else "own"
 
     @cached_property
     def own_data(self) -> "WindowDataModule":
-        """The data that the run was trained on, on the run's own scale."""
+        """Load the data that the run was trained on, on the run's own scale."""
         data = build_data(self.run.config)
         data.scaler = self.run.scaler
         data.setup()
@@ -130,7 +131,7 @@ class Judge:
 
     @cached_property
     def detector(self) -> Detector:
-        """The run's detector, or one that is fitted to the run's own data where its parts are chosen anew."""
+        """Return the run's detector, or fit one to the run's own data if score, threshold or alignment are changed."""
         detector = self.run.detector
         if detector is None or self.refits:
             data = self.own_data
@@ -141,6 +142,9 @@ class Judge:
 
     def read_bars(self, source: Source) -> OrderedBars:
         """Read all bars of a source, sorted by asset, then time.
+
+        Args:
+            source: of the bars.
 
         Raises:
             DataError: the bars cannot be read, or the run's model cannot judge them.
@@ -258,10 +262,10 @@ class Judge:
         return table.select("timestamp", "asset", *made, *close).rename(lambda name: name.removeprefix(RECONSTRUCTION))
 
     def encode(self) -> TableSpool:
-        """Encode each window of the bars; of a run's own, those of all parts.
+        """Encode each window of the bars; of the run's own data, the windows of all parts.
 
         Returns:
-            timestamp and asset of its last bar, z_0, z_1, ...
+            A row per window: timestamp and asset of its last bar, z_0, z_1, ...
 
         Raises:
             DataError: the bars cannot be read or judged, or there is no window.
@@ -279,16 +283,17 @@ class Judge:
 
 
 def _sample(detector: Detector) -> "Sample":
+    """Begin to collect what a report shows; torch and the report's modules are imported only then."""
     from refold.report.evidence import Sample
 
     return Sample(detector)
 
 
 def verdicts(scoring: Scoring) -> pl.DataFrame:
-    """Return a row per bar with what a reader asks of it; see `Run.score`.
+    """Return a row per bar: score, level, verdict, kind and the features to blame; see `Run.score`.
 
     Args:
-        scoring: in memory.
+        scoring: whose tables are in memory.
     """
     table = scoring.scores.collect()
     shares = [name for name in table.columns if name.startswith(CONTRIBUTION)]

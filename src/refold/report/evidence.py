@@ -1,4 +1,4 @@
-"""What the page shows beside scores: windows to look at, codes of windows, errors of features.
+"""Collect what a report shows beside scores: windows to look at, codes of windows, errors of features.
 
 Codes and errors are collected while bars are scored; of each asset two windows are reconstructed once more.
 
@@ -76,11 +76,11 @@ class Sample:
         self._seen: dict[str, list[_Seen]] = {}
 
     def of_piece(self, name: str, rows: int) -> Callable[[Piece], Watch]:
-        """Return what `scan` takes as `watch`.
+        """Return the argument `watch` of `scan`.
 
         Args:
             name: of the bars, as a part.
-            rows: of all pieces together.
+            rows: number of bars in all pieces.
         """
 
         def watch(here: Piece) -> Watch:
@@ -96,7 +96,7 @@ class Sample:
         return watch
 
     def of_part(self, name: str, made: UnsplitSeries) -> Watch:
-        """Return what sees the windows of a part of a series.
+        """Return a function that collects codes and errors from the windows of a part of a series.
 
         Args:
             name: of the part.
@@ -107,10 +107,11 @@ class Sample:
         return self._watch(name, np.arange(len(made.origin)), rows)
 
     def _cut(self, made: UnsplitSeries) -> Windows:
+        """Cut a series into windows of stride 1."""
         return Windows(made.series, made.segments, window_size=self.detector.recipe.window_size, stride=1)
 
     def _watch(self, name: str, place: np.ndarray, rows: int) -> Watch:
-        """Return what keeps windows that are spread evenly over a part.
+        """Return a function that collects codes and errors from windows that are spread evenly over a part.
 
         Args:
             name: of the part.
@@ -151,18 +152,19 @@ class Sample:
         found = {}
         for name, seen in self._seen.items():
             if seen:
-                means = torch.stack([one.squares for one in seen]).sum(0) / sum(one.bars for one in seen)
+                nothing = torch.zeros_like(seen[0].squares)
+                means = sum((one.squares for one in seen), nothing) / sum(one.bars for one in seen)
                 found[name] = dict(zip(self.detector.features, means.tolist(), strict=True))
         return found
 
 
 def gather(sample: Sample, bars: OrderedBars | None, scores: pl.LazyFrame) -> Evidence:
-    """Gather what the page shows of scored bars.
+    """Return what the page shows beside the scores of bars.
 
     Args:
-        sample: what was collected while they were scored.
-        bars: of which windows are cut once more around remarkable ones, where they were scored in pieces; None: they
-            are a run's own parts.
+        sample: what was collected while the bars were scored.
+        bars: all bars; if they were scored in pieces, windows around remarkable ones are cut from them once more. None
+            if a run's own parts were scored.
         scores: as in scores.parquet.
     """
     detector, remarked = sample.detector, remarkable(scores)

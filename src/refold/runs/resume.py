@@ -1,4 +1,4 @@
-"""Where a stopped run goes on, and which of its settings may change then."""
+"""Find where a stopped run resumes, and change those of its settings that may change."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from refold import program
 from refold.errors import ConfigError
 from refold.runs.directory import LAST_CHECKPOINT, RESOLVED
-from refold.runs.settings import give_anew, read_settings, refuse_withheld, to_plain
+from refold.runs.settings import give_anew, override, read_settings, refuse_withheld, to_plain
 
 CHANGEABLE = ("trainer.", "logger.", "checkpoint.every_minutes", "early_stopping.patience")
 """Keys that a resumed run may change. Others are part of what its checkpoint is a state of."""
@@ -55,14 +55,14 @@ class Resume:
                 value that was kept out of resolved.yaml, such as a password, is not given again.
         """
         cfg = read_settings(self.directory / RESOLVED, trust)
-        for override in overrides:
-            key, _, value = override.lstrip("+~").partition("=")
+        for setting in overrides:
+            key, _, value = setting.lstrip("+~").partition("=")
             if key in ("resume", "trust") or give_anew(cfg, key, value):
                 continue
             if not key.startswith(CHANGEABLE) or OmegaConf.select(cfg, key, default=KeyError) is KeyError:
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in CHANGEABLE)
-                raise ConfigError(f"{override}: a resumed run keeps its settings; what can change is {allowed}")
-            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
+                raise ConfigError(f"{setting}: a resumed run keeps its settings; what can change is {allowed}")
+            cfg = override(cfg, setting)
         used = {name: section for name, section in to_plain(cfg).items() if name != "run"}
         refuse_withheld(used, "", resume_command(self.directory))
         return cfg

@@ -56,6 +56,16 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
 
 
+def override(cfg: DictConfig, setting: str) -> DictConfig:
+    """Return a copy of a configuration in which one key has another value.
+
+    Args:
+        cfg: the configuration; it stays as it is.
+        setting: KEY=VALUE, as on the command line.
+    """
+    return cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([setting])))
+
+
 def to_writable(cfg: DictConfig) -> dict[str, Any]:
     """Return settings as plain values that may be written, printed and sent.
 
@@ -204,7 +214,7 @@ def give_all_anew(cfg: DictConfig, given: dict[str, str]) -> dict[str, str]:
 
 
 def references_of(cfg: DictConfig) -> list[str]:
-    """Return KEY=REFERENCE for each reference to the environment in a configuration, one for each that differs."""
+    """Return KEY=REFERENCE for each reference to the environment in a configuration, without repetitions."""
     texts = _texts({name: section for name, section in to_writable(cfg).items() if name != "run"}, ())
     found = {text: ".".join(map(str, path)) for path, text in reversed(list(texts)) if secrets.REFERENCE.search(text)}
     return [f"{key}={text}" for text, key in found.items()]

@@ -1,4 +1,4 @@
-"""How a run stands: state.json, locked by the process that answers for the run, for as long as it lasts.
+"""Record whether a run is training or how it ended, in state.json, which the training process keeps locked.
 
 The lock goes with its process, however that ends, so a killed run never passes for one that is being trained.
 """

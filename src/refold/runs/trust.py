@@ -1,4 +1,4 @@
-"""Which parts the settings of a run directory may build: those that conf/ names, where it names them, and no others.
+"""Refuse run directories whose settings would build other parts than those that conf/ names.
 
 A run directory is data: people copy it from colleagues and download it. A `_target_` in it names a class to import and
 to call, so each is looked at before anything is imported.
@@ -60,7 +60,7 @@ def advice(target: Any) -> str:
 
 
 def parts_of(settings: Any) -> list[str]:
-    """Return the names of all parts that settings build, sorted; trust for a directory that must be like this one."""
+    """Return the names of all parts that settings build, sorted; a run with the same settings may be trusted so."""
     return sorted({str(node["_target_"]) for _, node in _mappings(settings, "") if "_target_" in node})
 
 
