@@ -7,9 +7,16 @@ import torch
 
 from refold.scoring import alarms
 from refold.scoring.alarms import AlarmRates, Alarms, covered
-from refold.scoring.detector import alarm_rate, count_alarms, per_asset_year
+from refold.scoring.scored import alarm_rate
 from refold.scoring.scores import Mahalanobis
-from refold.scoring.thresholds import MeanStd, PeaksOverThreshold, Quantile, StreamingPeaks
+from refold.scoring.thresholds import (
+    MeanStd,
+    PeaksOverThreshold,
+    Quantile,
+    StreamingPeaks,
+    count_alarms,
+    per_asset_year,
+)
 from tests.data.makers import random_bars, ready
 from tests.scoring.test_detector import detector, small_autoencoder
 

@@ -12,7 +12,8 @@ from refold.data.unsplit import unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTMEncoder
 from refold.scoring.alignment import ALIGNMENTS
-from refold.scoring.detector import Detector, alarm_rate, in_turn
+from refold.scoring.detector import Detector, map_in_order
+from refold.scoring.scored import alarm_rate
 from refold.scoring.scores import GaussDynamicKernel, GaussStatic, LatentNeighbours, Mahalanobis, SquaredError
 from refold.scoring.thresholds import PeaksOverThreshold, Quantile, StreamingPeaks
 from tests.data.makers import checks, random_bars, ready, with_value
@@ -276,9 +277,9 @@ def test_a_panel_whose_assets_come_and_go(score):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_jobs_come_back_in_their_order_and_torch_keeps_its_threads(workers):
     before = torch.get_num_threads()
-    found = in_turn(lambda job: (time.sleep(0.01 * (job % 3)), job * job)[1], range(20), workers)
+    found = map_in_order(lambda job: (time.sleep(0.01 * (job % 3)), job * job)[1], range(20), workers)
     assert list(found) == [job * job for job in range(20)]
     assert torch.get_num_threads() == before
     with pytest.raises(ZeroDivisionError):
-        list(in_turn(lambda job: 1 // (5 - job), range(20), workers))
+        list(map_in_order(lambda job: 1 // (5 - job), range(20), workers))
     assert torch.get_num_threads() == before

@@ -28,9 +28,10 @@ from refold.library.reconstruction_baselines import (
 )
 from refold.report.figures import ScoredPart, draw_figures, scored_assets
 from refold.runs.directory import DETECTOR, write_result
-from refold.scoring.detector import Detector, alarm_rate
+from refold.scoring.detector import Detector
 from refold.scoring.labelled import against_labels
 from refold.scoring.protocols import Evaluation
+from refold.scoring.scored import alarm_rate
 from refold.training.callbacks import EpochReport
 from refold.training.facts import run_facts
 from refold.training.loggers import log_end

@@ -17,7 +17,7 @@ from refold.report.projection import first_two_axes
 from refold.runs.directory import METRICS
 from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.scoring.baselines import PCA, TrainingMean
-from refold.scoring.detector import Scores
+from refold.scoring.scored import Scores
 from refold.training.loggers import log_pictures
 from refold.training.module import AutoencoderModule
 from refold.training.samples import free_running, reconstruct_fixed_windows, window_codes, window_errors

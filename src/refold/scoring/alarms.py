@@ -12,7 +12,7 @@ import polars as pl
 
 from refold.data.long.ordered import stretches
 from refold.errors import ConfigError
-from refold.scoring.detector import seconds
+from refold.scoring.scored import seconds
 from refold.scoring.thresholds import Tail, Threshold, ValidationScores, per_asset_year, running_levels
 
 MOST_LEARNT = 100_000

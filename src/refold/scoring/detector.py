@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,9 +22,10 @@ from refold.data.unsplit import unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
 from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
+from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent
 from refold.scoring.scores import Score
 from refold.scoring.scores.base import asset_rows
-from refold.scoring.thresholds import Threshold, ValidationScores, count_alarms, per_asset_year
+from refold.scoring.thresholds import Threshold, ValidationScores
 
 BARS_AT_ONCE = 16_384
 """B x T of the windows that go through the model together: enough that a step of the LSTM is a product of matrices that
@@ -35,7 +36,6 @@ MOST_CODES = 20_000
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
-Times = TypeVar("Times", np.ndarray, np.float64)
 
 Watch = Callable[[Windows, np.ndarray, Tensor, Tensor, Tensor], None]
 """(windows, (B,) numbers of some of them, their values (B, T, F), codes (B, Z), reconstructions (B, T, F))."""
@@ -44,31 +44,46 @@ FORMAT = 1
 """Of the state, for the message about a run of another version."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Bars of some assets, asset after asset in order of time; NaN where there is no score.
+def map_in_order(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
+    """Run jobs on several threads, and yield their results in the order of the jobs.
 
-    score: (N,) float64. contributions: (N, C) float64, whose sum is the score. reconstruction: (N, F) float32, in the
-    units of the features; of one that is relative to the window's first bar, the log price itself. asset: (N,) numbers.
-    times: (N,) int64 as in the series. origin: (N,) row of the table, -1 for none.
+    Args:
+        work: what is done with a job. torch has one thread for each of them meanwhile.
+        jobs: taken as they are needed.
+        workers: jobs that are done at the same time.
     """
-
-    score: np.ndarray
-    contributions: np.ndarray
-    reconstruction: np.ndarray
-    asset: np.ndarray
-    times: np.ndarray
-    origin: np.ndarray
+    if workers == 1:
+        yield from map(work, jobs)
+        return
+    waiting: deque[Future[Done]] = deque()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of this thread and of those that the pool starts
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            for job in jobs:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > workers:  # no more than that is held
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Detector:
-    """A trained autoencoder with a score and a threshold: says of bars how strange they are, and which are too strange.
+    """Score bars with a trained autoencoder, and flag those whose score passes a threshold.
 
-    Each bar is scored by the errors of its own asset's features; the windows of a panel hold all assets, and each
-    asset's bar is scored by its own F columns.
+    The errors of its own asset's features score a bar. The windows of a panel hold all assets; each asset's bar is
+    scored by its own F columns.
 
-    Args: autoencoder: trained, on any device. recipe, scaler: how bars become its windows. columns: names of a window's
-        columns. score, threshold: fitted or not. alignment: from the windows that hold a bar to the bar.
+    Args:
+        autoencoder: trained, on any device.
+        recipe: how bars become its windows.
+        scaler: from features to what it sees.
+        columns: names of a window's columns.
+        score: from errors to a score; fitted or not.
+        threshold: from scores to levels; fitted or not.
+        alignment: how the errors of a bar in several windows become one.
     """
 
     def __init__(
@@ -109,13 +124,24 @@ class Detector:
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> "Detector":
         """Fit score and threshold. The autoencoder and its scaler stay as they are.
 
-        Args: train, val: canonical bars of the two parts. Raises: DataError, ConfigError: too few bars for a threshold.
+        Args:
+            train: canonical bars of the training part.
+            val: canonical bars of the validation part.
+
+        Raises:
+            DataError: a part has too few bars.
+            ConfigError: validation has too few scores for the threshold.
         """
         pieces = [unsplit_series(bars, self.recipe, self.scaler) for bars in (train, val)]
         return self.fit_series(*((piece.series, piece.segments) for piece in pieces))
 
     def fit_series(self, train: tuple[Series, np.ndarray], val: tuple[Series, np.ndarray]) -> "Detector":
-        """As `fit`, with series and the (S, 2) runs of each part; for the parts of a data module."""
+        """Fit score and threshold to series of the two parts, such as those of a data module.
+
+        Args:
+            train: series of the training part, and (S, 2) first row and number of rows of each of its runs.
+            val: the same of the validation part.
+        """
         score = self.score_function
         if score.reads_codes:
             score.fit_codes(self._codes(*train))
@@ -144,7 +170,7 @@ class Detector:
         return self
 
     def _codes(self, series: Series, segments: np.ndarray) -> Tensor:
-        """Codes of at most MOST_CODES windows, spread evenly, (n, Z) float32."""
+        """Return the codes of at most MOST_CODES windows, spread evenly, (n, Z) float32."""
         windows = Windows(series, segments, window_size=self.recipe.window_size, stride=1)
         chosen = np.linspace(0, len(windows) - 1, min(len(windows), MOST_CODES)).round().astype(np.int64)
         starts = range(0, len(chosen), self.batch)
@@ -152,7 +178,15 @@ class Detector:
 
     @torch.inference_mode()
     def encode(self, windows: Windows, number: np.ndarray) -> Tensor:
-        """Codes of some windows, (B, Z), on the CPU; nothing is decoded. Args: number: (B,) of the windows."""
+        """Encode some windows without decoding them.
+
+        Args:
+            windows: of a series.
+            number: (B,) which of them.
+
+        Returns:
+            (B, Z) float32, on the CPU.
+        """
         device, mask = next(self.autoencoder.parameters()).device, windows.mask(number)
         self.autoencoder.eval()
         codes = self.autoencoder.encode(windows.gather(number).to(device), None if mask is None else mask.to(device))
@@ -161,7 +195,11 @@ class Detector:
     # ---- score -------------------------------------------------------------------------------------------------------
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
-        """(N,) float64, one for each row of canonical bars in its order; NaN where no window holds the bar."""
+        """Score canonical bars.
+
+        Returns:
+            (N,) float64, one for each row of the bars in its order; NaN where no window holds the bar.
+        """
         piece = unsplit_series(bars, self.recipe, self.scaler)
         scored = self.score_series(piece.series, piece.segments, piece.origin)
         result = np.full(bars.height, np.nan)
@@ -201,7 +239,15 @@ class Detector:
         )
 
     def flag(self, score: np.ndarray, asset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Levels and verdicts of bars, (N,) each. Args: asset: (N,) numbers, equal ones side by side."""
+        """Compare scores with their levels.
+
+        Args:
+            score: (N,) float64.
+            asset: (N,) int, equal numbers side by side.
+
+        Returns:
+            Levels (N,) float64 and verdicts (N,) bool.
+        """
         levels = np.empty(len(score))
         for rows in asset_rows(asset):
             levels[rows] = self.threshold.levels(score[rows], None)[0]
@@ -215,7 +261,7 @@ class Detector:
         progress: Callable[[int], None] = lambda rows: None,
         watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor, np.ndarray]:
-        """What the score measures of each bar of an asset, (N, C), its reconstruction (N, F), and its asset (N,).
+        """Measure each bar of an asset: its values (N, C), its reconstruction (N, F), and its asset's number (N,).
 
         N = R, or K R for a panel: asset after asset.
         """
@@ -225,20 +271,20 @@ class Detector:
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
         K = len(self.columns) // F
 
-        def apart(columns: Tensor) -> Tensor:
+        def by_asset(columns: Tensor) -> Tensor:
             return columns.view(R, K, F).transpose(0, 1).reshape(K * R, F)
 
-        values = apart(values) if self.score_function.names_features else values.repeat(K, 1)
-        lacking = (apart(series.values.cpu()) == 0).all(dim=1, keepdim=True)  # an asset without a bar at that moment
-        values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, apart(reconstruction)))
+        values = by_asset(values) if self.score_function.names_features else values.repeat(K, 1)
+        lacking = (by_asset(series.values.cpu()) == 0).all(dim=1, keepdim=True)  # an asset without a bar at that moment
+        values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, by_asset(reconstruction)))
         return values, reconstruction, np.repeat(np.arange(K), R)
 
     def _values(
         self, series: Series, segments: np.ndarray, progress: Callable[[int], None], watch: Watch | None
     ) -> tuple[Tensor, Tensor]:
-        """What the score measures, (R, C), and reconstructions in the units of the features, (R, F), on the CPU.
+        """Measure each row: its values (R, C), and its reconstruction (R, F) in the units of the features, on the CPU.
 
-        NaN where no window holds the row, and where it is absent.
+        They are NaN where no window holds the row, and where it is absent.
         """
         R, T = len(series.values), self.recipe.window_size
         windows = Windows(series, segments, window_size=T, stride=1)
@@ -256,7 +302,9 @@ class Detector:
                 reconstruction.new_empty((0, T, series.values.shape[1])),
             )
 
-        for block, parts in in_turn(measure, row_blocks(segments, T, self.batch), self.workers or self._at_a_time()):
+        for block, parts in map_in_order(
+            measure, row_blocks(segments, T, self.batch), self.workers or self._parallel_blocks()
+        ):
             for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
                 target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
             progress(len(block.rows))
@@ -264,13 +312,13 @@ class Detector:
             self._begin_runs(windows, segments, values, reconstruction)
         return values, self.scaler.inverse_transform(reconstruction)
 
-    def _at_a_time(self) -> int:
-        """Blocks that are measured at a time: one for each thread of a CPU, where steps are too short to share."""
+    def _parallel_blocks(self) -> int:
+        """Return how many blocks run in parallel: one per thread of a CPU, where steps are too short to share."""
         on_cpu = next(self.autoencoder.parameters()).device.type == "cpu"
         return torch.get_num_threads() if on_cpu else 1
 
     def _begin_runs(self, windows: Windows, segments: np.ndarray, *targets: Tensor) -> None:
-        """Under `last`: the first T - 1 rows of each run, from windows that hold the run up to them alone."""
+        """Fill the first T - 1 rows of each run under `last`, from windows that hold the run up to them alone."""
         T = self.recipe.window_size
         rows, bars = partial_windows(segments, T)
         for start in range(0, len(rows), self.batch):
@@ -289,9 +337,13 @@ class Detector:
     def _measure(
         self, windows: Windows, number: np.ndarray, mask: Tensor | None = None, watch: Watch | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Of some windows: what the score measures, (B, T, C), and their reconstruction (B, T, F), running free.
+        """Measure some windows: the score's values (B, T, C), and the reconstruction (B, T, F), running free.
 
-        Args: mask: (B, T) of the bars that are looked at; None: all that are present.
+        Args:
+            windows: of a series.
+            number: (B,) which of them.
+            mask: (B, T) bool, True for bars that the model looks at; None: all that are present.
+            watch: sees the windows, their codes and their reconstructions.
         """
         mask = windows.mask(number) if mask is None else mask
         truth, codes, reconstruction = self.reconstruct(windows, number, mask)
@@ -308,7 +360,7 @@ class Detector:
         return values, reconstruction
 
     def _first_level(self, windows: Windows, number: np.ndarray, column: int) -> Tensor:
-        """(B, 1) log close of each window's first bar, on the scale of a relative column; NaN without closes."""
+        """Return the log close of each window's first bar (B, 1), scaled as a relative column; NaN without closes."""
         closes = windows.first_close(number)
         if closes is None:
             return torch.full((len(number), 1), torch.nan)
@@ -337,7 +389,7 @@ class Detector:
     # ---- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What was fitted, as plain values and tensors, and what it was fitted for."""
+        """Return what was fitted, and for which parts, as plain values and tensors."""
         return {
             "format": FORMAT,
             "alignment": self.alignment,
@@ -366,67 +418,3 @@ class Detector:
         self.validation = state["validation"]
         for part, name in ((self.score_function, "score"), (self.threshold, "threshold")):
             part.load_state_dict({key: value for key, value in state[name].items() if key != "class"})
-
-
-# ---- of time ---------------------------------------------------------------------------------------------------------
-
-
-def in_turn(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
-    """Run jobs on several threads, and yield their results in the order of the jobs.
-
-    Args:
-        work: what is done with a job. torch has one thread for each of them meanwhile.
-        jobs: taken as they are needed.
-        workers: jobs that are done at the same time.
-    """
-    if workers == 1:
-        yield from map(work, jobs)
-        return
-    waiting: deque[Future[Done]] = deque()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of this thread and of those that the pool starts
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            for job in jobs:
-                waiting.append(pool.submit(work, job))
-                if len(waiting) > workers:  # no more than that is held
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
-
-
-def seconds(times: Times, dtype: pl.DataType) -> Times:
-    """Convert differences or moments to seconds.
-
-    Args:
-        times: in the units of a series' times.
-        dtype: of the timestamps: dates, or datetimes with their unit.
-    """
-    per_second = {"ms": 1e3, "us": 1e6, "ns": 1e9}
-    return times / per_second[dtype.time_unit] if isinstance(dtype, pl.Datetime) else times * 86400.0
-
-
-def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> float:
-    """Measure the usual time from one bar of an asset to the next, in seconds; NaN if no asset has two.
-
-    Args:
-        times: (N,) int64, as in a series.
-        asset: (N,) numbers.
-        dtype: of the timestamps.
-    """
-    steps = np.diff(times)[np.diff(asset) == 0]
-    return float(seconds(np.median(steps), dtype)) if len(steps) else float("nan")
-
-
-def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> float:
-    """Alarms, runs of flagged bars, per asset and year of scored bars."""
-    bars = int((~np.isnan(scored.score)).sum())
-    return per_asset_year(count_alarms(flagged, scored.asset), bars, *extent(scored, dtype))
-
-
-def extent(scored: Scores, dtype: pl.DataType) -> tuple[int, float]:
-    """Different moments of scored bars, and the seconds from the first to the last."""
-    moments = np.unique(scored.times[~np.isnan(scored.score)])
-    return len(moments), float(seconds(moments[-1] - moments[0], dtype)) if len(moments) else 0.0

@@ -20,9 +20,17 @@ def scan_latents(
 ) -> Iterator[pl.DataFrame]:
     """Encode the windows of bars of any number: one row for each bar that is the last of a window.
 
-    Args: piece: rows at a time. progress: is told of rows that are done.
-    Yields: timestamp and asset of a window's last bar (of a panel: "panel"), and its code, z_0 to z_{Z-1}, float32.
-    Raises: DataError: a check refuses bars.
+    Args:
+        detector: holds the model and the recipe of its windows.
+        bars: sorted by asset, then time.
+        piece: rows at a time.
+        progress: gets the number of rows that are done.
+
+    Yields:
+        Timestamp and asset of a window's last bar ("panel" for a panel), and its code, z_0 to z_{Z-1}, float32.
+
+    Raises:
+        DataError: a check refuses bars.
     """
     for here in pieces(detector, bars, piece):
         yield _encoded(detector, here)

@@ -14,8 +14,9 @@ from refold.data.bars.features import find, longest_lookback
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
-from refold.scoring.detector import Detector, Scores, Watch, seconds
+from refold.scoring.detector import Detector, Watch
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
+from refold.scoring.scored import Scores, seconds
 from refold.scoring.thresholds import Tail, running_levels
 
 PIECE = 100_000
@@ -34,9 +35,14 @@ SAME_FREQUENCY = 1.5
 def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
     """Refuse bars that the run's model cannot judge.
 
-    Args: where: what they are, for messages.
-    Raises: DataError: columns or assets differ (the difference is listed), no asset has bars for a window, the bars are
-        of another frequency, or an asset's price never moves.
+    Args:
+        detector: of the run.
+        bars: to be judged.
+        where: what they are, for messages.
+
+    Raises:
+        DataError: columns or assets differ (the difference is listed), no asset has bars for a window, the bars are of
+            another frequency, or an asset's price never moves.
     """
     recipe = detector.recipe
     features = [find(name) for name in recipe.features]
@@ -100,7 +106,7 @@ def _duration(length: float) -> str:
 
 
 def sampled(bars: OrderedBars) -> list[Cut]:
-    """All rows of a table, or of a long one slices that are spread evenly over it."""
+    """Return cuts of all rows of a table; of a long one, slices that are spread evenly over it."""
     cuts = list(bars.cuts(SLICE))
     if bars.rows <= SLICES * SLICE:
         return cuts
@@ -160,7 +166,13 @@ class Piece(NamedTuple):
 
 
 def pieces(detector: Detector, bars: OrderedBars, piece: int) -> Iterator[Piece]:
-    """Cut a table into pieces whose `kept` rows are all rows, once. Args: piece: rows."""
+    """Cut a table into pieces whose `kept` rows are all rows, once.
+
+    Args:
+        detector: says how many rows before and after a row its scores depend on.
+        bars: sorted by asset, then time.
+        piece: rows that a piece keeps.
+    """
     recipe, policies = detector.recipe, detector.recipe.checks.policies
     before, after = context(detector)
     if recipe.layout == "panel":  # a moment is in as many places of the table as there are assets
@@ -274,11 +286,15 @@ def frame(
 
 
 def reconstructed_close(detector: Detector, bars: pl.DataFrame, made: np.ndarray) -> pl.Series:
-    """The close that the reconstructed features of a bar give: by itself, or after the true close before it.
+    """Compute the close that the reconstructed features of a bar give, by themselves or after the close before it.
 
-    Null if they tell none.
+    Args:
+        detector: names the features.
+        bars: N bars with their closes.
+        made: (N, F), in the units of the features.
 
-    Args: made: (N, F) in the units of the features.
+    Returns:
+        (N,) float64, null where the features determine no close.
     """
     by_name = {name: made[:, n].astype(np.float64) for n, name in enumerate(detector.features)}
     if "window_log_price" in by_name:
