@@ -20,6 +20,7 @@ quick: .venv/installed-for-tests
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # the pages of docs/ with the API reference, as a site in site/
 docs: .venv/installed-for-tests
