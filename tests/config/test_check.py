@@ -151,3 +151,12 @@ def test_parts_that_the_check_built_are_those_that_the_run_uses(monkeypatch):
     assert module.teacher_forcing is parts.teacher_forcing
     once = ("data", "teacher_forcing", "score", "threshold", "optimizer")
     assert {name: built.count(name) for name in once} == dict.fromkeys(once, 1)
+
+
+def test_a_module_in_this_folder_is_said_to_be_found_with_pythonpath(tmp_path, monkeypatch):
+    (tmp_path / "my_own_parts.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"no module 'my_own_parts', but there is one in this folder: set PYTHONPATH=\."
+    ):
+        check(compose_run(["decoder._target_=my_own_parts.Decoder"]))

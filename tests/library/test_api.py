@@ -22,6 +22,7 @@ QUICK = {
     "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1},
     "data": {"window_size": 8, "stride": 8, "checks": {"calendar": None}},
 }
+MIXED_ZONES = [pd.Timestamp("2020-01-01", tz="UTC"), pd.Timestamp("2020-01-02", tz="Asia/Tokyo")]
 VERDICTS = ["timestamp", "asset", "score", "level", "flagged", "kind", "to_blame", "reconstructed_close"]
 
 
@@ -181,3 +182,34 @@ def test_a_file_is_trained_on_by_its_path(tmp_path, monkeypatch):
     })  # fmt: skip
     assert Path(run.config.data.path) == tmp_path / "prices.csv"
     assert run.config.data.window_size == 8
+
+
+@pytest.mark.parametrize(
+    ("bars", "message"),
+    [
+        (pd.Series([1.0]), "the bars are a Series; they must be a table of polars or pandas, or the path of a file"),
+        ({"close": [1.0]}, "the bars are a dict; they must be"),
+        (np.zeros((3, 2)), "the bars are a ndarray; they must be"),
+        (pd.DataFrame([[1, 2]], columns=["close", "close"]), "the frame has the column close twice"),
+        (pd.DataFrame({"date": MIXED_ZONES, "close": [1.0, 2.0]}), "the column date holds values of different kinds"),
+    ],
+)
+def test_bars_that_are_no_table_are_refused_by_a_run_too(trained, bars, message):
+    with pytest.raises(refold.RefoldError, match=message):
+        trained.score(bars)
+
+
+def test_settings_of_a_scoring_may_be_texts_as_in_training(trained):
+    bars = closes(300, seed=1)
+    given = trained.score(bars, threshold="quantile", overrides=["threshold.share=0.9"])
+    assert given.equals(trained.score(bars, threshold="quantile", overrides={"threshold.share": 0.9}))
+    with pytest.raises(refold.ConfigError, match=r"a\.b: it cannot be read as key=value"):
+        trained.score(bars, overrides=["a.b"])
+
+
+def test_nanoseconds_of_pandas_are_kept_where_there_are_any():
+    from refold.library.frames import to_polars
+
+    moments = pd.to_datetime(["2020-01-01T00:00:00.000000001", "2020-01-01T00:00:00.000000002", None])
+    assert to_polars(pd.DataFrame({"t": moments}))["t"].n_unique() == 3
+    assert to_polars(pd.DataFrame({"t": moments.floor("s")}))["t"].dtype == pl.Datetime("us")

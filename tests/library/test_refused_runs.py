@@ -83,3 +83,38 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         assert written.exists()
     living.kill()
     living.communicate()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (r"(encoder:\n  _target_: ).*", r"\1[os.system]", r"encoder._target_ is \['os.system'\], which is not one of"),
+        (r"(encoder:\n  _target_: ).*", r"\1{a: 1}", r"encoder._target_ is \{'a': 1\}, which is not one of"),
+        (
+            r"(bridge:\n(?:  .*\n)*?  latent_dim: ).*",
+            r"\g<1>1000000000",
+            "bridge.latent_dim is 1000000000; ",
+        ),
+        (r"encoder:\n(  .*\n)+", "", r"does not build a model; .*encoder"),
+        (r"\Z", "null: 2\n", "is not the configuration of a run"),
+    ],
+)
+def test_settings_that_somebody_spoilt_are_refused_in_a_sentence(copied, before, after, message):
+    settings = (copied / RESOLVED).read_text()
+    spoilt, count = re.subn(before, after, settings, count=1)
+    assert count == 1
+    (copied / RESOLVED).write_text(spoilt)
+    with pytest.raises(refold.ConfigError, match=message):
+        refold.load_run(copied)
+
+
+def test_a_checkpoint_with_objects_is_refused_without_advice_to_load_it(copied):
+    torch.save({"model": Path("x")}, copied / BEST_CHECKPOINT)
+    with pytest.raises(refold.ConfigError, match="it holds more than plain values and tensors") as refusal:
+        refold.load_run(copied)
+    assert "weights_only" not in str(refusal.value)
+
+
+def test_what_is_no_path_is_no_run():
+    with pytest.raises(refold.ConfigError, match="the run is a NoneType; it must be the path of a run directory"):
+        refold.load_run(None)

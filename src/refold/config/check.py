@@ -205,6 +205,9 @@ def locate(dotted: str, path: str) -> Callable:
         inside = isinstance(error, ImportError) and missing not in (module_name, None)
         inside = inside and not module_name.startswith(f"{missing}.")  # what is missing is not a part of the name
         reason = f"it cannot be imported: {error}" if inside else f"there is no module {module_name!r}"
+        top = module_name.partition(".")[0]
+        if not inside and (Path(f"{top}.py").is_file() or Path(top, "__init__.py").is_file()):
+            reason += ", but there is one in this folder: set PYTHONPATH=. so that Python looks here"
         raise ConfigError(f"{path} is {dotted}; {reason}") from None
     if not callable(getattr(module, name, None)):
         names = {key for key in vars(module) if not key.startswith("_")}

@@ -73,6 +73,8 @@ def to_polars(frame: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> pl.DataFra
         raise DataError(f"the bars are a {type(frame).__name__}; they must be a DataFrame of polars or pandas")
     if frame.columns.nlevels > 1:
         raise DataError(f"{NAME} has columns of {frame.columns.nlevels} levels; a table of bars has one, such as close")
+    if len(twice := frame.columns[frame.columns.duplicated()]):
+        raise DataError(f"{NAME} has the column {twice[0]} twice; each column needs a name of its own")
     if frame.index.nlevels > 1 or frame.index.name is not None or frame.index.dtype.kind == "M":
         unnamed = frame.index.nlevels == 1 and frame.index.name is None
         frame = (frame.rename_axis("timestamp") if unnamed else frame).reset_index()
@@ -85,12 +87,23 @@ def _series(name: str, column: "pd.Series") -> pl.Series:
     if kind == "M":
         zone = getattr(column.dtype, "tz", None)
         moments = column if zone is None else column.dt.tz_convert("UTC").dt.tz_localize(None)
-        values = pl.Series(name, moments.to_numpy().astype("datetime64[us]"))
+        values = pl.Series(name, _without_empty_digits(moments.to_numpy()))
         return values if zone is None else values.dt.replace_time_zone("UTC").dt.convert_time_zone(str(zone))
     if isinstance(column.dtype, np.dtype) and kind in "iufb":
         return pl.Series(name, column.to_numpy(), nan_to_null=True)  # pandas has no other sign for an empty cell
     values = column.astype(object).where(column.notna(), None)
-    return pl.Series(name, values.tolist(), strict=False)
+    try:
+        return pl.Series(name, values.tolist(), strict=False)
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{NAME}: the column {name} holds values of different kinds: {reason}") from None
+
+
+def _without_empty_digits(moments: np.ndarray) -> np.ndarray:
+    """Return moments in microseconds, or in nanoseconds if some of them need those."""
+    there = moments[~np.isnat(moments)]
+    coarse = there.astype("datetime64[us]")
+    return moments if (coarse != there).any() else moments.astype("datetime64[us]")
 
 
 def returned_like(frame: Any, table: pl.DataFrame) -> "pl.DataFrame | pd.DataFrame":

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from refold.config.build import build_autoencoder, build_detector, build_recipe
+from refold.config.memory import refuse_too_large
 from refold.errors import ConfigError
 from refold.runs.checkpoints import read_checkpoint
 from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
@@ -71,7 +73,7 @@ class Run:
         score: str | None = None,
         threshold: str | None = None,
         alignment: str | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> "pl.DataFrame | pd.DataFrame":
         """Say of each bar how strange it is, whether it is flagged, and why.
 
@@ -80,7 +82,7 @@ class Run:
             score: name of an option of conf/score; None: the run's own.
             threshold: name of an option of conf/threshold; None: the run's own.
             alignment: mean, median, max or last; None: the run's own.
-            overrides: other settings that can be chosen anew, such as {"threshold.risk": 1e-4}.
+            overrides: other settings that can be chosen anew, as {"threshold.risk": 1e-4} or ["threshold.risk=1e-4"].
 
         Returns:
             A row per bar, sorted by asset, then time: timestamp, asset, score (null where no window holds the bar),
@@ -101,7 +103,7 @@ class Run:
         score: str | None = None,
         threshold: str | None = None,
         alignment: str | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> "pl.DataFrame | pd.DataFrame":
         """Find runs of neighbouring flagged bars.
 
@@ -201,12 +203,14 @@ class Run:
         score: str | None = None,
         threshold: str | None = None,
         alignment: str | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> "Judge":
-        from refold.library.scoring import Judge
+        from refold.library.scoring import Judge, as_settings
 
         chosen = {"score": score, "threshold": threshold, "alignment": alignment}
         settings = {key: value for key, value in chosen.items() if value is not None}
+        if overrides is not None and not isinstance(overrides, Mapping):
+            overrides = as_settings(overrides)
         return Judge(self, bars, {**settings, **(overrides or {})})
 
 
@@ -226,10 +230,12 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     """
     from refold.data import Scaler
 
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"the run is a {type(path).__name__}; it must be the path of a run directory")
     directory = Path(path).resolve()
     settings, weights = directory / RESOLVED, directory / BEST_CHECKPOINT
     for needed in (directory, settings, weights):
-        if not needed.exists():
+        if not os.path.exists(needed):  # False also where nobody may look
             raise ConfigError(f"{path} is not a finished run: there is no {needed}")
     cfg = read_settings(settings, trust)
     checkpoint = read_checkpoint(weights)
@@ -239,9 +245,13 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{weights} lacks {error}; it is no checkpoint that Refold's training wrote") from None
     try:
+        if too_large := refuse_too_large(cfg):
+            raise ConfigError(too_large)
         autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
-    except ConfigError as error:
-        raise ConfigError(f"{settings} does not build a model; is it of another version of refold? {error}") from None
+    except (ConfigError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"{settings} does not build a model; is it of another version of refold? {str(error).splitlines()[0]}"
+        ) from None
     prefix = "autoencoder."
     state = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
     try:

@@ -1,8 +1,9 @@
 """Score bars with a run's model, for `refold score` and `Run.score` alike."""
 
 import logging
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from refold.data.bars.findings import merge
 from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import TableSpool
 from refold.data.sources.base import Source, batches_of
-from refold.errors import DataError
+from refold.errors import ConfigError, DataError
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered
@@ -73,6 +74,21 @@ class Scoring(NamedTuple):
     evidence: "Evidence | None"
 
 
+def as_settings(overrides: Sequence[str]) -> dict[str, str]:
+    """Split settings of the form KEY=VALUE.
+
+    Raises:
+        ConfigError: one has no `=`.
+    """
+    given = {}
+    for text in [overrides] if isinstance(overrides, str) else overrides:
+        key, equals, value = str(text).partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{text}: it cannot be read as key=value")
+        given[key] = value
+    return given
+
+
 class Judge:
     """A run's model with the score, threshold, alignment and data that are asked for.
 
@@ -98,6 +114,10 @@ class Judge:
         progress: Progress = no_progress,
     ) -> None:
         given = {key: "null" if value is None else str(value) for key, value in (settings or {}).items()}
+        if bars is not None and not is_frame(bars) and not isinstance(bars, str | os.PathLike):
+            raise ConfigError(
+                f"the bars are a {type(bars).__name__}; they must be a table of polars or pandas, or the path of a file"
+            )
         if bars is not None:  # a table in memory is read like a file
             given["data.path"] = "frame.parquet" if is_frame(bars) else str(bars)
         given = give_all_anew(run.config, given)

@@ -133,7 +133,10 @@ def read_settings(path: Path, trust: Sequence[str] = ()) -> DictConfig:
         plain = _as_data(plain, "", path)
         refuse_other_version(plain, path.parent)  # first: their parts had other names
         refuse_foreign_parts(plain, trust, path)
-    return OmegaConf.create(plain)
+    try:
+        return OmegaConf.create(plain)
+    except OmegaConfBaseException as error:  # a key that is null, say
+        raise ConfigError(f"{path} is not the configuration of a run: {str(error).splitlines()[0]}") from None
 
 
 def refuse_other_version(plain: dict[str, Any], directory: Path) -> None:

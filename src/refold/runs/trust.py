@@ -45,7 +45,7 @@ def refuse_foreign_parts(settings: dict[str, Any], trust: Sequence[str], where: 
         if path not in places:
             raise ConfigError(f"{where}: {path or 'it'} holds a {min(own)} ({target}), and no part has its place there")
         targets, keys = places[path]
-        if target not in targets:
+        if not isinstance(target, str) or target not in targets:
             raise ConfigError(
                 f"{where}: {path}._target_ is {target}, which is not one of Refold's parts for {path}; a run directory "
                 f"may build a part of your own only if you say so: {advice(target)}"
