@@ -45,7 +45,11 @@ def write_atomically(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, newline="")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="") as file:
+            file.write(text)
+            usual = os.umask(0)
+            os.umask(usual)
+            os.fchmod(file.fileno(), 0o666 & ~usual)  # private only while it is not complete
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
