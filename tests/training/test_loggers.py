@@ -40,6 +40,21 @@ def test_a_resumed_run_drops_what_it_repeats_and_keeps_the_rest(tmp_path):
     ]
 
 
+def test_a_run_that_resumes_at_its_end_keeps_the_rows_of_its_last_step(tmp_path):
+    first = MetricsFile(tmp_path / "metrics.csv")
+    first.log_metrics({"train/loss": 3.0}, step=7)
+    first.log_metrics({"val/reconstruction_mse": 0.5}, step=7)
+    first.log_end_row({"best/val": 0.5}, step=7)  # and was killed before result.json
+    resumed = MetricsFile(tmp_path / "metrics.csv")
+    resumed.log_end_row({"best/val": 0.5, "test/r2": 0.4}, step=7)
+    values = [{name: value for name, value in row.items() if value} for row in rows(tmp_path / "metrics.csv")]
+    assert values == [
+        {"step": "7", "train/loss": "3.0"},
+        {"step": "7", "val/reconstruction_mse": "0.5"},
+        {"step": "7", "best/val": "0.5", "test/r2": "0.4"},
+    ]
+
+
 def test_a_cut_last_row_does_no_harm(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,step,a\n0,0,1.0\n0,")

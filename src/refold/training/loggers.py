@@ -8,7 +8,7 @@ import os
 import shlex
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,14 +73,32 @@ class MetricsFile(Logger):
             except OSError as error:
                 raise RefoldError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def _open(self, before_step: int) -> None:
-        """Read the rows of an earlier part of the run, and write those before a step again."""
+    @rank_zero_only
+    def log_end_row(self, metrics: dict[str, float], step: int) -> None:
+        """Write the row of a run's end. A run that resumes after its last step keeps all rows but that of a cut end.
+
+        Args:
+            metrics: name -> value; no other row has these names.
+            step: the last optimizer step.
+        """
+        if not self.opened:
+            self._open(before_step=step + 1, without=set(metrics))
+        self.log_metrics(metrics, step)
+
+    def _open(self, before_step: int, without: Set[str] = frozenset()) -> None:
+        """Read the rows of an earlier part of the run, and write those before a step again.
+
+        Args:
+            before_step: rows from this step on are dropped.
+            without: names; rows that have a value under one of them are dropped, too.
+        """
         self.opened = True
         if self.path.exists():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 self.columns = list(reader.fieldnames or self.columns)
-                self.rows = [row for row in reader if row["step"] and int(row["step"]) < before_step]
+                kept = [row for row in reader if row["step"] and int(row["step"]) < before_step]
+                self.rows = [row for row in kept if not any(row.get(name) for name in without)]
         self._rewrite()
 
     def _rewrite(self) -> None:
@@ -358,7 +376,10 @@ def log_end(
             if logger.log_model:
                 logger.log_best(best, metrics)
             continue
-        logger.log_metrics(metrics, step)
+        if isinstance(logger, MetricsFile):
+            logger.log_end_row(metrics, step)
+        else:
+            logger.log_metrics(metrics, step)
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(logger.hparams, metrics)  # its HPARAMS tab needs both at once
         logger.save()
