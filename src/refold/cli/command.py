@@ -141,15 +141,9 @@ def settings(arguments: list[str], usage: str | None) -> dict[str, str]:
     if {"-h", "--help"} & set(arguments):
         print(program.as_started((usage or "").strip()))
         sys.exit(0)
-    found: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{argument}: it cannot be read as key=value")
-        if key in found:
-            raise ConfigError(f"{key} is given twice, as {found[key]} and as {value}")
-        found[key] = value
-    return found
+    from refold.config.arguments import split_settings
+
+    return split_settings(arguments)
 
 
 def trusted(settings: dict[str, str]) -> list[str]:

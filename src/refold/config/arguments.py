@@ -1,6 +1,7 @@
 """Command-line arguments of `refold train`, as Hydra is to read them."""
 
 import re
+from collections.abc import Sequence
 
 from refold import secrets
 from refold.errors import ConfigError
@@ -82,3 +83,26 @@ def _unquoted(text: str) -> str:
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
         return re.sub(r"\\(.)", r"\1", text[1:-1])
     return text
+
+
+def split_settings(arguments: Sequence[str]) -> dict[str, str]:
+    """Split arguments of the form key=value.
+
+    Args:
+        arguments: of a command line, or overrides from Python.
+
+    Returns:
+        Values by key, in the order of the arguments.
+
+    Raises:
+        ConfigError: an argument has no `=`, or a key is given twice.
+    """
+    found: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{argument}: it cannot be read as key=value")
+        if key in found:
+            raise ConfigError(f"{key} is given twice, as {found[key]} and as {value}")
+        found[key] = value
+    return found

@@ -205,12 +205,13 @@ class Run:
         alignment: str | None = None,
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> "Judge":
-        from refold.library.scoring import Judge, as_settings
+        from refold.config.arguments import split_settings
+        from refold.library.scoring import Judge
 
         chosen = {"score": score, "threshold": threshold, "alignment": alignment}
         settings = {key: value for key, value in chosen.items() if value is not None}
         if overrides is not None and not isinstance(overrides, Mapping):
-            overrides = as_settings(overrides)
+            overrides = split_settings([overrides] if isinstance(overrides, str) else overrides)
         return Judge(self, bars, {**settings, **(overrides or {})})
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -72,21 +72,6 @@ class Scoring(NamedTuple):
     facts: dict[str, Any]
     thresholds: dict[str, dict[str, float]]
     evidence: "Evidence | None"
-
-
-def as_settings(overrides: Sequence[str]) -> dict[str, str]:
-    """Split settings of the form KEY=VALUE.
-
-    Raises:
-        ConfigError: one has no `=`.
-    """
-    given = {}
-    for text in [overrides] if isinstance(overrides, str) else overrides:
-        key, equals, value = str(text).partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{text}: it cannot be read as key=value")
-        given[key] = value
-    return given
 
 
 class Judge:
