@@ -96,6 +96,14 @@ def semicolons(lines: list[str], decimal: str = ".") -> list[str]:
 TWO_WAYS = ["date;A", *(f"{FIRST + timedelta(days=day)};1,{100 + day * day % 97}" for day in range(DAYS))]
 DATES_AS_NUMBERS = [SOUND[0], *(line.replace("-", "") for line in SOUND[1:])]
 
+
+def labelled(value: str) -> list[str]:
+    """The sound file with a column of labels, 0 but for the tenth day."""
+    return [f"{HEADER},anomaly", *(f"{line},{value if n == ROW - 1 else 0}" for n, line in enumerate(SOUND[1:]))]
+
+
+LABELS = {"columns": {"label": "anomaly"}}
+
 CASES = [
     Case("sound", SOUND),
     Case("empty file", []),
@@ -203,4 +211,13 @@ CASES = [
     Case("a part without windows", SOUND[:20]),
     Case("an asset that is not there", SOUND, table={"assets": ["B"]}),
     Case("dates that are not there", SOUND, table={"start": "2030-01-01"}),
+    Case("labels", labelled("1"), table=LABELS),
+    Case("labels that are true, false, 1.0 and 0", labelled("True"), table=LABELS),
+    Case("a label of 2", labelled("2"), table=LABELS),
+    Case("a label of -1", labelled("-1"), table=LABELS),
+    Case("a word for a label", labelled("anomalous"), table=LABELS),
+    Case("an empty label", labelled(""), table=LABELS),
+    Case("a column of labels that is not there", SOUND, table=LABELS),
+    Case("prices for labels", SOUND, table={"columns": {"label": "close"}}),
+    Case("dates for labels in Parquet", labelled("1"), table=LABELS, parquet={"anomaly": pl.col("date")}),
 ]

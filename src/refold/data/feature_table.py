@@ -13,6 +13,7 @@ import torch
 from refold.data.bars.checks import Checked, unbroken
 from refold.data.bars.features import Feature, find_all, longest_lookback
 from refold.data.bars.findings import EVERY_ROW
+from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.recipe import Recipe
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import Interval, Part, cut
@@ -35,6 +36,7 @@ class FeatureRows:
         asset: (N,) int64, number of the asset.
         moment: (N,) int64, position on the calendar.
         close: (N,) float32, or None if the bars have no close.
+        label: (N,) int8, 1 where a bar is known to be anomalous; of a panel (N, A). None if the bars have no labels.
     """
 
     values: np.ndarray
@@ -44,6 +46,7 @@ class FeatureRows:
     asset: np.ndarray
     moment: np.ndarray
     close: np.ndarray | None
+    label: np.ndarray | None
 
     def usable(self, max_masked: int) -> np.ndarray:
         """Mark the rows (N,) that windows may hold: present ones, and stretches of at most `max_masked` absent ones."""
@@ -96,7 +99,7 @@ def feature_table(
         DataError: a check refuses the bars, or they lack a column that a feature needs.
     """
     checked = recipe.checks.run(bars, market, counted)
-    available = [name for name in checked.bars.columns if name not in ("timestamp", "asset", ROW)]
+    available = [name for name in checked.bars.columns if name not in (*NOT_VALUES, ROW)]
     features = find_all(recipe.features, available)
     rows, findings = _feature_rows(checked, features, recipe, counted)
     # not the categories of the column: of some of them a policy may have dropped every bar
@@ -146,6 +149,7 @@ def series_of(table: FeatureTable, scaler: Scaler, *, masked: bool) -> Series:
         times=calendar.to_physical().to_numpy()[rows.moment].astype(np.int64),
         time_dtype=calendar.dtype,
         close=None if rows.close is None else torch.from_numpy(rows.close),
+        label=None if rows.label is None else torch.from_numpy(rows.label),
         asset_names=table.names,
         asset_starts=np.flatnonzero(np.diff(rows.asset, prepend=-1)),
         relative=table.relative,
@@ -210,15 +214,19 @@ def _feature_rows(
     values[~present] = np.nan
     broken = faulty.to_numpy() & (policies["feature_not_finite"] == "drop")
     close = bars["close"].cast(pl.Float32).to_numpy(writable=True) if "close" in bars.columns else None
-    return FeatureRows(values, present, broken, run, asset, checked.moment, close), findings
+    label = bars[LABEL].fill_null(0).to_numpy(writable=True) if LABEL in bars.columns else None  # a hole has none
+    return FeatureRows(values, present, broken, run, asset, checked.moment, close, label), findings
 
 
 def _pivot(tables: Sequence[FeatureRows], assets: int, moments: int, min_assets: float) -> FeatureRows:
     """Make one row per moment: the features of all assets side by side, NaN for an asset without a bar then."""
     values = np.full((moments, assets, tables[0].values.shape[1]), np.nan)
+    label = None if tables[0].label is None else np.zeros((moments, assets), dtype=np.int8)
     first = 0
     for rows in tables:
         values[rows.moment[rows.present], first + rows.asset[rows.present]] = rows.values[rows.present]
+        if label is not None and rows.label is not None:
+            label[rows.moment, first + rows.asset] = rows.label
         first += int(rows.asset.max(initial=-1)) + 1
     there = np.isfinite(values[:, :, 0]).sum(axis=1)
     present = there >= max(1, min_assets * assets - 1e-9)
@@ -232,6 +240,7 @@ def _pivot(tables: Sequence[FeatureRows], assets: int, moments: int, min_assets:
         asset=one,
         moment=np.arange(moments),
         close=None,
+        label=label,
     )
 
 

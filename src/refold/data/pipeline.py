@@ -14,6 +14,7 @@ import polars as pl
 import torch
 
 from refold.data.bars.findings import merge, summary
+from refold.data.bars.table import LABEL
 from refold.data.feature_table import FeatureRows, FeatureTable, feature_table, panel_table, rows_of, scaled
 from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
@@ -93,7 +94,9 @@ class _Assembly:
         self.recipe = recipe
         self.folder = folder
         self.fits = fits
-        self.raw, self.present, self.times, self.close = map(self._spool, ("raw", "present", "times", "close"))
+        self.raw, self.present, self.times, self.close, self.label = map(
+            self._spool, ("raw", "present", "times", "close", "label")
+        )
         self.digest = hashlib.blake2b(digest_size=6)
         self.findings = [findings]
         self.bars, self.assets, self.longest, self.masked = 0, 0, 0, False
@@ -137,6 +140,8 @@ class _Assembly:
         self.times.add(calendar.to_physical().to_numpy()[rows.moment].astype(np.int64))
         if rows.close is not None:
             self.close.add(rows.close)
+        if rows.label is not None:
+            self.label.add(rows.label)
 
     def _measure(self, rows: FeatureRows, segments: np.ndarray, relative: tuple[int, ...]) -> None:
         """Add training rows to the scale, an asset at a time: it must not depend on how assets are grouped."""
@@ -170,6 +175,7 @@ class _Assembly:
             values.add(scaled(block, scaler))
         self.raw.discard()
         present, close = self._tensor(self.present, self.masked), self._tensor(self.close, self.close.rows > 0)
+        label = self._tensor(self.label, self.label.rows > 0)
         return Prepared(
             series=Series(
                 values=torch.from_numpy(values.array()),
@@ -177,6 +183,7 @@ class _Assembly:
                 times=self.times.array(),
                 time_dtype=calendar.dtype,
                 close=close,
+                label=label,
                 asset_names=tuple(self.names),
                 asset_starts=np.concatenate(self.starts),
                 relative=table.relative,
@@ -268,11 +275,11 @@ def _refuse_empty(segments: dict[Part, np.ndarray], longest: int, gap: int, reci
 
 
 def _hash_bars(digest: hashlib.blake2b, bars: pl.DataFrame) -> None:
-    """Feed all values of sorted bars to a hash, one asset after the other."""
+    """Feed all values of sorted bars, but not what is known of them, to a hash, one asset after the other."""
     starts = bars["asset"].rle_id().to_numpy()
     starts = np.flatnonzero(np.diff(starts, prepend=-1)).tolist()
     for start, end in pairwise([*starts, bars.height]):
         digest.update(str(bars["asset"][start]).encode())
-        for column in bars[start:end].drop("asset"):
+        for column in bars[start:end].drop("asset", LABEL, strict=False):
             digest.update(f"{column.name} {column.dtype.base_type()}".encode())
             digest.update(np.ascontiguousarray(column.to_physical().to_numpy()).data)

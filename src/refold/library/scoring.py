@@ -15,6 +15,7 @@ from refold.config.build import build_checks, build_data, build_detector, build_
 from refold.config.change import all_thresholds, choose_anew
 from refold.config.compose import CONF
 from refold.data.bars.findings import merge
+from refold.data.bars.table import LABEL, Table
 from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import TableSpool
 from refold.data.sources.base import Source, batches_of
@@ -39,6 +40,9 @@ SCORES = "scores.parquet"
 LATENTS = "latents.parquet"
 BARS = "bars"
 """Folder in which the bars are kept while they are scored."""
+
+LABEL_KEY = "data.source.table.columns.label"
+"""Setting that names the column of labels. Bars may lack the one that a run was trained with."""
 
 HERE = "these bars"
 """Name of the bars of a table, where a run's own parts are called validation and test."""
@@ -115,6 +119,8 @@ class Judge:
             self.source = FrameSource(to_polars(bars), build_table(self.cfg))
         elif any(key.startswith("data.") for key in given):
             self.source = build_source(self.cfg)
+        if LABEL_KEY not in given:
+            _let_label_lack(self.source)
         self.refits = any(key.partition(".")[0] in ("score", "threshold", "alignment") for key in given)
 
     @property
@@ -287,6 +293,13 @@ class Judge:
         return spool
 
 
+def _let_label_lack(source: Source | None) -> None:
+    """Let a table lack the column of labels that the run was trained with."""
+    table = getattr(source, "table", None)
+    if isinstance(table, Table):
+        setattr(source, "table", table.with_optional_label())  # noqa: B010  a source need not have one
+
+
 def _sample(detector: Detector) -> "Sample":
     """Begin to collect what a report shows; torch and the report's modules are imported only then."""
     from refold.report.evidence import Sample
@@ -314,6 +327,7 @@ def verdicts(scoring: Scoring) -> pl.DataFrame:
         pl.col("verdict").alias("flagged"),
         pl.when("verdict").then(pl.col("kind").fill_null(OTHER)).alias("kind"),
         pl.Series("to_blame", to_blame, dtype=pl.String),
+        *([LABEL] if LABEL in table.columns else []),
         *(["reconstructed_close"] if "reconstructed_close" in table.columns else []),
         *(["part"] if "part" in table.columns else []),
     )

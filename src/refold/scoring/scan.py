@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.features import find, longest_lookback
+from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
@@ -47,7 +48,7 @@ def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
     recipe = detector.recipe
     features = [find(name) for name in recipe.features]
     needed = list(dict.fromkeys(column for feature in features for column in feature.columns))
-    present = [name for name in bars.schema if name not in ("timestamp", "asset")]
+    present = [name for name in bars.schema if name not in NOT_VALUES]
     if missing := [name for name in needed if name not in present]:
         raise DataError(
             f"{where} has the columns {', '.join(present)}; the run's features {', '.join(recipe.features)} "
@@ -249,9 +250,9 @@ def frame(
         features: whether to add what each feature is reconstructed as.
 
     Returns:
-        timestamp, asset, score (null where there is none), threshold, verdict, close, reconstructed_close,
-        contribution/<feature> of each feature, reconstruction/<feature> if asked for, kind (what the bar looks like,
-        or null).
+        timestamp, asset, score (null where there is none), threshold, verdict, label if the bars have labels, close,
+        reconstructed_close, contribution/<feature> of each feature, reconstruction/<feature> if asked for, kind (what
+        the bar looks like, or null).
     """
     count = bars.height
     there = scored.origin >= 0
@@ -259,7 +260,8 @@ def frame(
     score = _scatter(scored.score[there], rows, count)[kept]
     shares = _scatter(scored.contributions[there], rows, count)[kept]
     made = _scatter(scored.reconstruction[there], rows, count)
-    table = bars.select("timestamp", pl.col("asset").cast(pl.String), *(["close"] if "close" in bars.columns else []))
+    there_are = [name for name in (LABEL, "close") if name in bars.columns]
+    table = bars.select("timestamp", pl.col("asset").cast(pl.String), *there_are)
     if "close" in table.columns:
         table = table.with_columns(reconstructed_close(detector, bars, made))
     table = table[kept]

@@ -164,6 +164,29 @@ class CellReader:
         self._refuse(wrong, column, f"is not a number{self.cells.hint if unusual else ''}")
         return numbers
 
+    def label(self, column: pl.Series) -> pl.Series:
+        """Read labels.
+
+        Args:
+            column: (N,) 0 and 1, as numbers, truth values or texts such as "0.0" and "true".
+
+        Returns:
+            (N,) Int8, 0 and 1, named label.
+
+        Raises:
+            DataError: the type of the column or a cell does not fit; an empty cell does not.
+        """
+        if not (column.dtype.is_numeric() or _is_text(column.dtype) or column.dtype == pl.Boolean):
+            self._refuse_type(column, "0 and 1", "columns.label")
+        numbers = column
+        if _is_text(column.dtype):
+            texts = _texts(column).str.replace(self.cells.decimal, ".", literal=True).str.to_lowercase()
+            numbers = texts.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
+        labels = numbers.cast(pl.Float64)
+        wrong = ~labels.is_in([0.0, 1.0]).fill_null(False)
+        self._refuse(wrong, column, "is no label; data.source.table.columns.label must name a column of 0 and 1")
+        return labels.cast(pl.Int8).alias("label")
+
     def _without_groups(self, texts: pl.Series) -> pl.Series:
         """Remove the marks between well-formed groups of three digits."""
         mark, point = re.escape(self.cells.thousands or ""), re.escape(self.cells.decimal)

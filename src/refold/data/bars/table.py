@@ -1,6 +1,7 @@
 """Read a user's table into the canonical one: timestamp, asset, and those of open, high, low, close, volume it has.
 
-Long tables have one row per asset and bar; wide tables have one row per bar and a column of closes per asset.
+Long tables have one row per asset and bar; wide tables have one row per bar and a column of closes per asset. A column
+of labels, if one is named, becomes the column `label`: 1 where a bar is known to be anomalous, else 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,13 @@ from refold.errors import DataError
 OHLCV = ("open", "high", "low", "close", "volume")
 PRICES = ("open", "high", "low", "close")
 NUMBERS = (*OHLCV, "adjusted_close")
-COLUMNS = ("timestamp", "asset", *NUMBERS)
+LABEL = "label"
+"""Column of the canonical table with what is known of a bar: 1 anomalous, 0 not. It is never a feature."""
+
+NOT_VALUES = ("timestamp", "asset", LABEL)
+"""Columns of the canonical table that features are not made of."""
+
+COLUMNS = ("timestamp", "asset", LABEL, *NUMBERS)
 ROW = "row of the table"
 """Column with the number of each row, from 0, so that messages can name it."""
 
@@ -27,6 +34,7 @@ Shape = Literal["auto", "long", "wide"]
 _USUAL_NAMES = {
     "timestamp": ("timestamp", "date", "datetime", "time", "open_time", "window_start", "ts_event"),
     "asset": ("asset", "symbol", "ticker", "name"),
+    LABEL: (),  # a column of labels has to be named
     "adjusted_close": ("adjusted_close", "adj_close"),
     **{name: (name,) for name in PRICES},
     "volume": ("volume", "vol"),
@@ -39,7 +47,7 @@ class Table:
     Args:
         shape: "auto" reads a table with an asset column, or with one of open, high, low, close, as long, any other as
             wide.
-        columns: canonical name -> the table's, for columns without a usual name.
+        columns: canonical name -> the table's, for columns without a usual name, and for the column of labels.
         timestamp_format: strptime codes for dates that are texts; None recognises ISO 8601, days such as 20240328 and
             numbers of seconds, milliseconds, microseconds or nanoseconds since 1970.
         price_scale: factor of all prices, above 0, such as 0.01 for integer cents.
@@ -74,6 +82,7 @@ class Table:
         self.start = _date_setting("start", start)
         self.end = _date_setting("end", end)
         self.cells = PLAIN
+        self.label_may_lack = False
 
     def with_cells(self, cells: CellFormat) -> "Table":
         """Copy the settings for a file whose numbers are written in a format of its own.
@@ -83,6 +92,12 @@ class Table:
         """
         other = copy(self)
         other.cells = cells
+        return other
+
+    def with_optional_label(self) -> "Table":
+        """Copy the settings for tables that may lack the column of labels, such as those that a run scores."""
+        other = copy(self)
+        other.label_may_lack = True
         return other
 
     def canonical(self, table: pl.DataFrame, *, where: str, single_asset: str, piece: bool = False) -> pl.DataFrame:
@@ -95,11 +110,12 @@ class Table:
             piece: True for a part of a table, which may be empty.
 
         Returns:
-            timestamp, asset, and the columns of `OHLCV` that the table has, as float64.
+            timestamp, asset, label (Int8) if a column of labels is named, and the columns of `OHLCV` that the table
+            has, as float64.
 
         Raises:
-            DataError: there are no rows, a column is missing or of a type that does not fit, or a text is not a date or
-                a number.
+            DataError: there are no rows, a column is missing or of a type that does not fit, a text is not a date or a
+                number, or a label is neither 0 nor 1.
         """
         rows = table[ROW] if ROW in table.columns else None
         table = table.drop(ROW, strict=False)
@@ -123,7 +139,7 @@ class Table:
                 f"{self.start} to before data.source.table.end {self.end}; it has "
                 f"{_some(bars['asset'].unique().sort())} from {bars['timestamp'].min()} to {bars['timestamp'].max()}"
             )
-        return kept.select(name for name in ("timestamp", "asset", *OHLCV) if name in kept.columns)
+        return kept.select(name for name in (*NOT_VALUES, *OHLCV) if name in kept.columns)
 
     def push_down(self, scan: pl.LazyFrame, where: str) -> pl.LazyFrame:
         """Select the columns and rows that `canonical` would keep, before a table is read.
@@ -142,8 +158,9 @@ class Table:
         number = [ROW] if ROW in schema.names() else []
         found = self.find([name for name in schema.names() if name != ROW], where)
         if self.is_wide(found):
-            assets = [name for name in schema.names() if name not in (found["timestamp"], ROW)]
-            scan = scan.select(found["timestamp"], *number, *filter(self.keeps, assets))
+            keys = [found[part] for part in ("timestamp", LABEL) if part in found]
+            assets = [name for name in schema.names() if name not in (*keys, ROW)]
+            scan = scan.select(*keys, *number, *filter(self.keeps, assets))
         else:
             scan = scan.select(sorted({*found.values(), *number}, key=schema.names().index))
         return scan.filter(*self._wanted({part: schema[column] for part, column in found.items()}, found))
@@ -167,13 +184,15 @@ class Table:
             Canonical name -> the table's.
 
         Raises:
-            DataError: a chosen column does not exist, two columns have usual names of the same, or there is no
-                timestamp.
+            DataError: a chosen column does not exist, two columns have usual names of the same, there is no timestamp,
+                or the column of labels has another part already.
         """
         plain = {column: column.strip().lower().replace(" ", "_").replace("-", "_") for column in present}
         found = {}
         for part in COLUMNS:
             chosen = self.columns.get(part)
+            if part == LABEL and self.label_may_lack and chosen not in present:
+                continue
             if chosen is not None and chosen not in present:
                 raise DataError(f"data.source.table.columns.{part} is {chosen!r}; {where} has {_some(present)}")
             candidates = [column for column in present if plain[column] in _USUAL_NAMES[part]]
@@ -188,6 +207,12 @@ class Table:
             raise DataError(
                 f"{where} has no date column; its columns are {_some(present)}, and none of them is {usual}. "
                 f"Name it with data.source.table.columns.timestamp"
+            )
+        others = {column: part for part, column in found.items() if part != LABEL}
+        if (part := others.get(found.get(LABEL, ""))) is not None:
+            raise DataError(
+                f"data.source.table.columns.label is {found[LABEL]!r}, which is the {part} of {where}; name the column "
+                f"of labels, or another {part} with data.source.table.columns.{part}"
             )
         return found
 
@@ -215,15 +240,18 @@ class Table:
 
     def _wide(self, table: pl.DataFrame, found: Mapping[str, str], read: CellReader) -> pl.DataFrame:
         """Read a wide table into one row per asset and moment."""
-        assets = [name for name in table.columns if name != found["timestamp"]]
+        keys = [found[part] for part in ("timestamp", LABEL) if part in found]
+        assets = [name for name in table.columns if name not in keys]
         if not assets:
             raise DataError(f"{read.where} has only the date column; a wide table has one column of closes per asset")
-        timestamps = table.select(read.timestamp(table[found["timestamp"]], self.timestamp_format))
+        index = table.select(read.timestamp(table[found["timestamp"]], self.timestamp_format))
+        if LABEL in found:
+            index = index.with_columns(read.label(table[found[LABEL]]))
         closes = table.select(read.number(table[name], "assets") for name in assets)
-        clash = {"timestamp": "timestamp "} if "timestamp" in assets else {}
-        wide = pl.concat([timestamps, closes.rename(clash)], how="horizontal")
+        clashes = {name: f"{name} " for name in index.columns if name in assets}
+        wide = pl.concat([index, closes.rename(clashes)], how="horizontal")
         # an empty cell of a wide table says that the asset has no bar then: it enters late, leaves early or has a hole
-        return wide.unpivot(index="timestamp", variable_name="asset", value_name="close").drop_nulls("close")
+        return wide.unpivot(index=index.columns, variable_name="asset", value_name="close").drop_nulls("close")
 
     def _long(self, table: pl.DataFrame, found: Mapping[str, str], read: CellReader, single: str) -> pl.DataFrame:
         """Read a long table; all rows belong to `single` if it has no asset column."""
@@ -236,6 +264,8 @@ class Table:
         parts.extend(read.number(table[found[part]], f"columns.{part}").alias(part) for part in numbers)
         if len(parts) == 2:
             raise DataError(f"{read.where} has no prices; a long table needs one of {', '.join(OHLCV)}")
+        if LABEL in found:
+            parts.append(read.label(table[found[LABEL]]))
         return pl.DataFrame(parts)
 
 

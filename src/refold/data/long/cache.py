@@ -1,8 +1,8 @@
 """Prepared data on disk: NumPy arrays that are mapped into memory, not read into it.
 
-There is a folder for each source, recipe and state of the files, with values.npy, present.npy, close.npy, times.npy,
-findings.csv and meta.json. It is written under another name and renamed when it is complete, so a folder that exists is
-complete even if several processes write it.
+There is a folder for each source, recipe and state of the files, with values.npy, present.npy, close.npy, label.npy,
+times.npy, findings.csv and meta.json. It is written under another name and renamed when it is complete, so a folder
+that exists is complete even if several processes write it.
 """
 
 import hashlib
@@ -112,6 +112,7 @@ def read(folder: Path) -> Prepared:
             times=np.load(folder / "times.npy", mmap_mode="r"),
             time_dtype=pl.Date() if kind == "date" else pl.Datetime(*details),
             close=_mapped(folder / "close.npy", pages),
+            label=_mapped(folder / "label.npy", pages),
             asset_names=tuple(meta["asset_names"]),
             asset_starts=np.array(meta["asset_starts"]),
             relative=tuple(meta["relative"]),

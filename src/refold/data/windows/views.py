@@ -44,6 +44,7 @@ class Series:
         times: (N,) int64, in the units of time_dtype (days of pl.Date, or those of a pl.Datetime).
         time_dtype: pl.Date or a pl.Datetime.
         close: (N,) float32 closing prices; None if there are none.
+        label: (N,) int8, 1 where a bar is known to be anomalous; (N, A) of a panel. None if nothing is known.
         asset_names: the A assets.
         asset_starts: (A,) int, first row of each asset.
         relative: columns whose value at a window's first present bar is subtracted from all of the window.
@@ -59,6 +60,7 @@ class Series:
     asset_starts: np.ndarray
     relative: tuple[int, ...] = ()
     pages: tuple[mmap.mmap, ...] = ()
+    label: Tensor | None = None
 
     def let_pages_go(self) -> None:
         """Hand the pages of large mapped files back to the system, which costs a millisecond a batch.
@@ -103,7 +105,7 @@ class Series:
     @property
     def nbytes(self) -> int:
         """Count the bytes of all arrays."""
-        tensors = (self.values, self.present, self.close)
+        tensors = (self.values, self.present, self.close, self.label)
         return self.times.nbytes + sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
