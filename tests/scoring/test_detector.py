@@ -12,7 +12,8 @@ from refold.data.unsplit import unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTMEncoder
 from refold.scoring.alignment import ALIGNMENTS
-from refold.scoring.detector import Detector, map_in_order
+from refold.scoring.detector import Detector
+from refold.scoring.measuring import map_in_order
 from refold.scoring.scored import alarm_rate
 from refold.scoring.scores import GaussDynamicKernel, GaussStatic, LatentNeighbours, Mahalanobis, SquaredError
 from refold.scoring.thresholds import PeaksOverThreshold, Quantile, StreamingPeaks

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import genpareto
 
 from refold.errors import ConfigError
+from refold.scoring.tails import fit_pareto, fit_tail, tail_level
 from refold.scoring.thresholds import (
     AlarmBudget,
     MeanStd,
@@ -16,10 +17,7 @@ from refold.scoring.thresholds import (
     StreamingPeaks,
     ValidationScores,
     count_alarms,
-    fit_pareto,
-    fit_tail,
     per_asset_year,
-    tail_level,
 )
 
 
@@ -59,7 +57,7 @@ def test_the_level_at_gamma_0_has_the_right_sign(monkeypatch):
     peaks = np.linspace(0.01, 5, 100)
     levels = []
     for gamma in (-1e-6, 0.0, 1e-6):
-        monkeypatch.setattr("refold.scoring.thresholds.fit_pareto", lambda y, gamma=gamma: (gamma, 2.0))
+        monkeypatch.setattr("refold.scoring.tails.fit_pareto", lambda y, gamma=gamma: (gamma, 2.0))
         levels.append(tail_level(3.0, peaks, 5000, 1e-3))
     assert levels[1] == pytest.approx(3.0 - 2.0 * math.log(1e-3 * 5000 / 100))
     assert levels[0] < levels[1] < levels[2]

@@ -18,7 +18,8 @@ from refold.data import Windows
 from refold.data.long.ordered import OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.report.sections import WindowExample
-from refold.scoring.detector import Detector, Watch
+from refold.scoring.detector import Detector
+from refold.scoring.measuring import Watch
 from refold.scoring.scan import Piece, context
 
 MOST_ASSETS = 20

@@ -13,7 +13,8 @@ import polars as pl
 from refold.data.long.ordered import stretches
 from refold.errors import ConfigError
 from refold.scoring.scored import seconds
-from refold.scoring.thresholds import Tail, Threshold, ValidationScores, per_asset_year, running_levels
+from refold.scoring.tails import Tail
+from refold.scoring.thresholds import Threshold, ValidationScores, per_asset_year, running_levels
 
 MOST_LEARNT = 100_000
 """Bars on which alarms of a threshold that learns are counted. Of a longer table, the first bars of each piece count:

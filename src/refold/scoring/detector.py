@@ -3,12 +3,10 @@
 Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows in a block, T bars, F features, C values.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,53 +19,15 @@ from refold.data.recipe import Recipe
 from refold.data.unsplit import unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
-from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
+from refold.scoring.alignment import Alignment
+from refold.scoring.measuring import BARS_AT_ONCE, Measurer, Watch
 from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent
 from refold.scoring.scores import Score
 from refold.scoring.scores.base import asset_rows
 from refold.scoring.thresholds import Threshold, ValidationScores
 
-BARS_AT_ONCE = 16_384
-"""B x T of the windows that go through the model together: enough that a step of the LSTM is a product of matrices that
-keeps a core busy, and little enough that glibc keeps the memory between calls (docs/benchmarks.md)."""
-
-MOST_CODES = 20_000
-"""Codes of training windows that a score may learn from, spread evenly."""
-
-Job = TypeVar("Job")
-Done = TypeVar("Done")
-
-Watch = Callable[[Windows, np.ndarray, Tensor, Tensor, Tensor], None]
-"""(windows, (B,) numbers of some of them, their values (B, T, F), codes (B, Z), reconstructions (B, T, F))."""
-
 FORMAT = 1
 """Of the state, for the message about a run of another version."""
-
-
-def map_in_order(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
-    """Run jobs on several threads, and yield their results in the order of the jobs.
-
-    Args:
-        work: what is done with a job. torch has one thread for each of them meanwhile.
-        jobs: taken as they are needed.
-        workers: jobs that are done at the same time.
-    """
-    if workers == 1:
-        yield from map(work, jobs)
-        return
-    waiting: deque[Future[Done]] = deque()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of this thread and of those that the pool starts
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            for job in jobs:
-                waiting.append(pool.submit(work, job))
-                if len(waiting) > workers:  # no more than that is held
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Detector:
@@ -144,7 +104,7 @@ class Detector:
         """
         score = self.score_function
         if score.reads_codes:
-            score.fit_codes(self._codes(*train))
+            score.fit_codes(self.measurer.codes(*train))
         values = self._bars(*(train if score.fitted_on == "train" else val))[0]
         kept = values[~values.isnan().any(dim=1)].double()
         if not len(kept):
@@ -168,29 +128,6 @@ class Detector:
             "asset": torch.from_numpy(scored.asset[kept].astype(np.int32)),
         }
         return self
-
-    def _codes(self, series: Series, segments: np.ndarray) -> Tensor:
-        """Return the codes of at most MOST_CODES windows, spread evenly, (n, Z) float32."""
-        windows = Windows(series, segments, window_size=self.recipe.window_size, stride=1)
-        chosen = np.linspace(0, len(windows) - 1, min(len(windows), MOST_CODES)).round().astype(np.int64)
-        starts = range(0, len(chosen), self.batch)
-        return torch.cat([self.encode(windows, chosen[start : start + self.batch]) for start in starts])
-
-    @torch.inference_mode()
-    def encode(self, windows: Windows, number: np.ndarray) -> Tensor:
-        """Encode some windows without decoding them.
-
-        Args:
-            windows: of a series.
-            number: (B,) which of them.
-
-        Returns:
-            (B, Z) float32, on the CPU.
-        """
-        device, mask = next(self.autoencoder.parameters()).device, windows.mask(number)
-        self.autoencoder.eval()
-        codes = self.autoencoder.encode(windows.gather(number).to(device), None if mask is None else mask.to(device))
-        return codes.cpu()
 
     # ---- score -------------------------------------------------------------------------------------------------------
 
@@ -265,7 +202,7 @@ class Detector:
 
         N = R, or K R for a panel: asset after asset.
         """
-        values, reconstruction = self._values(series, segments, progress, watch)
+        values, reconstruction = self.measurer.values(series, segments, progress, watch)
         R, F = len(values), len(self.features)
         if self.recipe.layout != "panel":
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
@@ -279,112 +216,28 @@ class Detector:
         values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, by_asset(reconstruction)))
         return values, reconstruction, np.repeat(np.arange(K), R)
 
-    def _values(
-        self, series: Series, segments: np.ndarray, progress: Callable[[int], None], watch: Watch | None
-    ) -> tuple[Tensor, Tensor]:
-        """Measure each row: its values (R, C), and its reconstruction (R, F) in the units of the features, on the CPU.
+    # ---- the model -------------------------------------------------------------------------------------------------
 
-        They are NaN where no window holds the row, and where it is absent.
-        """
-        R, T = len(series.values), self.recipe.window_size
-        windows = Windows(series, segments, window_size=T, stride=1)
-        aligners = Aligner(self.alignment, T), Aligner("last" if self.alignment == "last" else "mean", T)
-        reconstruction = torch.full((R, series.values.shape[1]), torch.nan)
-        values = torch.full((R, series.values.shape[1] if self.score_function.names_features else 1), torch.nan)
+    @property
+    def measurer(self) -> Measurer:
+        """What puts windows through the model, with the parts that the detector has now."""
+        return Measurer(
+            autoencoder=self.autoencoder,
+            scaler=self.scaler,
+            score=self.score_function,
+            alignment=self.alignment,
+            window_size=self.recipe.window_size,
+            batch=self.batch,
+            workers=self.workers,
+        )
 
-        def measure(block: RowBlock) -> tuple[RowBlock, tuple[Tensor, Tensor]]:
-            number = np.arange(block.window, block.window + int(block.begins.sum()))
-            if len(number):
-                return block, self._measure(windows, number, watch=watch)
-            # the end of a run, where no window begins
-            return block, (
-                values.new_empty((0, T, values.shape[1])),
-                reconstruction.new_empty((0, T, series.values.shape[1])),
-            )
+    def encode(self, windows: Windows, number: np.ndarray) -> Tensor:
+        """Encode some windows without decoding them; see `Measurer.encode`."""
+        return self.measurer.encode(windows, number)
 
-        for block, parts in map_in_order(
-            measure, row_blocks(segments, T, self.batch), self.workers or self._parallel_blocks()
-        ):
-            for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
-                target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
-            progress(len(block.rows))
-        if self.alignment == "last":
-            self._begin_runs(windows, segments, values, reconstruction)
-        return values, self.scaler.inverse_transform(reconstruction)
-
-    def _parallel_blocks(self) -> int:
-        """Return how many blocks run in parallel: one per thread of a CPU, where steps are too short to share."""
-        on_cpu = next(self.autoencoder.parameters()).device.type == "cpu"
-        return torch.get_num_threads() if on_cpu else 1
-
-    def _begin_runs(self, windows: Windows, segments: np.ndarray, *targets: Tensor) -> None:
-        """Fill the first T - 1 rows of each run under `last`, from windows that hold the run up to them alone."""
-        T = self.recipe.window_size
-        rows, bars = partial_windows(segments, T)
-        for start in range(0, len(rows), self.batch):
-            first, held = rows[start : start + self.batch], bars[start : start + self.batch]
-            number = windows.offsets[np.searchsorted(windows.first_rows, first)]
-            own = torch.arange(T) < torch.from_numpy(held)[:, None]  # (n, T)
-            present = windows.mask(number)
-            own = own if present is None else own & present.cpu()
-            there = own.any(dim=1)
-            parts = self._measure(windows, number[there.numpy()], own[there])
-            ends = torch.from_numpy(held)[there] - 1
-            for target, part in zip(targets, parts, strict=True):
-                part = part.cpu()
-                target[torch.from_numpy(first)[there] + ends] = part[torch.arange(len(part)), ends]
-
-    def _measure(
-        self, windows: Windows, number: np.ndarray, mask: Tensor | None = None, watch: Watch | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Measure some windows: the score's values (B, T, C), and the reconstruction (B, T, F), running free.
-
-        Args:
-            windows: of a series.
-            number: (B,) which of them.
-            mask: (B, T) bool, True for bars that the model looks at; None: all that are present.
-            watch: sees the windows, their codes and their reconstructions.
-        """
-        mask = windows.mask(number) if mask is None else mask
-        truth, codes, reconstruction = self.reconstruct(windows, number, mask)
-        if watch is not None:
-            watch(windows, number, truth, codes, reconstruction)
-        values = self.score_function.measure(truth, reconstruction, codes)
-        if windows.series.relative:  # to another bar in each window: back to levels, which can be aligned
-            reconstruction = reconstruction.clone()
-        for column in windows.series.relative:
-            reconstruction[:, :, column] += self._first_level(windows, number, column).to(values.device)
-        if mask is not None:
-            absent = ~mask.to(values.device).unsqueeze(2)
-            values, reconstruction = (part.masked_fill(absent, torch.nan) for part in (values, reconstruction))
-        return values, reconstruction
-
-    def _first_level(self, windows: Windows, number: np.ndarray, column: int) -> Tensor:
-        """Return the log close of each window's first bar (B, 1), scaled as a relative column; NaN without closes."""
-        closes = windows.first_close(number)
-        if closes is None:
-            return torch.full((len(number), 1), torch.nan)
-        return (closes.double().log() / self.scaler.std[column]).float().unsqueeze(1)
-
-    @torch.inference_mode()
     def reconstruct(self, windows: Windows, number: np.ndarray, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the model on some windows.
-
-        Args:
-            windows: of a series.
-            number: (B,) which of them.
-            mask: (B, T) bool, True for bars that the model looks at; None: all.
-
-        Returns:
-            The windows (B, T, F), their codes (B, Z), and what the decoder makes of the codes (B, T, F), scaled, on
-            the model's device.
-        """
-        device = next(self.autoencoder.parameters()).device
-        truth = windows.gather(number).to(device)
-        mask = None if mask is None else mask.to(device)
-        self.autoencoder.eval()
-        codes = self.autoencoder.encode(truth, mask)
-        return truth, codes, self.autoencoder.decode(codes, truth.shape[1], mask=mask)
+        """Run the model on some windows; see `Measurer.reconstruct`."""
+        return self.measurer.reconstruct(windows, number, mask)
 
     # ---- state -------------------------------------------------------------------------------------------------------
 

@@ -15,10 +15,12 @@ from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
-from refold.scoring.detector import Detector, Watch
+from refold.scoring.detector import Detector
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
+from refold.scoring.measuring import Watch
 from refold.scoring.scored import Scores, seconds
-from refold.scoring.thresholds import Tail, running_levels
+from refold.scoring.tails import Tail
+from refold.scoring.thresholds import running_levels
 
 PIECE = 100_000
 """Rows of a piece: some 100 MB of features, windows and results with five features."""

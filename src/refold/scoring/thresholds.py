@@ -5,8 +5,8 @@ An alarm is a run of neighbouring bars above the level.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,9 +17,7 @@ from refold.bounds import at_least, checked, more_than, within
 from refold.errors import ConfigError
 from refold.scoring.fitted import Fitted
 from refold.scoring.scores.base import asset_rows
-
-FEWEST_PEAKS = 10
-"""Scores above the initial level that a Pareto tail is fitted to, at least."""
+from refold.scoring.tails import Tail, fit_tail
 
 
 class ValidationScores(NamedTuple):
@@ -75,7 +73,7 @@ class Threshold(Fitted, ABC):
         """
         self.fit(validation.scores[np.isfinite(validation.scores)])
 
-    def levels(self, scores: np.ndarray, tail: "Tail | None") -> tuple[np.ndarray, "Tail | None"]:
+    def levels(self, scores: np.ndarray, tail: Tail | None) -> tuple[np.ndarray, Tail | None]:
         """Return the level that holds at each bar of one asset, from what came before it.
 
         Args:
@@ -222,7 +220,7 @@ class StreamingPeaks(Threshold):
         self.level, self.begin = _scalar(tail.level), _scalar(tail.begin)
         self.peaks, self.count = torch.from_numpy(tail.peaks), torch.tensor(tail.count)
 
-    def levels(self, scores: np.ndarray, tail: "Tail | None") -> tuple[np.ndarray, "Tail | None"]:
+    def levels(self, scores: np.ndarray, tail: Tail | None) -> tuple[np.ndarray, Tail | None]:
         if tail is None:
             tail = Tail(float(self.begin), self.peaks.numpy(), int(self.count), self.risk, float(self.level))
         levels = np.empty(len(scores))
@@ -241,7 +239,7 @@ class StreamingPeaks(Threshold):
 
 
 def running_levels(
-    threshold: Threshold, scores: np.ndarray, assets: pl.Series, tails: dict[str, "Tail | None"]
+    threshold: Threshold, scores: np.ndarray, assets: pl.Series, tails: dict[str, Tail | None]
 ) -> np.ndarray:
     """Return the levels that hold at the next bars of a table that comes in pieces, asset after asset.
 
@@ -261,107 +259,6 @@ def running_levels(
         tails.clear()
         levels[block], tails[asset] = threshold.levels(scores[block], before)
     return levels
-
-
-# ---- the tail --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The highest scores, and the level that follows from them.
-
-    Attributes:
-        begin: the score at which the tail begins.
-        peaks: (n,) by how much each score in the tail passes `begin`.
-        count: number of all scores.
-        risk: probability that a score passes `level`.
-        level: see `tail_level`.
-    """
-
-    begin: float
-    peaks: np.ndarray
-    count: int
-    risk: float
-    level: float
-
-    def with_peak(self, excess: float) -> "Tail":
-        """Return the tail with one more score in it, which passes `begin` by `excess`."""
-        peaks, count = np.append(self.peaks, excess), self.count + 1
-        return replace(self, peaks=peaks, count=count, level=tail_level(self.begin, peaks, count, self.risk))
-
-
-def fit_tail(scores: np.ndarray, risk: float, start: float) -> Tail:
-    """Fit a Pareto tail to the highest scores.
-
-    Args:
-        scores: (N,) without NaN.
-        risk: probability that a score passes the level.
-        start: the share of scores below the tail.
-
-    Raises:
-        ConfigError: fewer than FEWEST_PEAKS scores lie above the start.
-    """
-    begin = float(np.quantile(scores, start))
-    peaks = scores[scores > begin] - begin
-    if len(peaks) < FEWEST_PEAKS:
-        raise ConfigError(
-            f"threshold.start is {start}; {len(peaks)} of the {len(scores)} validation scores lie above it, and a tail "
-            f"needs at least {FEWEST_PEAKS}: lower it, bring more validation bars, or take threshold=quantile"
-        )
-    return Tail(begin, peaks, len(scores), risk, tail_level(begin, peaks, len(scores), risk))
-
-
-def tail_level(begin: float, peaks: np.ndarray, count: int, risk: float) -> float:
-    """Return the score that is passed with probability `risk`: z_q of Siffer et al. 2017, equation 1.
-
-    Args:
-        begin: the score at which the tail begins.
-        peaks: (n,) by how much each score in the tail passes `begin`.
-        count: number of all scores.
-        risk: in (0, n / count).
-    """
-    gamma, sigma = fit_pareto(peaks)
-    share = risk * count / len(peaks)  # of the tail that lies above the level
-    if abs(gamma) < 1e-8:
-        return begin - sigma * np.log(share)
-    return begin + sigma / gamma * (share**-gamma - 1)
-
-
-def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
-    """Fit a generalised Pareto distribution to peaks by maximum likelihood.
-
-    With theta = gamma / sigma, the likeliest gamma is the mean of log(1 + theta y): one number is searched for, on a
-    grid and then between its neighbours (Grimshaw 1993). `scipy.stats.genpareto.fit` searches for two from one start,
-    takes thirty times as long, and now and then misses. Below -0.5 there is no regular maximum (Smith 1985).
-
-    Args:
-        peaks: (n,) above 0.
-
-    Returns:
-        Shape gamma, at least -0.5, and scale sigma.
-    """
-    from scipy.optimize import minimize_scalar  # a third of a second to import, and scoring does without
-
-    y = peaks / peaks.mean()
-    ends = 1 - np.logspace(-4, 0, 24)[:-1]
-    grid = np.concatenate([-ends / y.max(), [0.0], np.logspace(-3, 2, 40)])
-    grid.sort()
-
-    def loss(theta: float) -> float:
-        if abs(theta) < 1e-9:
-            return 0.0  # the exponential distribution of mean 1: log sigma + gamma = 0
-        gamma = np.log1p(theta * y).mean()
-        return np.inf if gamma < -0.5 else float(np.log(gamma / theta) + gamma)
-
-    losses = np.array([loss(theta) for theta in grid])
-    best = int(losses.argmin())
-    neighbours = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    found: Any = minimize_scalar(loss, bounds=neighbours, method="bounded", options={"xatol": 1e-8})
-    theta = float(found.x) if found.fun < losses[best] else float(grid[best])
-    if abs(theta) < 1e-9:
-        return 0.0, float(peaks.mean())
-    gamma = float(np.log1p(theta * y).mean())
-    return gamma, gamma / theta * float(peaks.mean())
 
 
 # ---- how many alarms -------------------------------------------------------------------------------------------------
