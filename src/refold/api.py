@@ -14,7 +14,7 @@ import polars as pl
 
 from refold.config.build import Parts, build_table, to_plain
 from refold.config.check import check
-from refold.config.compose import CONF, as_overrides, compose_settings, without_hydra
+from refold.config.compose import CONF, as_overrides, compose_settings, file_overrides, without_hydra
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch.cluster import find_world
 from refold.launch.hardware import find_machine, plan
@@ -116,8 +116,7 @@ def _data_overrides(bars: Any) -> list[str]:
     text = os.fspath(bars)
     if (CONF / "data" / f"{text}.yaml").is_file():
         return [f"data={text}"]
-    parquet = Path(text).is_dir() or text.endswith((".parquet", ".pq"))
-    return as_overrides({"data": "parquet" if parquet else "csv", "data.path": text})
+    return file_overrides(text)
 
 
 def _run(cfg: Any, run_dir: Path, frame: pl.DataFrame | None, *, choices: dict[str, str], overrides: list[str]) -> None:

@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-_SCRIPT = re.compile(r"python (?:scripts/)?(train|score|encode|export|compare)\.py")
+_SCRIPT = re.compile(r"python (?:scripts/)?(train|check|score|encode|export|compare)\.py")
 
 
 def command(name: str) -> str:

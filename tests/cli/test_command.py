@@ -25,7 +25,7 @@ def test_a_signal_before_anything_listens_for_it_is_told_apart_from_success_and_
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("name", ["compare", "encode", "export", "score"])
+@pytest.mark.parametrize("name", ["check", "compare", "encode", "export", "score"])
 def test_a_script_that_is_asked_for_help_shows_its_commands(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", "--help"])
     with pytest.raises(SystemExit) as ended:

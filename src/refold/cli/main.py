@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
+    "check": "look at a table before any training: columns, times, findings, settings",
     "train": "train one autoencoder, or sweep with -m",
     "score": "score bars with a finished run, and flag those that do not belong",
     "encode": "write the latent vector of each window",

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -107,6 +107,21 @@ def check_sections(cfg: DictConfig, sections: Sequence[str]) -> None:
         mistakes += _node_mistakes(node, section)
     if mistakes:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
+
+
+def check_values(cfg: DictConfig, bounds: Mapping[str, Any]) -> None:
+    """Refuse values of the wrong type or out of bounds.
+
+    Args:
+        cfg: the configuration.
+        bounds: dotted name of a key -> annotation, such as `Annotated[int, at_least(1)]`.
+
+    Raises:
+        ConfigError: lists all mistakes.
+    """
+    mistakes = [text for key, hint in bounds.items() for text in _value_mistakes(key, hint, OmegaConf.select(cfg, key))]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
 
 
 def _alignment_mistakes(value: Any) -> Iterator[str]:

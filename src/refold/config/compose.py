@@ -88,6 +88,17 @@ def as_overrides(groups: Mapping[str, Any], overrides: Sequence[str] = ()) -> li
     return [*options, *_flat(mappings, "", composed), *overrides]
 
 
+def file_overrides(path: str) -> list[str]:
+    """Return the overrides that choose a file as the data of a run.
+
+    Args:
+        path: of a CSV file, or of a Parquet file, folder or pattern of files.
+    """
+    parquet = Path(path).is_dir() or path.endswith((".parquet", ".pq"))
+    plain = re.fullmatch(r"[./]*[A-Za-z_][\w./-]*", path) and path.lower() not in _NOT_TEXTS
+    return [f"data={'parquet' if parquet else 'csv'}", f"data.path={path if plain else quoted(path)}"]
+
+
 def _flat(settings: Mapping[str, Any], path: str, composed: DictConfig) -> Iterator[str]:
     """Yield an override for each value of nested mappings."""
     for key, value in settings.items():

@@ -5,20 +5,22 @@ Letters: N rows of a series, F features, A assets, C columns of a series (F, or 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import torch
 
 from refold.data.bars.checks import Checked, unbroken
 from refold.data.bars.features import Feature, find_all, longest_lookback
 from refold.data.bars.findings import EVERY_ROW
 from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.recipe import Recipe
-from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import Interval, Part, cut
-from refold.data.windows.views import Series
 from refold.errors import DataError
+
+if TYPE_CHECKING:
+    from refold.data.windows.scaler import Scaler
+    from refold.data.windows.views import Series
 
 ROW = "row"
 """Column that a table's row numbers travel in while it is checked, sorted and given bars for its holes."""
@@ -134,7 +136,7 @@ def panel_table(tables: Sequence[FeatureTable], recipe: Recipe) -> FeatureTable:
     return replace(tables[0], rows=rows, columns=columns, names=("panel",), relative=relative)
 
 
-def series_of(table: FeatureTable, scaler: Scaler, *, masked: bool) -> Series:
+def series_of(table: FeatureTable, scaler: "Scaler", *, masked: bool) -> "Series":
     """Scale the features of a table, and return them as the series that windows are cut from.
 
     Args:
@@ -142,6 +144,10 @@ def series_of(table: FeatureTable, scaler: Scaler, *, masked: bool) -> Series:
         scaler: the scale of the C columns.
         masked: whether windows hold rows without values.
     """
+    import torch  # a table is checked and its features are computed without it
+
+    from refold.data.windows.views import Series
+
     rows, calendar = table.rows, table.checked.calendar
     return Series(
         values=torch.from_numpy(scaled(rows.values, scaler)),
@@ -171,7 +177,7 @@ def compute_features(bars: pl.DataFrame, features: Sequence[Feature], run: np.nd
     return keyed.select(feature.expression.over("run").alias(feature.name) for feature in features)
 
 
-def scaled(values: np.ndarray, scaler: Scaler) -> np.ndarray:
+def scaled(values: np.ndarray, scaler: "Scaler") -> np.ndarray:
     """Scale values, a column at a time: a second copy in float64 would be large.
 
     Args:

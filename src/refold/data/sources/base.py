@@ -1,9 +1,12 @@
 """The two interfaces of a source of bars, and one way to read both."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
+
+from refold.data.bars.table import Table
 
 
 class Source(Protocol):
@@ -19,6 +22,44 @@ class Source(Protocol):
         Returns:
             None if the source cannot know that without reading all of the data.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """Hold a user's table before its columns are read.
+
+    Args:
+        frame: its columns, as texts or numbers; a column `refold.data.bars.table.ROW` may number its rows.
+        table: how it is read.
+        where: what it is, for messages.
+        single_asset: name of the asset of a long table without an asset column.
+        columns: names of all columns that it has, those that are not in `frame` too.
+        form: what was found of how it is written, in words, such as "separator" -> "';'".
+    """
+
+    frame: pl.DataFrame
+    table: Table
+    where: str
+    single_asset: str
+    columns: tuple[str, ...]
+    form: dict[str, str] = field(default_factory=dict)
+
+    def canonical(self) -> pl.DataFrame:
+        """Read the canonical table.
+
+        Raises:
+            DataError: the table does not fit.
+        """
+        return self.table.canonical(self.frame, where=self.where, single_asset=self.single_asset)
+
+
+@runtime_checkable
+class Tabular(Protocol):
+    """Give the table of a source as its owner wrote it."""
+
+    def raw(self) -> RawTable:
+        """Read the table; its columns keep their names and values."""
         ...
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
+from refold.data.sources.base import RawTable
 from refold.data.sources.csv_form import CsvForm, find_form
 from refold.data.sources.files import ROWS, asset_of, canonical_batches, stamp
 from refold.errors import DataError
@@ -133,11 +134,26 @@ class Csv:
         Raises:
             DataError: the file cannot be read, or its table does not fit.
         """
+        return self.raw().canonical()
+
+    def raw(self) -> RawTable:
+        """Read all cells of the file, as texts.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
         content, form = self._open()
         with explained(self.path, form.separator):
-            texts = form.arrange(_read(content, form).with_row_index(ROW).lazy()).collect()
-        table = self.table.with_cells(form.cells)
-        return table.canonical(texts, where=str(self.path), single_asset=asset_of(self.path))
+            read = _read(content, form)
+            texts = form.arrange(read.with_row_index(ROW).lazy()).collect()
+        return RawTable(
+            frame=texts,
+            table=self.table.with_cells(form.cells),
+            where=str(self.path),
+            single_asset=asset_of(self.path),
+            columns=tuple(name for name in (texts if form.tickers else read).columns if name != ROW),
+            form=form.described(),
+        )
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yield the canonical table some rows at a time; the rows of an asset keep their order.

@@ -60,6 +60,11 @@ class CsvForm:
     day_and_time: tuple[str, str] | None = None
     tickers: tuple[tuple[str, str, str], ...] = ()
 
+    def described(self) -> dict[str, str]:
+        """Describe in words how the file is written."""
+        decimal, thousands = self.cells.decimal, self.cells.thousands
+        return {"separator": repr(self.separator), "decimal": repr(decimal), "thousands": repr(thousands)}
+
     def arrange(self, table: pl.LazyFrame) -> pl.LazyFrame:
         """Turn the columns of the file into those that `Table` reads.
 

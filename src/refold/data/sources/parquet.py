@@ -10,6 +10,7 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
+from refold.data.sources.base import RawTable
 from refold.data.sources.files import asset_of, canonical_batches, slices, stamp
 from refold.errors import DataError
 
@@ -46,9 +47,19 @@ class Parquet:
         Raises:
             DataError: the files cannot be read, or their table does not fit.
         """
+        return self.raw().canonical()
+
+    def raw(self) -> RawTable:
+        """Read the columns and rows of the files that the table keeps.
+
+        Raises:
+            DataError: the files cannot be read, or a column is missing.
+        """
         with self._explained():
-            table = self.table.push_down(self._scan(), str(self.path)).collect(engine="streaming")
-        return self.table.canonical(table, where=str(self.path), single_asset=asset_of(self.path))
+            scan = self._scan()
+            columns = tuple(name for name in scan.collect_schema().names() if name != ROW)
+            frame = self.table.push_down(scan, str(self.path)).collect(engine="streaming")
+        return RawTable(frame, self.table, str(self.path), asset_of(self.path), columns)
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yield the canonical table some rows at a time, in its order.

@@ -6,6 +6,7 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import Table
+from refold.data.sources.base import RawTable
 from refold.errors import DataError
 from refold.secrets import mask, redact
 
@@ -31,6 +32,14 @@ class Sql:
         Raises:
             DataError: the connector is missing, the database refuses, or the result does not fit.
         """
+        return self.raw().canonical()
+
+    def raw(self) -> RawTable:
+        """Read the result of the query.
+
+        Raises:
+            DataError: the connector is missing, or the database refuses.
+        """
         try:
             result = pl.read_database_uri(self.query, self.uri, engine="connectorx")
         except ImportError:
@@ -38,7 +47,7 @@ class Sql:
         except Exception as error:  # connectorx raises bare RuntimeErrors, and panics that are BaseExceptions elsewhere
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"data.uri is {self._shown()!r}; the query failed: {redact(reason)}") from None
-        return self.table.canonical(result, where=str(self), single_asset="asset")
+        return RawTable(result, self.table, str(self), "asset", tuple(result.columns))
 
     def identity(self) -> Any:
         """Return None: a database may change without a sign."""

@@ -1,0 +1,8 @@
+"""`python scripts/check.py ...` is `refold check ...`."""
+
+import sys
+
+from refold.cli.main import run
+
+if __name__ == "__main__":
+    sys.exit(run("check"))

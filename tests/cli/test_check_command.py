@@ -1,0 +1,160 @@
+"""`refold check`: everything there is to know of a table, before any training and without torch."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+from conftest import CONF
+
+from refold.cli import check
+from refold.cli.command import run_command
+from refold.config import build
+from refold.config.compose import compose_settings, without_hydra
+from tests.data.makers import random_bars
+from tests.data.spoilt import SOUND, cell, scaled, wide
+
+
+@pytest.fixture
+def bars(tmp_path):
+    """A file of two assets, long enough for the windows of the default settings."""
+    path = tmp_path / "bars.csv"
+    random_bars([600, 580]).rename({"asset": "symbol"}).write_csv(path)
+    return path
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["refold check", *map(str, arguments)])
+    try:
+        return run_command(check.main, CONF)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+def as_json(monkeypatch, capsys, *arguments: str) -> dict:
+    status = run(monkeypatch, *arguments, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert {"clean": 0, "findings": 1, "unreadable": 2}[found["status"]] == status
+    return found
+
+
+def written(tmp_path, lines: list[str]):
+    path = tmp_path / "prices.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def windows(overrides: list[str]) -> dict[str, int]:
+    """The windows that a run with these overrides has in each part."""
+    data = build.build_data(without_hydra(compose_settings(overrides)))
+    data.setup()
+    return {"train": len(data.train_windows), "val": len(data.val_windows), "test": len(data.test_windows)}
+
+
+def test_a_sound_table_is_described_and_ends_with_0(bars, monkeypatch, capsys):
+    assert run(monkeypatch, bars) == 0
+    said = capsys.readouterr().out
+    for line in ("1,180 rows, 7 columns, separator ','", "symbol     asset", "A: 600 bars", "interval   1 day (100.0%"):
+        assert line in said
+    assert "findings   none" in said
+    command = shlex.split(said.strip().splitlines()[-1])
+    assert command[:2] == ["refold", "train"]
+    assert windows(command[2:]).values()
+
+
+def test_what_it_says_of_windows_is_what_a_run_has(bars, monkeypatch, capsys):
+    chosen = ["data.window_size=16", "data.stride=3", "data.split.embargo=2"]
+    found = as_json(monkeypatch, capsys, bars, *chosen)
+    assert found["windows"] == windows(found["overrides"])
+    assert (
+        found["overrides"] == ["data=csv", f"data.path='{bars}'", *chosen] or f"data.path={bars}" in found["overrides"]
+    )
+    panel = as_json(monkeypatch, capsys, bars, "data.layout=panel", "data.window_size=8")
+    assert panel["windows"] == windows(panel["overrides"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "check_name", "example", "mending"),
+    [
+        (cell("close", ""), "missing_value", "row 12, A 2020-01-11: open 104.54", "missing_value=mask"),
+        (cell("close", "-100"), "non_positive", "close -100.0", "non_positive=mask"),
+        (cell("date", ""), "missing_timestamp", "row 12, A None", "missing_timestamp=drop"),
+        (cell("symbol", ""), "missing_timestamp", "row 12, None 2020-01-11", "missing_timestamp=drop"),
+        ([*SOUND, SOUND[11]], "duplicate", "A 2020-01-11", "duplicate=drop"),
+        (scaled(0.5, *range(20, 41)), "split_like", "row 21, A 2020-01-20", None),
+        (wide(A=""), "gap", "A 2020-01-11", None),
+    ],
+)
+def test_every_check_is_heard_and_mended(lines, check_name, example, mending, tmp_path, monkeypatch, capsys):
+    found = as_json(monkeypatch, capsys, written(tmp_path, lines), "data.window_size=4")
+    finding = next(finding for finding in found["findings"] if finding["check"] == check_name)
+    assert example in finding["examples"][0]
+    assert found["status"] == "findings"
+    if mending:
+        assert f"data.checks.policies.{mending}" in found["overrides"]
+    assert found["windows"] == windows(found["overrides"])
+    assert not found["obstacles"]
+
+
+def test_a_shorter_window_is_named_where_the_default_leaves_none(tmp_path, monkeypatch, capsys):
+    found = as_json(monkeypatch, capsys, written(tmp_path, SOUND))
+    assert "data.window_size=3" in found["overrides"]
+    assert found["windows"] == windows(found["overrides"])
+    short = as_json(monkeypatch, capsys, written(tmp_path, SOUND[:3]))
+    assert short["obstacles"]
+
+
+def test_columns_that_are_not_used_are_named(tmp_path, monkeypatch, capsys):
+    lines = [f"{line},{'note' if number == 0 else 'x'}" for number, line in enumerate(SOUND)]
+    found = as_json(monkeypatch, capsys, written(tmp_path, lines), "data.window_size=4")
+    assert found["columns"][-1] == {"name": "note", "part": "not used"}
+    assert found["columns"][0] == {"name": "date", "part": "timestamp"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.csv"], "there is no such file"),
+        (["a.csv", "b.csv"], "one table is checked at a time"),
+        ([], "there is nothing to check"),
+        (["missing.csv", "data.window_size=abc"], "data.window_size is 'abc'"),
+        (["missing.csv", "data.stride=0"], "data.stride is 0; it must be at least 1"),
+        (["missing.csv", "data.source.tabel=1"], "data.source.tabel"),
+        (["missing.csv", "data.split.embargo=-1"], "data.split.embargo is -1"),
+    ],
+)
+def test_what_cannot_be_read_ends_with_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_read_is_json_too(tmp_path, monkeypatch, capsys):
+    found = as_json(monkeypatch, capsys, written(tmp_path, cell("close", "n/a")))
+    assert "row 12, column 'close': 'n/a' is not a number" in found["message"]
+
+
+def test_parquet_and_sources_that_are_no_tables(tmp_path, monkeypatch, capsys):
+    random_bars([400]).write_parquet(tmp_path / "bars.parquet")
+    assert as_json(monkeypatch, capsys, tmp_path / "bars.parquet")["bars"] == 400
+    found = as_json(monkeypatch, capsys, "data=synthetic", "data.source.bars=300", "data.source.assets=2")
+    assert found["bars"] == 600
+
+
+def test_a_constant_feature_is_left_out(tmp_path, monkeypatch, capsys):
+    frame = random_bars([400]).with_columns(open=pl.col("close"))
+    frame.write_csv(tmp_path / "bars.csv")
+    chosen = "data.features=[log_return,intraday_return]"
+    found = as_json(monkeypatch, capsys, tmp_path / "bars.csv", chosen, "data.checks.policies.broken_bar=warn")
+    assert "data.features=[log_return]" in found["overrides"]
+
+
+def test_torch_is_not_loaded(bars):
+    code = (
+        "import sys; from refold.cli import check; sys.argv = ['refold check', sys.argv[1]]; check.main()\n"
+        "print(*[name for name in ('torch', 'lightning', 'pandas', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bars)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
