@@ -28,7 +28,7 @@ def _said_anew():
 def source(tmp_path, content: str | bytes, name: str = "prices.csv", **others) -> Csv:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    settings = {key: others.pop(key) for key in ("separator", "decimal", "thousands") if key in others}
+    settings = {key: others.pop(key) for key in ("separator", "decimal", "thousands", "encoding") if key in others}
     return Csv(path=str(path), **{"separator": None, **settings}, table=table(**others))
 
 
@@ -94,6 +94,43 @@ def test_spoilt_packing_is_named(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as error:
         read(tmp_path, content)
     assert "data.path is" in str(error.value)
+
+
+LATIN = "date,symbol,close\n2024-01-02,M\u00fcller,1.5\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        (LATIN.encode("latin-1"), "latin-1"),
+        (gzip.compress(LATIN.encode("cp1252"), mtime=0), "cp1252"),
+        (LATIN.encode("utf-16-le"), "utf-16-le"),
+        (LATIN.encode(), None),
+    ],
+)
+def test_an_encoding_that_is_named(tmp_path, content, encoding):
+    assert read(tmp_path, content, encoding=encoding).row(0) == (date(2024, 1, 2), "M\u00fcller", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        (LATIN.encode("latin-1"), {}, r"it is not UTF-8; say how it is written with data\.source\.encoding"),
+        (gzip.compress(LATIN.encode("latin-1"), mtime=0), {}, "it is not UTF-8"),
+        (LATIN.replace("close", "\u00e9", 1).encode("latin-1"), {}, "it is not UTF-8"),
+        (LATIN.encode("latin-1"), {"encoding": "utf-8"}, "it is not UTF-8"),
+        (LATIN.encode("latin-1"), {"encoding": "ascii"}, r"it is not written in data\.source\.encoding: 'ascii'"),
+    ],
+)
+def test_another_encoding_is_named(tmp_path, content, settings, message):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, content, **settings)
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "base64", ""])
+def test_an_encoding_that_does_not_exist_is_refused(tmp_path, encoding):
+    with pytest.raises(ValueError, match=rf"data\.source\.encoding is '{encoding}'"):
+        source(tmp_path, FLAT, encoding=encoding)
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

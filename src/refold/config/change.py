@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from refold.config.check import check_sections, nearest
-from refold.config.compose import compose_settings
+from refold.config.compose import compose_settings, kind_of_file
 from refold.errors import ConfigError
 from refold.runs.settings import load_settings, override, to_plain
 
@@ -79,9 +79,8 @@ def all_thresholds(cfg: DictConfig, conf: Path) -> dict[str, DictConfig]:
 
 
 def _read_file(cfg: DictConfig, path: str, conf: Path) -> None:
-    """Make a CSV or Parquet file the run's source; the end of its name says which of the two it is."""
-    parquet = Path(path).is_dir() or path.endswith((".parquet", ".pq"))
-    composed = compose_settings([f"data={'parquet' if parquet else 'csv'}", "data.path=x"], conf).data
+    """Make a file the run's source; the end of its name says of which kind it is."""
+    composed = compose_settings([f"data={kind_of_file(path)}", "data.path=x"], conf).data
     source = OmegaConf.create(to_plain(composed.source))
     own = cfg.data.source
     if "path" in own and "table" in own:

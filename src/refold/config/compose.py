@@ -88,15 +88,25 @@ def as_overrides(groups: Mapping[str, Any], overrides: Sequence[str] = ()) -> li
     return [*options, *_flat(mappings, "", composed), *overrides]
 
 
+def kind_of_file(path: str) -> str:
+    """Return the option of data that reads a file: csv, excel or parquet, which the end of its name tells.
+
+    Args:
+        path: of the file, of a folder, or a pattern of files.
+    """
+    if Path(path).is_dir() or path.endswith((".parquet", ".pq")):
+        return "parquet"
+    return "excel" if path.lower().endswith((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")) else "csv"
+
+
 def file_overrides(path: str) -> list[str]:
     """Return the overrides that choose a file as the data of a run.
 
     Args:
-        path: of a CSV file, or of a Parquet file, folder or pattern of files.
+        path: of a CSV file or a spreadsheet, or of a Parquet file, folder or pattern of files.
     """
-    parquet = Path(path).is_dir() or path.endswith((".parquet", ".pq"))
     plain = re.fullmatch(r"[./]*[A-Za-z_][\w./-]*", path) and path.lower() not in _NOT_TEXTS
-    return [f"data={'parquet' if parquet else 'csv'}", f"data.path={path if plain else quoted(path)}"]
+    return [f"data={kind_of_file(path)}", f"data.path={path if plain else quoted(path)}"]
 
 
 def _flat(settings: Mapping[str, Any], path: str, composed: DictConfig) -> Iterator[str]:

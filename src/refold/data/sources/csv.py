@@ -1,5 +1,6 @@
 """Read bars from a CSV file, wide or long, plain or compressed."""
 
+import codecs
 import gzip
 import io
 import zipfile
@@ -44,6 +45,15 @@ def read_texts(path: Path, separator: str) -> pl.DataFrame:
         return pl.read_csv(path, separator=separator, infer_schema=False)
 
 
+_NOT_UTF8 = "it is not UTF-8; say how it is written with data.source.encoding, such as latin-1 or cp1252"
+
+
+def _encoding_hint(error: UnicodeDecodeError) -> str:
+    if error.encoding.startswith("utf-16"):
+        return f"it is not UTF-16, as its first bytes say: {error}"
+    return _NOT_UTF8 if error.encoding == "utf-8" else f"it is not written in data.source.encoding: {error}"
+
+
 @contextmanager
 def explained(path: Path, separator: str | None) -> Iterator[None]:
     """Turn the errors of reading a file, within the block, into a DataError.
@@ -61,9 +71,11 @@ def explained(path: Path, separator: str | None) -> Iterator[None]:
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"data.path is {str(path)!r}; it cannot be read: {error}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"data.path is {str(path)!r}; it is not UTF-16, as its first bytes say: {error}") from None
+        raise DataError(f"data.path is {str(path)!r}; {_encoding_hint(error)}") from None
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().splitlines()[0]
+        if "utf-8" in reason:
+            raise DataError(f"data.path is {str(path)!r}; {_NOT_UTF8}") from None
         table = "a table" if separator is None else f"a table separated by {separator!r}"
         raise DataError(f"data.path is {str(path)!r}; it is not {table}: {reason}") from None
 
@@ -90,7 +102,8 @@ class Csv:
     """Read a CSV file: long (date, symbol, those of open to volume it has) or wide (date, closes of each asset).
 
     The first lines tell how the file is written, unless the settings do. Files in gzip, zlib, zstd and zip (of one
-    file), and in UTF-8 or in UTF-16 with its mark, are read.
+    file), and in UTF-8 or in UTF-16 with its mark, are read. Other encodings must be named; the file is then held in
+    memory.
 
     Args:
         path: the file.
@@ -98,6 +111,7 @@ class Csv:
         table: how the table is read.
         decimal: mark before the fraction of a number, "." or ","; None finds it.
         thousands: mark between groups of three digits, one character; None finds it.
+        encoding: Python's name of an encoding, such as latin-1; None reads UTF-8, and UTF-16 with its mark.
 
     Raises:
         ValueError: a setting is out of bounds, or two of the three marks are the same.
@@ -112,6 +126,7 @@ class Csv:
         table: Table,
         decimal: Literal[".", ","] | None = None,
         thousands: str | None = None,
+        encoding: str | None = None,
     ) -> None:
         separator = "\t" if separator == "\\t" else separator
         for key, mark in (("separator", separator), ("thousands", thousands)):
@@ -122,11 +137,17 @@ class Csv:
             raise ValueError(f"data.source.separator is {separator!r}; it must be of one byte, such as ';'")
         if thousands is not None and thousands == decimal:
             raise ValueError(f"data.source.thousands is {thousands!r}; it must not be data.source.decimal")
+        if encoding is not None and not _is_encoding(encoding):
+            raise ValueError(
+                f"data.source.encoding is {encoding!r}; it must be an encoding that Python knows, such as latin-1, "
+                f"cp1252 or utf-16, or null for UTF-8"
+            )
         self.path = Path(path).expanduser()
         self.separator = separator
         self.table = table
         self.decimal = decimal
         self.thousands = thousands
+        self.encoding = encoding
 
     def load(self) -> pl.DataFrame:
         """Read the canonical table of the file.
@@ -170,7 +191,7 @@ class Csv:
 
     def identity(self) -> Any:
         """Return plain values that change when the file or the way it is read does."""
-        return [stamp(self.path), self.separator, self.decimal, self.thousands, vars(self.table)]
+        return [stamp(self.path), self.separator, self.decimal, self.thousands, self.encoding, vars(self.table)]
 
     def _open(self) -> tuple[Path | bytes, CsvForm]:
         """Find how the file is written; return it, or its content in UTF-8 if polars would not read it as it is."""
@@ -181,9 +202,9 @@ class Csv:
             if start == _ZIP:
                 content = _unzip(self.path)
                 start = content[:4]
-            if start.startswith(_UTF16):
-                data = self.path.read_bytes() if isinstance(content, Path) else content
-                content = data.decode("utf-16").encode()
+            encoding = self.encoding or ("utf-16" if start.startswith(_UTF16) else None)
+            if encoding is not None:
+                content = _unpacked(content).decode(encoding).encode()
             lines = _first_lines(content)
             if not lines:
                 raise pl.exceptions.NoDataError
@@ -214,6 +235,27 @@ def _unzip(path: Path) -> bytes:
         return archive.read(names[0])
 
 
+def _is_encoding(name: str) -> bool:
+    try:
+        return isinstance("".encode(name), bytes)
+    except LookupError:  # there is none of this name, or it encodes something else than texts
+        return False
+
+
+def _unpacked(content: Path | bytes) -> bytes:
+    """Return the bytes of a file, unpacked.
+
+    Raises:
+        DataError: it is packed by zstd, which Python does not unpack.
+    """
+    data = content.read_bytes() if isinstance(content, Path) else content
+    if data.startswith(_ZSTD):
+        raise DataError("data.source.encoding must be null for a file packed by zstd; unpack it, or write it in UTF-8")
+    if data.startswith(_GZIP):
+        return gzip.decompress(data)
+    return zlib.decompress(data) if data.startswith(_ZLIB) else data
+
+
 def _first_lines(content: Path | bytes) -> list[str]:
     """Read the first complete lines of a file, unpacked, with their ends."""
     with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
@@ -229,7 +271,8 @@ def _first_lines(content: Path | bytes) -> list[str]:
     elif head.startswith(_ZSTD):
         rows = pl.scan_csv(content, separator="\x00", quote_char=None, has_header=False, infer_schema=False).head(500)
         return [f"{line}\n" for line in rows.collect().to_series().fill_null("")]
-    lines = head.decode(errors="replace").removeprefix("\ufeff").splitlines(keepends=True)
+    text = codecs.getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
+    lines = text.removeprefix("\ufeff").splitlines(keepends=True)
     return lines if complete or len(lines) < 2 else lines[:-1]
 
 
