@@ -1,0 +1,76 @@
+"""Times of bars as markets have them: made here, with the hours, holidays and clocks of the real ones."""
+
+from datetime import date, datetime, time
+
+import polars as pl
+
+from refold.data.bars.calendar import sessions
+
+EARLY = (date(2024, 7, 3), date(2024, 11, 29), date(2024, 12, 24))
+"""Days of 2024 on which New York closed at 13:00."""
+
+
+def every(first: datetime, last: datetime, step: str) -> pl.Series:
+    return pl.datetime_range(first, last, step, eager=True).alias("timestamp")
+
+
+def without(times: pl.Series, first: date, last: date) -> pl.Series:
+    """The times without those from `first` to before `last`."""
+    within = pl.col(times.name).is_between(pl.lit(first), pl.lit(last), closed="left")
+    return times.to_frame().filter(~within).to_series()
+
+
+def in_zone(times: pl.Series, zone: str) -> pl.Series:
+    """Times of a clock, told in UTC; an hour that the clock skips is left out."""
+    there = times.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null").drop_nulls()
+    return there.dt.convert_time_zone("UTC").unique().sort()
+
+
+def crypto(days: int = 20, step: str = "1m") -> pl.Series:
+    """Day and night, from a Monday on."""
+    return every(datetime(2024, 1, 1), datetime(2024, 1, 1 + days), step)
+
+
+def new_york(first: date = date(2024, 1, 2), last: date = date(2025, 2, 1), step: str = "5m") -> pl.Series:
+    """09:30 to 16:00 on the sessions of XNYS, to 13:00 on the days before holidays; New York's clock."""
+    days = sessions("XNYS", first, last)
+    ends = [time(12, 55) if day in EARLY else time(15, 55) for day in days]
+    day_by_day = [
+        every(datetime.combine(day, time(9, 30)), datetime.combine(day, end), step)
+        for day, end in zip(days, ends, strict=True)
+    ]
+    return pl.concat(day_by_day)
+
+
+def futures(last: datetime = datetime(2024, 12, 20), step: str = "5m") -> pl.Series:
+    """Sunday 17:00 to Friday 16:00 with an hour's break from 16:00 on each day; Chicago's clock."""
+    times = every(datetime(2024, 1, 1, 17), last, step)
+    hour, weekday = times.dt.hour(), times.dt.weekday()
+    within_week = (weekday <= 4) | ((weekday == 5) & (hour < 16)) | ((weekday == 7) & (hour >= 17))
+    return times.filter(within_week & (hour != 16))
+
+
+def tokyo(days: int = 100) -> pl.Series:
+    """09:00 to 11:30 and 12:30 to 15:00 on the first weekdays of 2024."""
+    weekdays = pl.date_range(date(2024, 1, 1), date(2024, 12, 31), eager=True)
+    weekdays = weekdays.filter(weekdays.dt.weekday() <= 5)[:days]
+    halves = ((time(9), time(11, 29)), (time(12, 30), time(14, 59)))
+    return pl.concat(
+        every(datetime.combine(day, first), datetime.combine(day, last), "1m")
+        for day in weekdays
+        for first, last in halves
+    )
+
+
+def days_of(weekdays: str, first: date = date(2023, 1, 2), last: date = date(2024, 3, 1)) -> pl.Series:
+    """Dates of some days of the week, such as "12345" from Monday to Friday."""
+    days = pl.date_range(first, last, eager=True).alias("timestamp")
+    return days.filter(days.dt.weekday().is_in([int(digit) for digit in weekdays]))
+
+
+def currency(step: str = "1h", hours: tuple[int, ...] = tuple(range(24))) -> pl.Series:
+    """Sunday 17:00 to Friday 17:00 at some hours of New York's clock, told in UTC."""
+    times = every(datetime(2023, 1, 1, 17), datetime(2024, 3, 1), step)
+    hour, weekday = times.dt.hour(), times.dt.weekday()
+    within_week = (weekday <= 4) | ((weekday == 5) & (hour < 17)) | ((weekday == 7) & (hour >= 17))
+    return in_zone(times.filter(within_week & hour.is_in(hours)), "America/New_York")
