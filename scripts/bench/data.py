@@ -151,7 +151,7 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
         batch_size=B,
         split=ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0),
         fold=0,
-        checks=Checks(policies=policies, calendar="union", stale_bars=5, split_tolerance=0.03),
+        checks=Checks(policies=policies, scoring_policies={}, calendar="union", stale_bars=5, split_tolerance=0.03),
         cache=folder,
         device="cpu",
         seed=0,

@@ -56,9 +56,13 @@ def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_p
     assert table.height == facts["bars"] == quoted_bars().height
     assert table["verdict"].sum() == facts["flagged_bars"]
     events = pl.read_csv(folder / "events.csv", try_parse_dates=True)
-    assert events.columns == ["asset", "start", "end", "peak", "score", "features", "kind"]
+    assert events.columns == [
+        "asset", "start", "end", "peak", "score", "features", "kind", "bars", "found_by", "policy", "done"
+    ]  # fmt: skip
+    assert events.filter(found_by="model").height == facts["alarms"]
+    assert events.filter(found_by="checks")["bars"].sum() == sum(facts["found_by_checks"].values())
     splits = {("AAPL", "2000-06-21"), ("AAPL", "2005-02-28"), ("MSFT", "2003-02-18")}
-    peaks = events.filter(kind="split").select("asset", pl.col("peak").dt.date())
+    peaks = events.filter(kind="split", found_by="model").select("asset", pl.col("peak").dt.date())
     assert splits <= {(asset, str(day)) for asset, day in peaks.iter_rows()}
     for text in (f"{facts['flagged_bars']:,} flagged", "alarms per asset and year on validation", str(folder)):
         assert text in done.stdout
@@ -103,7 +107,8 @@ def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
         (["data.path=wide.csv"], "missing open, high, low, volume"),
         (["data.path=few.csv"], "has at most 20 bars of an asset; a window of data.window_size = 32 bars needs 52"),
         (["data.path=quoted.csv", "data.source.table.assets=[XYZ]"], "has no bars of data.source.table.assets ['XYZ']"),
-        (["data.path=nan.csv"], "a value must be a finite number"),
+        (["data.path=nan.csv"], "no bar could be scored: no unbroken run of bars is as long as a window (12,154 not_fin"),
+        (["data.path=nan.csv", "data.checks.policies.not_finite=error"], "a value must be a finite number"),
         (["score=mahalanobi"], "score=mahalanobi: there is no such option; did you mean mahalanobis?"),
         (["alignment=middle"], "alignment is 'middle'; it must be one of mean, median, max, last"),
         (["threshold.shar=0.9"], "threshold.shar: there is no such key; did you mean threshold.share?"),

@@ -69,7 +69,14 @@ SOFT = ("out_of_order", "stale_run", "split_like", "unit_like", "off_session", "
 def checks(*, calendar: str | None = "union", stale_bars: int = 5, **policies) -> Checks:
     """Checks with the policies of conf/data/base/windows.yaml and some others."""
     usual = {name: "warn" if name in SOFT else "error" for name in CHECKS}
-    return Checks(policies={**usual, **policies}, calendar=calendar, stale_bars=stale_bars, split_tolerance=0.03)
+    scoring = {name: "mask" for name in CHECKS if name not in SOFT} | {"missing_timestamp": "drop", "duplicate": "drop"}
+    return Checks(
+        policies={**usual, **policies},
+        scoring_policies=scoring,
+        calendar=calendar,
+        stale_bars=stale_bars,
+        split_tolerance=0.03,
+    )
 
 
 def module(bars: pl.DataFrame, **others) -> WindowDataModule:

@@ -240,6 +240,7 @@ def test_lacking_policies_are_refused():
     with pytest.raises(ValueError, match=r"data\.checks\.policies lacks gap"):
         Checks(
             policies={name: "error" for name in CHECKS if name != "gap"},
+            scoring_policies={},
             calendar=None,
             stale_bars=5,
             split_tolerance=0.03,

@@ -68,6 +68,10 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
         f"{facts['bars']:,} bars, {facts['scored_bars']:,} scored, {facts['flagged_bars']:,} flagged in "
         f"{facts['alarms']:,} events: {kinds}"
     )
+    for name, counts in (("bars without a score", "without_score"), ("bars found by checks", "found_by_checks")):
+        if counted := facts[counts]:
+            parts = ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
+            console.print(f"{sum(counted.values()):,} {name}: {parts}")
     console.print(
         f"{facts['score']}, {facts['threshold']}, {facts['alignment']}: level {facts['level']:.4g}, "
         f"{facts['val/alarms_per_asset_year']:.1f} alarms per asset and year on validation, "

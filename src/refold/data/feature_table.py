@@ -12,7 +12,7 @@ import polars as pl
 
 from refold.data.bars.checks import Checked, unbroken
 from refold.data.bars.features import Feature, find_all, longest_lookback
-from refold.data.bars.findings import EVERY_ROW
+from refold.data.bars.findings import EVERY_ROW, ROW, Findings
 from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.recipe import Recipe
 from refold.data.windows.split import Interval, Part, cut
@@ -21,9 +21,6 @@ from refold.errors import DataError
 if TYPE_CHECKING:
     from refold.data.windows.scaler import Scaler
     from refold.data.windows.views import Series
-
-ROW = "row"
-"""Column that a table's row numbers travel in while it is checked, sorted and given bars for its holes."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,7 @@ class FeatureTable:
         relative: numbers of the columns from which a window subtracts the value at its first bar.
         lookback: bars that a row depends on, its own included.
         findings: what the checks found: check, policy, asset, bars, first.
+        runs: tables of the runs of faulty bars, if the bars came with the column `ROW`.
     """
 
     checked: Checked
@@ -80,6 +78,7 @@ class FeatureTable:
     relative: tuple[int, ...]
     lookback: int
     findings: pl.DataFrame
+    runs: list[pl.DataFrame]
 
 
 def feature_table(
@@ -103,11 +102,12 @@ def feature_table(
     checked = recipe.checks.run(bars, market, counted)
     available = [name for name in checked.bars.columns if name not in (*NOT_VALUES, ROW)]
     features = find_all(recipe.features, available)
-    rows, findings = _feature_rows(checked, features, recipe, counted)
+    rows, found = _feature_rows(checked, features, recipe, counted)
+    findings, runs = pl.concat([checked.table, found.table()]), [*checked.runs, *found.runs]
     # not the categories of the column: of some of them a policy may have dropped every bar
     names = tuple(checked.bars["asset"].unique(maintain_order=True).to_list())
     relative = tuple(number for number, feature in enumerate(features) if feature.relative)
-    return FeatureTable(checked, rows, recipe.features, names, relative, longest_lookback(features), findings)
+    return FeatureTable(checked, rows, recipe.features, names, relative, longest_lookback(features), findings, runs)
 
 
 def panel_table(tables: Sequence[FeatureTable], recipe: Recipe) -> FeatureTable:
@@ -202,19 +202,18 @@ def rows_of(segments: dict[Part, np.ndarray]) -> np.ndarray:
 
 def _feature_rows(
     checked: Checked, features: Sequence[Feature], recipe: Recipe, counted: pl.Expr
-) -> tuple[FeatureRows, pl.DataFrame]:
-    """Compute the features of each asset, and add the findings of features that are there and not finite."""
+) -> tuple[FeatureRows, Findings]:
+    """Compute the features of each asset, and find those that are there and not finite."""
     bars, policies = checked.bars, recipe.checks.policies
     asset = bars["asset"].rle_id().to_numpy().astype(np.int64)
     breaks = recipe.layout == "panel" or recipe.checks.calendar is not None
     run = unbroken(asset, checked.moment, holes_break=breaks)
     table = compute_features(bars, features, run)
     faulty = table.select(pl.any_horizontal(pl.all().is_not_null() & ~pl.all().is_finite())).to_series()
-    findings = checked.table
+    findings = Findings(policies, counted)
     if faulty.any():
         keyed = pl.concat([bars, table], how="horizontal")
-        names = [feature.name for feature in features]
-        findings = pl.concat([findings, recipe.checks.features(keyed, faulty, names, counted)])
+        recipe.checks.features(keyed, faulty, [feature.name for feature in features], findings)
     values = table.to_numpy(writable=True)  # nulls become NaN
     present = np.asarray(np.isfinite(values).all(axis=1))
     values[~present] = np.nan

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from refold.data.bars.findings import CHECKS, FINDINGS, Policy
+from refold.data.bars.findings import CHECKS, FINDINGS, ROW, Policy
 from refold.data.bars.market import same_asset
-from refold.data.feature_table import ROW, FeatureTable, feature_table, panel_table, rows_of
+from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
 from refold.data.recipe import Recipe
 from refold.data.sources.base import RawTable, Source, Tabular
 from refold.data.windows.split import PARTS

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from refold.data.bars.findings import EVERY_ROW
-from refold.data.feature_table import ROW, feature_table, panel_table, rows_of, series_of
+from refold.data.bars.findings import EVERY_ROW, ROW
+from refold.data.feature_table import feature_table, panel_table, rows_of, series_of
 from refold.data.pipeline import refuse_few
 from refold.data.recipe import Recipe
+from refold.data.unscored import codes_of_bars, reasons, without_enough_assets
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import Interval
 from refold.data.windows.views import Series
@@ -26,6 +27,8 @@ class UnsplitSeries:
             assets of a panel.
         columns: names of the columns of the series.
         findings: what the checks found: check, policy, asset, bars, first.
+        runs: tables of the runs of faulty bars, with their rows of the table.
+        codes: (N,) int8, why each of the N rows of the table has no features; see `refold.data.unscored`.
     """
 
     series: Series
@@ -33,6 +36,19 @@ class UnsplitSeries:
     origin: np.ndarray
     columns: tuple[str, ...]
     findings: pl.DataFrame
+    runs: list[pl.DataFrame]
+    codes: np.ndarray
+
+    def reasons(self, window_size: int) -> pl.Series:
+        """Say of each row of the table why it would have no score.
+
+        Args:
+            window_size: bars of a window.
+
+        Returns:
+            (N,) names of `refold.data.unscored.REASONS`.
+        """
+        return reasons(self.codes, self.origin, self.segments, window_size)
 
 
 def unsplit_series(
@@ -70,14 +86,17 @@ def unsplit_series(
     everything = [Interval("test", 0, int(rows.moment.max(initial=0)) + 1)]
     segments = rows.segments(rows.usable(recipe.max_masked), everything, gap=0)
     number = table.checked.bars[ROW].cast(pl.Int64).fill_null(-1).to_numpy()  # bars that fill a hole have none
-    origin = number[:, None]
+    origin, codes = number[:, None], codes_of_bars(single, bars.height)
     if recipe.layout == "panel":
         origin = np.full((len(rows.moment), table.checked.bars["asset"].n_unique()), -1)
         origin[table.checked.moment, table.checked.bars["asset"].rle_id().to_numpy()] = number
+        without_enough_assets(codes, origin, rows.present)
     return UnsplitSeries(
         series=series_of(table, scaler, masked=not rows.present[rows_of(segments)].all()),
         segments=segments["test"],
         origin=origin,
         columns=columns,
         findings=table.findings,
+        runs=single.runs,
+        codes=codes,
     )

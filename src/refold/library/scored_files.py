@@ -71,6 +71,8 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
     facts, shown, scores = describe(run, scoring), scoring.evidence, scoring.scores
     values = {"validation": scoring.detector.validation["scores"].numpy(), HERE: scores}
     pages: pl.DataFrame | pl.LazyFrame = scores
+    if nameless := scoring.facts["without_score"].get("missing_timestamp", 0):  # the last rows: nothing to draw
+        pages = scores.head(scoring.facts["bars"] - nameless)
     if "part" in scores.collect_schema():  # of the run's own, which fit into memory
         pages = scores.collect()
         values = {"validation": values["validation"], "test": pages.filter(part="test").lazy()}

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -14,7 +15,7 @@ import polars as pl
 from refold.config.build import build_checks, build_data, build_detector, build_source, build_table, build_threshold
 from refold.config.change import all_thresholds, choose_anew
 from refold.config.compose import CONF
-from refold.data.bars.findings import merge
+from refold.data.bars.findings import FaultyRuns, merge
 from refold.data.bars.table import LABEL, Table
 from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import TableSpool
@@ -24,7 +25,7 @@ from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered
 from refold.scoring.detector import Detector
-from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame
+from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findings
 from refold.scoring.latents import scan_latents
 from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts
 from refold.scoring.thresholds import per_asset_year
@@ -62,9 +63,10 @@ class Scoring(NamedTuple):
     Attributes:
         detector: what judged.
         scores: a row per bar, as `refold.scoring.scan.frame` makes them; without kind if they were written to a folder.
-        events: runs of flagged bars.
-        findings: what the checks of the data found.
-        facts: counts of bars and events, and alarms per asset and year.
+            Rows without a date or an asset are the last ones.
+        events: runs of flagged bars, and what the checks found; see `refold.scoring.events.with_findings`.
+        findings: what the checks of the data found, counted.
+        facts: counts of bars, of events of the model and of faulty bars, and alarms per asset and year.
         thresholds: threshold -> column -> level and alarms per asset and year, if thresholds were to be compared.
         evidence: what a report shows beside scores, if there is to be one.
     """
@@ -112,6 +114,8 @@ class Judge:
         given = give_all_anew(run.config, given)
         self.run = run
         self.cfg = choose_anew(run.config, given, CONF)
+        policies = "data.checks.policies."
+        self.given_policies = {key.removeprefix(policies) for key in given if key.startswith(policies)}
         self.folder = folder
         self.progress = progress
         self.source: Source | None = None
@@ -149,7 +153,7 @@ class Judge:
             series = data.train_windows.series
             detector = build_detector(self.cfg, self.run.autoencoder, data.recipe, self.run.scaler, data.feature_names)
             detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
-        return detector.checking(build_checks(self.cfg))
+        return detector.checking(build_checks(self.cfg).when_scoring(kept=self.given_policies))
 
     def read_bars(self, source: Source) -> OrderedBars:
         """Read all bars of a source, sorted by asset, then time.
@@ -189,11 +193,11 @@ class Judge:
         assert self.source is not None
         bars = self.read_bars(self.source)
         compared = self._comparison(bars.rows) if thresholds else None
-        findings = [bars.findings]
+        findings, faulty = [bars.findings], bars.faulty
         watch = sample and sample.of_piece(HERE, bars.rows)
         with self.progress(bars.rows, "bars scored") as count:
-            frames = scan(self.detector, bars, progress=count, findings=findings.append, watch=watch)
-            return self._collect(frames, compared, HERE, lambda: merge(findings), sample, bars)
+            frames = scan(self.detector, bars, progress=count, findings=findings.append, faulty=faulty, watch=watch)
+            return self._collect(frames, compared, HERE, lambda: merge(findings), faulty, sample, bars)
 
     def _score_own(self, sample: "Sample | None", thresholds: bool) -> Scoring:
         """Score the validation and test parts of the data that the run was trained on."""
@@ -202,9 +206,10 @@ class Judge:
         parts = {part: data.segments(part) for part in ("val", "test")}
         compared = self._comparison(int(parts["test"][:, 1].sum())) if thresholds else None
         watch = sample and (lambda part, made: sample.of_part("validation" if part == "val" else part, made))
+        faulty = FaultyRuns()
         with self.progress(sum(int(runs[:, 1].sum()) for runs in parts.values()), "bars scored") as count:
-            frames = scan_parts(self.detector, bars.slice(0, bars.rows), parts, count, watch)
-            return self._collect(frames, compared, "test", lambda: data.findings, sample, None)
+            frames = scan_parts(self.detector, bars.slice(0, bars.rows), parts, count, watch, faulty)
+            return self._collect(frames, compared, "test", lambda: data.findings, faulty, sample, None)
 
     def _comparison(self, rows: int) -> AlarmRates | None:
         """Fit all thresholds to the detector's validation scores."""
@@ -220,6 +225,7 @@ class Judge:
         compared: AlarmRates | None,
         name: str,
         findings: Callable[[], pl.DataFrame],
+        faulty: FaultyRuns,
         sample: "Sample | None",
         bars: OrderedBars | None,
     ) -> Scoring:
@@ -230,20 +236,29 @@ class Judge:
             compared: gets the rows that are not of validation; `name` is theirs.
             name: "test" of a run's own parts, else HERE.
             findings: what the checks found, asked when all bars are scored.
+            faulty: runs of faulty bars, complete when all bars are scored.
             sample: what saw the windows.
             bars: of a source.
         """
-        spool, events = TableSpool(self.folder and self.folder / SCORES), Events()
+        spool, events, unscored = TableSpool(self.folder and self.folder / SCORES), Events(), Counter[str]()
+        hidden = ("place",) if self.folder is None else ("place", "kind")
+        like = None
         for table in frames:
-            spool.add(table.drop("place") if self.folder is None else table.drop("place", "kind"))
+            like = table.drop(hidden)
+            spool.add(like)
+            unscored.update(dict(table["reason"].drop_nulls().value_counts().iter_rows()))
             events.add(table)
             if compared and (name == HERE or table["part"][0] == name):
                 compared.add(table)
+        for rows in bars.nameless.frames() if bars is not None and like is not None else ():
+            spool.add(_without_verdict(rows, like))
+            unscored["missing_timestamp"] += rows.height
         scores = spool.table()
         scored, moments, span = covered(scores)
         if not scored:
-            raise DataError("no bar could be scored: no unbroken run of bars is as long as a window")
-        found = events.table()
+            why = ", ".join(f"{count:,} {reason}" for reason, count in unscored.most_common())
+            raise DataError(f"no bar could be scored: no unbroken run of bars is as long as a window ({why})")
+        found, counted = events.table(), findings()
         facts = {
             "bars": spool.rows,
             "scored_bars": scored,
@@ -251,6 +266,8 @@ class Judge:
             "alarms": found.height,
             "alarms_per_asset_year": per_asset_year(found.height, scored, moments, span),
             "kinds": dict(sorted(found["kind"].value_counts().iter_rows())),
+            "without_score": dict(unscored.most_common()),
+            "found_by_checks": dict(counted.group_by("check", maintain_order=True).agg(pl.col("bars").sum()).iter_rows()),
         }
         rates = {}
         if compared:
@@ -261,7 +278,7 @@ class Judge:
             from refold.report.evidence import gather
 
             shown = gather(sample, bars, scores)
-        return Scoring(self.detector, scores, found, findings(), facts, rates, shown)
+        return Scoring(self.detector, scores, with_findings(found, faulty.table()), counted, facts, rates, shown)
 
     def reconstruct(self) -> pl.DataFrame:
         """Reconstruct each bar of a table in memory; see `Run.reconstruct`."""
@@ -307,8 +324,15 @@ def _sample(detector: Detector) -> "Sample":
     return Sample(detector)
 
 
+def _without_verdict(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """Give rows without a date or an asset the columns of scored bars: no score, no verdict."""
+    known = rows.select(pl.col(name).cast(like.schema[name]) for name in rows.columns if name in like.columns)
+    known = known.with_columns(verdict=pl.lit(False), reason=pl.lit("missing_timestamp"))
+    return pl.concat([like.clear(), known], how="diagonal")
+
+
 def verdicts(scoring: Scoring) -> pl.DataFrame:
-    """Return a row per bar: score, level, verdict, kind and the features to blame; see `Run.score`.
+    """Return a row per bar: score, level, verdict, reason, kind and the features to blame; see `Run.score`.
 
     Args:
         scoring: whose tables are in memory.
@@ -325,6 +349,7 @@ def verdicts(scoring: Scoring) -> pl.DataFrame:
         "score",
         pl.col("threshold").alias("level"),
         pl.col("verdict").alias("flagged"),
+        "reason",
         pl.when("verdict").then(pl.col("kind").fill_null(OTHER)).alias("kind"),
         pl.Series("to_blame", to_blame, dtype=pl.String),
         *([LABEL] if LABEL in table.columns else []),

@@ -15,6 +15,9 @@ MOST_POINTS = 160_000
 MOST_POINTS_OF_ONE = 20_000
 """Bars of one asset: as many as a browser draws without a pause."""
 
+MOST_FINDINGS = 2_000
+"""Runs of one asset that checks found, and as many stretches without scores: the longest."""
+
 MOST_FLAGGED = 20_000
 """Flagged bars with their reasons; of more, those with the highest scores."""
 
@@ -25,12 +28,18 @@ CONTRIBUTION = "contribution/"
 """Prefix of the columns that hold each feature's share of a score."""
 
 
-def asset_series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, Any]:
-    """Return each asset's bars, thinned, and its flagged bars with their reasons, in the order of `scan`.
+def asset_series(
+    scan: pl.LazyFrame, events: pl.DataFrame | None, findings: pl.DataFrame | None = None
+) -> dict[str, Any]:
+    """Return each asset's bars, thinned, its flagged bars with their reasons, and its stretches without scores.
 
     Args:
         scan: rows of scores.parquet, sorted by asset, then time.
-        events: asset, start, end, kind, with times of the wall clock; None if there are none.
+        events: of the model: asset, start, end, kind, with times of the wall clock; None if there are none.
+        findings: events that checks found, with bars and done; None if they are not known.
+
+    Returns:
+        asset -> what the page draws of it, in the order of `scan`.
     """
     schema = scan.collect_schema()
     lines = [name for name in ("close", "reconstructed_close", "score", "threshold") if name in schema]
@@ -48,7 +57,7 @@ def asset_series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, A
         start += count
         if asset is None:
             continue
-        kept, flagged, spacing = _thinned(bars, count, points)
+        kept, flagged, unscored, spacing = _thinned(bars, count, points)
         flagged = _with_event(flagged, None if events is None else events.filter(pl.col("asset") == asset))
         drawn[asset] = {
             "bars": count,
@@ -63,19 +72,76 @@ def asset_series(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, A
                 "kind": flagged["kind"].to_list(),
                 "reason": [_reason(row, contributions) for row in flagged.iter_rows(named=True)],
             },
+            "unscored": _spans(unscored, "reason"),
+            "findings": _spans(None if findings is None else findings.filter(pl.col("asset") == asset), "kind"),
         }
     return drawn
 
 
-def _thinned(bars: pl.LazyFrame, count: int, points: int) -> tuple[pl.DataFrame, pl.DataFrame, float | None]:
-    """Return the bars of one asset to draw, its flagged bars, and the median milliseconds between two bars."""
-    kept, flagged, spacing = [], [], None
+def _thinned(
+    bars: pl.LazyFrame, count: int, points: int
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, float | None]:
+    """Return the bars of one asset to draw, its flagged bars, its stretches without scores, and the time of a bar.
+
+    The time is the median from one bar to the next, in milliseconds.
+    """
+    kept, flagged, unscored, spacing = [], [], [], None
     for first in range(0, count, ROWS_AT_ONCE):
         some = bars.slice(first, ROWS_AT_ONCE).collect()
         flagged.append(some.filter("verdict"))
+        unscored.append(without_scores(some, first))
         kept.append(thin_bars(some, max(4, points * some.height // count)))
         spacing = spacing or json_number(some.select(milliseconds("timestamp").diff().median()).item())
-    return pl.concat(kept), pl.concat(flagged), spacing
+    stretches = pl.concat(unscored)
+    goes_on = (pl.col("first") == pl.col("last").shift(1) + 1) & pl.col("reason").eq_missing(pl.col("reason").shift(1))
+    stretches = stretches.group_by((~goes_on.fill_null(False)).cum_sum().alias("stretch"), maintain_order=True).agg(
+        pl.col("start").first(), pl.col("end").last(), pl.col("bars").sum(), pl.col("reason").first()
+    )
+    return pl.concat(kept), pl.concat(flagged), stretches.drop("stretch"), spacing
+
+
+def without_scores(bars: pl.DataFrame, first: int = 0) -> pl.DataFrame:
+    """Find the stretches of bars that have no score for one reason.
+
+    Args:
+        bars: of one asset in order of time: timestamp, score, perhaps reason.
+        first: number of the first of them.
+
+    Returns:
+        start, end, bars, reason, first and last (numbers of bars), in order of time.
+    """
+    reason = pl.col("reason") if "reason" in bars.columns else pl.lit(None, pl.String)
+    lacking = pl.col("score").is_null()
+    row = (first + pl.int_range(pl.len())).alias("row")
+    marks = bars.select("timestamp", row, lacking.alias("lacking"), pl.when(lacking).then(reason).alias("reason"))
+    stretch = pl.struct("lacking", "reason").rle_id().alias("stretch")
+    found = marks.with_columns(stretch).filter("lacking").group_by("stretch", maintain_order=True)
+    return found.agg(
+        pl.col("timestamp").first().alias("start"),
+        pl.col("timestamp").last().alias("end"),
+        pl.len().cast(pl.Int64).alias("bars"),
+        pl.col("reason").first(),
+        pl.col("row").first().alias("first"),
+        pl.col("row").last().alias("last"),
+    ).drop("stretch")
+
+
+def _shortened(spans: pl.DataFrame) -> pl.DataFrame:
+    """Keep the longest MOST_FINDINGS spans, in their order."""
+    if spans.height <= MOST_FINDINGS:
+        return spans
+    longest = spans.with_row_index("place").sort("bars", descending=True, maintain_order=True).head(MOST_FINDINGS)
+    return longest.sort("place").drop("place")
+
+
+def _spans(spans: pl.DataFrame | None, name: str) -> dict[str, Any]:
+    """Return spans of time with what they are called, as the page draws them."""
+    if spans is None:
+        return {"start": [], "end": [], "bars": [], name: []}
+    spans = _shortened(spans.drop_nulls("start"))
+    told = {column: spans[column].to_list() for column in ("bars", name, "done") if column in spans.columns}
+    ends = spans.select(milliseconds("start"), milliseconds("end"))
+    return {**told, "start": ends["start"].to_list(), "end": ends["end"].to_list()}
 
 
 def _least_flagged(scan: pl.LazyFrame) -> float:
@@ -118,6 +184,7 @@ def _with_event(flagged: pl.DataFrame, events: pl.DataFrame | None) -> pl.DataFr
     """Add to flagged bars the kind of the event that they are part of, null where there is none."""
     if events is None or events.height == 0 or flagged.height == 0:
         return flagged.with_columns(kind=pl.lit(None, pl.String))
+    flagged = flagged.drop("kind", strict=False)  # of the bar alone, where the scores were kept in memory
     spans = events.select(pl.col("start").cast(flagged["timestamp"].dtype), "end", "kind").sort("start")
     joined = flagged.join_asof(spans, left_on="timestamp", right_on="start", strategy="backward", coalesce=False)
     inside = pl.col("timestamp") <= pl.col("end").cast(flagged["timestamp"].dtype)

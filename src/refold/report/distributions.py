@@ -58,6 +58,17 @@ def count_bars(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, str
     return counts
 
 
+def count_findings(findings: pl.DataFrame | None) -> dict[str, str]:
+    """Count the bars that checks found, as texts for the head of the page.
+
+    Args:
+        findings: events that checks found, with the column bars; None if they are not known.
+    """
+    if findings is None:
+        return {}
+    return {"found by checks": f"{findings['bars'].sum():,} bars in {findings.height:,} runs"}
+
+
 def score_histogram(split_scores: Mapping[str, np.ndarray | pl.LazyFrame], scan: pl.LazyFrame) -> dict[str, Any] | None:
     """Count the shares of each part's scores in common bins, on a logarithmic axis where the scores allow it.
 

@@ -5,7 +5,14 @@ const KINDS = { // Okabe and Ito's colours, which colour-blind readers tell apar
   "unit": ["#E69F00", "diamond"], "regime": ["#009E73", "circle"],
 };
 const OTHER_KIND = ["#7f8c8d", "circle-open"];
-const day = (milliseconds) => new Date(milliseconds).toISOString().replace("T", " ").slice(0, 16).replace(" 00:00", "");
+const CHECKED = ["#56B4E9", "star-triangle-down-open"]; // what checks found, beside what the model flags
+const REASONS = { // of bars without a score; any other is the name of the check that found the bar
+  warming: "features look back beyond the first bar", hole: "features look back beyond a hole",
+  masked: "features look back on a bar without values", few_assets: "too few assets have a bar",
+  short_run: "too few bars in a row for a window", no_score: "no finite score",
+};
+const day = (milliseconds) => milliseconds === null ? ""
+  : new Date(milliseconds).toISOString().replace("T", " ").slice(0, 16).replace(" 00:00", "");
 let names;
 
 // ---- price and score -------------------------------------------------------------------------------------------------
@@ -23,6 +30,29 @@ function flaggedTraces(flagged, column, axis, withLegend) {
       marker: { color: fill, symbol, size: 9, line: { width: 1, color: color("pane") } },
     };
   });
+}
+
+// spans of time as thick lines in a row of the strip between the two panes; each point carries the text of its span
+function spanTrace(spans, row, name, texts, look) {
+  const some = (values) => spans.start.flatMap((_, n) => values(n));
+  return {
+    type: "scatter", mode: "lines+markers", name, yaxis: "y3", connectgaps: false, showlegend: spans.start.length > 0,
+    x: some((n) => [spans.start[n], spans.end[n], null]), y: some(() => [row, row, null]),
+    text: some((n) => [texts[n], texts[n], ""]), hovertemplate: "%{text}<extra></extra>",
+    marker: { symbol: look.symbol, size: look.size, color: look.color }, line: { color: look.color, width: look.width },
+  };
+}
+
+function checkedTraces({ findings, unscored }) {
+  const told = (spans, n, first, more) => [`<b>${escaped(first)}</b>`,
+    day(spans.start[n]) + (spans.end[n] > spans.start[n] ? ` to ${day(spans.end[n])}` : ""),
+    `${spans.bars[n].toLocaleString("en")} bar${spans.bars[n] === 1 ? "" : "s"}${more}`].join("<br>");
+  const found = findings.start.map((_, n) => told(findings, n, findings.kind[n], findings.done ? `: ${escaped(findings.done[n])}` : ""));
+  const lacking = unscored.start.map((_, n) => told(unscored, n, "no score", unscored.reason[n] === null ? ""
+    : `: ${escaped(REASONS[unscored.reason[n]] ?? `found by ${unscored.reason[n]}`)}`));
+  const [fill, symbol] = CHECKED;
+  return [spanTrace(findings, 1, "found by checks", found, { color: fill, symbol, size: 9, width: 4 }),
+    spanTrace(unscored, 0, "no score", lacking, { color: color("faint"), symbol: "line-ns-open", size: 5, width: 5 })];
 }
 
 // a typed array of the page as a plain array
@@ -44,14 +74,20 @@ function drawAsset(name, span) {
   }
   line("score", "score", "y2", { color: color("score") });
   line("threshold", "threshold", "y2", { color: color("threshold"), dash: "dash" }, 1.5);
-  traces.push(...flaggedTraces(flagged, "score", "y2", !priced));
+  traces.push(...flaggedTraces(flagged, "score", "y2", !priced), ...checkedTraces(asset));
+  const { unscored } = asset, strip = asset.findings.start.length + unscored.start.length > 0;
   const zone = data.zone ? `time, ${escaped(data.zone)}` : "";
   draw("bars-plot", traces, {
     hovermode: "closest", uirevision: span ? JSON.stringify([name, span]) : name,
     xaxis: { type: "date", anchor: "y2", title: { text: zone }, ...(span ? { range: span } : {}) },
+    shapes: unscored.start.map((start, n) => ({ // behind the scores: there are none here
+      type: "rect", layer: "below", x0: start, x1: unscored.end[n], yref: "y2 domain", y0: 0, y1: 1, line: { width: 0 },
+      fillcolor: color("faint"), opacity: 0.18,
+    })),
     yaxis: { title: { text: "price" }, domain: priced ? [0.42, 1] : [0.99, 1], visible: priced },
+    yaxis3: { domain: priced ? [0.365, 0.415] : [0.94, 0.99], range: [-0.8, 1.8], visible: false, fixedrange: true },
     yaxis2: {
-      title: { text: "score" }, domain: priced ? [0, 0.36] : [0, 1],
+      title: { text: "score" }, domain: priced ? [0, 0.36] : [0, strip ? 0.93 : 1],
       type: element("logarithmic").checked ? "log" : "linear",
     },
   });
@@ -75,16 +111,20 @@ function select(name, span) {
 function fillEvents() {
   const { events } = data, own = element("own-events").checked ? element("asset").value : null;
   const rows = events.asset.map((_, n) => n).filter((n) => own === null || events.asset[n] === own);
-  const cells = rows.map((n) => [events.asset[n], events.kind[n], events.score[n], day(events.peak[n]),
-    day(events.start[n]), day(events.end[n]), (events.features[n] ?? "").replaceAll(";", ", ")]);
-  fill("events", ["asset", "kind", "score at peak", "peak", "start", "end", "to blame"], cells, (n) => {
+  const told = "found_by" in events; // whether the events say what found them
+  const cells = rows.map((n) => [events.asset[n], ...(told ? [events.found_by[n]] : []), events.kind[n], events.score[n],
+    day(events.peak[n]), day(events.start[n]), day(events.end[n]), (events.features[n] ?? "").replaceAll(";", ", "),
+    ...(told ? [events.bars[n], events.done[n]] : [])]);
+  const more = told ? ["bars", "what was done"] : [];
+  fill("events", ["asset", ...(told ? ["found by"] : []), "kind", "score at peak", "peak", "start", "end", "to blame", ...more], cells, (n) => {
     const event = rows[n], name = events.asset[event], room = 40 * (data.assets[name]?.spacing ?? 864e5);
-    if (!Object.hasOwn(data.assets, name)) return;
+    if (!Object.hasOwn(data.assets, name) || events.start[event] === null) return;
     select(name, [events.start[event] - room, events.end[event] + room].map((t) => new Date(t).toISOString()));
     element("bars").scrollIntoView({ behavior: "smooth" });
   });
   element("events-shown").textContent =
-    `${rows.length.toLocaleString("en")} of ${events.total.toLocaleString("en")}, highest score first.`;
+    `${rows.length.toLocaleString("en")} of ${(events.total + events.found).toLocaleString("en")}: `
+    + `the model's, highest score first${events.found ? ", then what the checks found" : ""}.`;
 }
 
 function addTables(section) {

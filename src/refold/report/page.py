@@ -11,9 +11,16 @@ import numpy as np
 import polars as pl
 
 from refold.report.asset_series import asset_series
-from refold.report.distributions import count_bars, feature_section, is_skewed, score_histogram
+from refold.report.distributions import count_bars, count_findings, feature_section, is_skewed, score_histogram
 from refold.report.html_page import assemble_page, time_zone, wall_clock
-from refold.report.sections import WindowExample, event_table, latent_points, number_table, window_lines
+from refold.report.sections import (
+    WindowExample,
+    event_table,
+    latent_points,
+    number_table,
+    split_events,
+    window_lines,
+)
 from refold.runs.directory import write_atomically
 
 
@@ -43,7 +50,8 @@ def write_page(
         scores: rows of scores.parquet: timestamp, asset, score, threshold, verdict; close, reconstructed_close and
             contribution/<feature> as far as there. A frame may be in any order. A lazy frame must be sorted by asset,
             then time; it is read some rows at a time.
-        events: asset, start, end, peak, score, features ("a;b", most to blame first), kind.
+        events: asset, start, end, peak, score, features ("a;b", most to blame first), kind; with the columns found_by,
+            bars and done those that found_by calls checks are drawn apart, and are not counted as alarms.
         split_scores: part ("validation", "test", ...) -> its scores (N,), or a lazy frame with a column score, for the
             histogram; NaN is left out.
         feature_errors: part -> feature -> mean squared error, in training variances.
@@ -62,13 +70,14 @@ def write_page(
     scan = scores.lazy() if isinstance(scores, pl.LazyFrame) else scores.sort("asset", "timestamp").lazy()
     zone = time_zone(scan)
     events = None if events is None or events.height == 0 else wall_clock(events, zone, "start", "end", "peak")
-    series = asset_series(scan, events)
+    alarms, findings = split_events(events)
+    series = asset_series(scan, alarms, findings)
     payload = {
-        "facts": {**count_bars(scan, events), **(facts or {})},
+        "facts": {**count_bars(scan, alarms), **count_findings(findings), **(facts or {})},
         "zone": zone,
         "logarithmic": is_skewed(scan),
         "assets": series,
-        "events": None if events is None else event_table(events),
+        "events": None if events is None else event_table(alarms, findings),
         "histogram": score_histogram(split_scores or {}, scan),
         "features": feature_section(feature_errors, scan),
         "windows": [window_lines(example, features) for example in windows or ()],

@@ -37,20 +37,41 @@ class WindowExample(NamedTuple):
     reconstruction: np.ndarray
 
 
-def event_table(events: pl.DataFrame) -> dict[str, Any]:
-    """Return the columns of the highest-scoring events, and how many events there are in all.
+def split_events(events: pl.DataFrame | None) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
+    """Divide events into those of the model and those that checks found.
 
     Args:
-        events: asset, start, end, peak, score, features, kind.
+        events: asset, start, end, peak, score, features, kind, perhaps found_by; None if there are none.
+
+    Returns:
+        Both tables; the second is None where the events do not say what found them.
     """
-    most = events.sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)
+    if events is None or "found_by" not in events.columns:
+        return events, None
+    checked = pl.col("found_by") == "checks"
+    return events.filter(~checked), events.filter(checked)
+
+
+def event_table(alarms: pl.DataFrame | None, findings: pl.DataFrame | None) -> dict[str, Any]:
+    """Return the columns of the highest-scoring events and of the first findings, and how many there are in all.
+
+    Args:
+        alarms: events of the model: asset, start, end, peak, score, features, kind.
+        findings: events that checks found: also bars and done.
+    """
+    parts = [alarms.sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)] if alarms is not None else []
+    parts += [findings.head(MOST_EVENTS)] if findings is not None else []
+    most = pl.concat(parts, how="diagonal_relaxed")
     spans = most.select(milliseconds(name) for name in ("start", "end", "peak"))
+    told = {name: most[name].to_list() for name in ("found_by", "bars", "done") if name in most.columns}
     return {
-        "total": events.height,
+        "total": 0 if alarms is None else alarms.height,
+        "found": 0 if findings is None else findings.height,
         "asset": most["asset"].to_list(),
         "score": [json_number(value) for value in most["score"]],
         "kind": most["kind"].to_list(),
         "features": most["features"].to_list(),
+        **told,
         **{name: spans[name].to_list() for name in spans.columns},
     }
 

@@ -21,6 +21,14 @@ CONTEXT = 60
 
 CONTRIBUTION = "contribution/"
 
+MODEL, CHECKED = "model", "checks"
+"""What found an event."""
+
+DONE = {"warn": "kept as it is", "mask": "kept without values", "drop": "dropped", "flagged": "flagged"}
+"""Policy of a check -> what was done with the faulty bars."""
+
+DONE_TO_GAP = {"warn": "series ends", "mask": "filled with bars without values"}
+
 
 def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None) -> pl.Series:
     """Name the kind of error that each bar looks like: the most telling of those whose rule fires there or beside it.
@@ -93,13 +101,16 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
             or null) and `contribution/<feature>` columns, in order of asset and time.
 
     Returns:
-        asset, start, end, peak (timestamps), score (at the peak), features (";"-joined, most to blame first) and kind.
+        asset, start, end, peak (timestamps), score (at the peak), features (";"-joined, most to blame first), kind and
+        bars (how many were flagged).
     """
-    columns = ("asset", "start", "end", "peak", "score", "features", "kind")
+    columns = ("asset", "start", "end", "peak", "score", "features", "kind", "bars")
     if flagged.height == 0:
         when = dict.fromkeys(("start", "end", "peak"), flagged.schema["timestamp"])
         texts = dict.fromkeys(("asset", "features", "kind"), pl.String)
-        return pl.DataFrame(schema={**texts, **when, "score": pl.Float64}).select(columns)
+        return pl.DataFrame(schema={**texts, **when, "score": pl.Float64, "bars": pl.Int64}).select(
+            columns
+        )
     features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
     numbered = flagged.with_columns(_number().alias("event"))
     peak = pl.col("score").arg_max()
@@ -111,6 +122,7 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
         pl.col("timestamp").get(peak).alias("peak"),
         pl.col("score").max(),
         rank.min().alias("rank"),
+        pl.len().cast(pl.Int64).alias("bars"),
         *(pl.col(CONTRIBUTION + name).get(peak) for name in features),
     )
     shares = events.select(CONTRIBUTION + name for name in features).to_numpy()
@@ -118,6 +130,35 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
         pl.Series("features", [";".join(blame(row, features)) for row in shares], dtype=pl.String),
         pl.Series("kind", [[*KINDS, OTHER][rank] for rank in events["rank"]], dtype=pl.String),
     ).select(columns)
+
+
+def with_findings(events: pl.DataFrame, runs: pl.DataFrame | None) -> pl.DataFrame:
+    """Put what the checks found beside the events of the model.
+
+    Args:
+        events: of the model, as `group_events` makes them.
+        runs: of faulty bars, as `refold.data.bars.findings.FaultyRuns` lists them; None if there is none.
+
+    Returns:
+        The columns of `events`, and found_by (model or checks), policy (of the check) and done (what was done with the
+        bars), sorted by asset, then start. The kind of a finding is the name of its check; it has no peak, no score and
+        no features. Rows without a date or an asset come last.
+    """
+    flagged = events.with_columns(
+        found_by=pl.lit(MODEL), policy=pl.lit(None, pl.String), done=pl.lit(DONE["flagged"], pl.String)
+    )
+    if runs is None:
+        return flagged
+    gap = pl.col("check") == "gap"
+    done = pl.when(gap).then(pl.col("policy").replace_strict(DONE_TO_GAP, default=None))
+    found = runs.select(
+        pl.col("asset", "start", "end", "bars", "policy"),
+        pl.col("check").alias("kind"),
+        found_by=pl.lit(CHECKED),
+        done=done.otherwise(pl.col("policy").replace_strict(DONE, default=None)),
+    )
+    both = pl.concat([flagged, found], how="diagonal_relaxed")
+    return both.sort("asset", "start", nulls_last=True, maintain_order=True)
 
 
 def blame(shares: np.ndarray, features: Sequence[str]) -> list[str]:

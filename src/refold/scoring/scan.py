@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.features import find, longest_lookback
+from refold.data.bars.findings import FaultyRuns
 from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
@@ -123,6 +124,7 @@ def scan(
     piece: int = PIECE,
     progress: Callable[[int], None] = lambda rows: None,
     findings: Callable[[pl.DataFrame], None] = lambda found: None,
+    faulty: FaultyRuns | None = None,
     watch: Callable[["Piece"], Watch] | None = None,
     features: bool = False,
 ) -> Iterator[pl.DataFrame]:
@@ -134,6 +136,7 @@ def scan(
         piece: rows at a time.
         progress: gets the number of rows that are done.
         findings: gets what the checks of each piece found.
+        faulty: gets the runs of faulty bars of each piece.
         watch: piece -> what sees its windows and what the model makes of them.
         features: whether rows have a column reconstruction/<feature> of each feature.
 
@@ -146,10 +149,14 @@ def scan(
     tails: dict[str, Tail | None] = {}
     for here in pieces(detector, bars, piece):
         findings(here.made.findings)
+        if faulty is not None:
+            faulty.add(here.made.runs, here.start - here.kept.start)
         scored = detector.score_series(
             here.made.series, here.made.segments, here.made.origin, watch=watch and watch(here)
         )
-        rows = frame(detector, here.part, scored, tails, here.kept, likely_kinds(here.part, here.market), features)
+        reason = here.made.reasons(detector.recipe.window_size)
+        kinds = likely_kinds(here.part, here.market)
+        rows = frame(detector, here.part, scored, tails, here.kept, kinds, reason, features)
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
         progress(rows.height)
 
@@ -176,17 +183,29 @@ def pieces(detector: Detector, bars: OrderedBars, piece: int) -> Iterator[Piece]
         bars: sorted by asset, then time.
         piece: rows that a piece keeps.
     """
-    recipe, policies = detector.recipe, detector.recipe.checks.policies
-    before, after = context(detector)
-    if recipe.layout == "panel":  # a moment is in as many places of the table as there are assets
+    if detector.recipe.layout == "panel":  # a moment is in as many places of the table as there are assets
         piece = bars.rows
-    # where runs go on over bars that were dropped, no number of rows is sure to hold those that a score depends on
-    bridged = policies["duplicate"] == "drop" or (recipe.checks.calendar is None and "drop" in policies.values())
-    for cut in bars.cuts(piece, divide=not bridged):
+    for cut in bars.cuts(piece):
+        yield _piece(detector, bars, cut)
+
+
+def _piece(detector: Detector, bars: OrderedBars, cut: Cut) -> Piece:
+    """Read the rows of a cut with enough rows before and after them, and prepare them.
+
+    Rows that a policy drops do not count: runs of bars may go on over them, as over duplicates. Where too many are
+    dropped, more rows are read.
+    """
+    before, after = needed = context(detector)
+    while True:
         low, high = max(cut.low, cut.first - before), min(cut.high, cut.end + after)
         part, kept = bars.slice(low, high), slice(cut.first - low, cut.end - low)
         market = bars.market(part)
-        yield Piece(part, kept, cut.first, market, unsplit_series(part, recipe, detector.scaler, market, kept))
+        made = unsplit_series(part, detector.recipe, detector.scaler, market, kept)
+        lacking_before = low > cut.low and np.count_nonzero((made.origin >= 0) & (made.origin < kept.start)) < needed[0]
+        lacking_after = high < cut.high and np.count_nonzero(made.origin >= kept.stop) < needed[1]
+        if not (lacking_before or lacking_after):
+            return Piece(part, kept, cut.first, market, made)
+        before, after = before * (1 + lacking_before), after * (1 + lacking_after)
 
 
 def scan_parts(
@@ -195,6 +214,7 @@ def scan_parts(
     segments: Mapping[str, np.ndarray],
     progress: Callable[[int], None] = lambda rows: None,
     watch: Callable[[str, UnsplitSeries], Watch] | None = None,
+    faulty: FaultyRuns | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Score parts of the bars that a run was trained on, with windows that cross no border between parts.
 
@@ -204,22 +224,44 @@ def scan_parts(
         segments: part -> (S, 2) first row and number of rows of each run, as the run's data module has them.
         progress: gets the number of rows that are done.
         watch: (part, the bars as one series) -> what sees the part's windows and what the model makes of them.
+        faulty: gets the runs of faulty bars that reach into a part.
 
     Yields:
-        For each part its rows as `frame` makes them, with the column part.
+        For each part its rows as `frame` makes them, with the column part: of each asset all bars from the first that
+        a window may hold to the last.
     """
     made = unsplit_series(bars, detector.recipe, detector.scaler)
-    likely = likely_kinds(bars)
+    likely, shown = likely_kinds(bars), np.zeros(bars.height, dtype=bool)
     for part, runs in segments.items():
-        seen = watch and watch(part, replace(made, segments=runs))
+        own = replace(made, segments=runs)
+        seen = watch and watch(part, own)
         scored = detector.score_series(made.series, runs, made.origin, progress, seen)
-        inside = np.zeros(len(made.origin), dtype=bool)
-        for first, count in runs:
-            inside[first : first + count] = True
-        rows = frame(detector, bars, scored, {}, slice(0, bars.height), likely)
-        place = np.sort(made.origin[inside].reshape(-1))
-        place = place[place >= 0]
+        rows = frame(
+            detector, bars, scored, {}, slice(0, bars.height), likely, own.reasons(detector.recipe.window_size)
+        )
+        place = _bars_of_part(made, runs, bars)
+        shown[place] = True
         yield rows[place].with_columns(pl.Series("place", place), pl.lit(part).alias("part"))
+    if faulty is not None:
+        before = np.concatenate([[0], np.cumsum(shown)])
+        faulty.add(
+            runs.filter(pl.Series(before[runs["last"].to_numpy() + 1] > before[runs["first"].to_numpy()]))
+            for runs in made.runs
+        )
+
+
+def _bars_of_part(made: UnsplitSeries, runs: np.ndarray, bars: pl.DataFrame) -> np.ndarray:
+    """Return the rows of a table that lie, for each asset, from the first row of its runs to the last, sorted."""
+    inside = np.zeros(len(made.origin), dtype=bool)
+    for first, count in runs:
+        inside[first : first + count] = True
+    place = made.origin[inside].reshape(-1)
+    place = np.sort(place[place >= 0])
+    asset = bars["asset"].rle_id().to_numpy()[place]
+    ends = np.flatnonzero(np.diff(asset, append=-1) != 0)
+    starts = np.flatnonzero(np.diff(asset, prepend=-1) != 0)
+    spans = zip(place[starts].tolist(), place[ends].tolist(), strict=True)
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(first, last + 1) for first, last in spans)])
 
 
 def context(detector: Detector) -> tuple[int, int]:
@@ -238,6 +280,7 @@ def frame(
     tails: dict[str, Tail | None],
     kept: slice,
     kinds: pl.Series,
+    reason: pl.Series,
     features: bool = False,
 ) -> pl.DataFrame:
     """Make a table of scored bars.
@@ -249,12 +292,13 @@ def frame(
         tails: asset -> what a threshold that learns knows of it; see `running_levels`.
         kept: the rows of `bars` that are asked for.
         kinds: what each bar looks like.
+        reason: why each bar would have no score.
         features: whether to add what each feature is reconstructed as.
 
     Returns:
-        timestamp, asset, score (null where there is none), threshold, verdict, label if the bars have labels, close,
-        reconstructed_close, contribution/<feature> of each feature, reconstruction/<feature> if asked for, kind (what
-        the bar looks like, or null).
+        timestamp, asset, score (null where there is none), threshold, verdict, reason (why there is no score, null
+        where there is one), label if the bars have labels, close, reconstructed_close, contribution/<feature> of each
+        feature, reconstruction/<feature> if asked for, kind (what the bar looks like, or null).
     """
     count = bars.height
     there = scored.origin >= 0
@@ -274,6 +318,7 @@ def frame(
         pl.Series("score", score).fill_nan(None),
         pl.Series("threshold", levels),
         pl.Series("verdict", verdict),
+        pl.when(pl.Series(np.isnan(score))).then(reason[kept]).alias("reason"),
         kinds[kept],
     )
     if detector.score_function.names_features:
@@ -285,7 +330,7 @@ def frame(
         table = table.with_columns(
             pl.Series(RECONSTRUCTION + name, made[kept, n]).fill_nan(None) for n, name in enumerate(detector.features)
         )
-    first = ["timestamp", "asset", "score", "threshold", "verdict"]
+    first = ["timestamp", "asset", "score", "threshold", "verdict", "reason"]
     return table.select(*first, pl.exclude(*first, "kind"), "kind")
 
 

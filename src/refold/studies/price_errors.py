@@ -300,6 +300,7 @@ def _share_found(bars: pl.DataFrame, kind: str, checks: Checks, **settings: Any)
     lenient = {name: "warn" if "warn" in CHECKS[name].policies else checks.policies[name] for name in CHECKS}
     counting = Checks(
         policies=lenient,
+        scoring_policies={},
         calendar=checks.calendar,
         stale_bars=checks.stale_bars,
         split_tolerance=checks.split_tolerance,

@@ -14,7 +14,8 @@ feeds.
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -23,7 +24,7 @@ import polars as pl
 
 from refold.bounds import at_least, checked, more_than
 from refold.data.bars.calendar import moments, not_session
-from refold.data.bars.findings import CHECKS, EVERY_ROW, Findings, Policy, place
+from refold.data.bars.findings import CHECKS, EVERY_ROW, ROW, Findings, Policy, place
 from refold.data.bars.market import (
     SPLIT_RATIOS,
     UNIT_RATIOS,
@@ -47,12 +48,14 @@ class Checked:
         calendar: sorted unique timestamps.
         moment: (N,) int64, position of each bar on the calendar.
         table: findings, one row per check and asset; see `refold.data.bars.findings.FINDINGS`.
+        runs: tables of the runs of faulty bars, if the bars came with the column `ROW`.
     """
 
     bars: pl.DataFrame
     calendar: pl.Series
     moment: np.ndarray
     table: pl.DataFrame
+    runs: list[pl.DataFrame]
 
 
 class Checks:
@@ -60,6 +63,7 @@ class Checks:
 
     Args:
         policies: check -> policy, for all of `refold.data.bars.findings.CHECKS`.
+        scoring_policies: check -> policy that takes the place of error when a finished run scores; see `when_scoring`.
         calendar: "union" expects a bar wherever any asset has one, a market identifier code such as XNYS expects one in
             each session of that exchange, None expects nothing.
         stale_bars: number of equal closes in a row that is too many, at least 2.
@@ -74,25 +78,34 @@ class Checks:
         self,
         *,
         policies: Mapping[str, Policy],
+        scoring_policies: Mapping[str, Policy],
         calendar: str | None,
         stale_bars: Annotated[int, at_least(2)],
         split_tolerance: Annotated[float, more_than(0)],
     ) -> None:
-        for name, policy in policies.items():
-            if name not in CHECKS:
-                near = difflib.get_close_matches(name, CHECKS, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CHECKS)}"
-                raise ValueError(f"data.checks.policies has {name!r}; {hint}")
-            if policy not in CHECKS[name].policies:
-                allowed = ", ".join(CHECKS[name].policies)
-                raise ValueError(f"data.checks.policies.{name} is {policy!r}; it must be one of {allowed}")
+        for key, chosen in (("policies", policies), ("scoring_policies", scoring_policies)):
+            _refuse_policies(key, chosen)
         lacking = [name for name in CHECKS if name not in policies]
         if lacking:
             raise ValueError(f"data.checks.policies lacks {', '.join(lacking)}")
         self.policies = dict(policies)
+        self.scoring_policies = dict(scoring_policies)
         self.calendar = calendar
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
+
+    def when_scoring(self, kept: Collection[str] = ()) -> "Checks":
+        """Return checks that flag faulty bars where these would stop, as a finished run needs them to score bars.
+
+        Args:
+            kept: checks whose policy stays even if it is error.
+        """
+        scoring = copy(self)
+        scoring.policies = {
+            name: self.scoring_policies.get(name, policy) if policy == "error" and name not in kept else policy
+            for name, policy in self.policies.items()
+        }
+        return scoring
 
     def run(self, bars: pl.DataFrame, market: pl.DataFrame | None = None, counted: pl.Expr = EVERY_ROW) -> Checked:
         """Check bars, then apply the policies.
@@ -120,46 +133,45 @@ class Checks:
         moment = _positions(calendar, bars["timestamp"])
         if self.calendar is not None and bars.height:
             bars, moment = self._fill_gaps(bars, moment, calendar, findings)
-        return Checked(bars, calendar, moment, findings.table())
+        return Checked(bars, calendar, moment, findings.table(), findings.runs)
 
-    def arrive(self, bars: pl.DataFrame, last: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    def arrive(
+        self, bars: pl.DataFrame, last: pl.DataFrame, first_row: int = 0
+    ) -> tuple[pl.DataFrame, pl.DataFrame, Findings]:
         """Make the checks of a table's order on its next rows; `run` makes the same checks.
 
         Args:
             bars: canonical table of the next rows.
             last: timestamp and asset of the last bar of each asset before them.
+            first_row: number of rows before them.
 
         Returns:
-            Three tables: the bars without those that a policy drops, `last` brought up to date, and the findings.
+            The bars without those that a policy drops, `last` brought up to date, and the findings. Faulty bars that
+            come one after the other among those of their asset are one run.
 
         Raises:
             DataError: a check whose policy is error found something.
         """
         findings = Findings(self.policies, ~pl.col("known"))
         rows = [last.with_columns(known=True), bars.with_columns(known=False)]
-        arrived = self._drop_nameless(pl.concat(rows, how="diagonal"), findings)
+        row = (first_row + pl.int_range(pl.len()).over("asset")).alias(ROW)
+        arrived = self._drop_nameless(pl.concat(rows, how="diagonal").with_columns(row), findings)
         arrived = arrived.with_columns(pl.col("asset").cast(pl.String))
         last = arrived.select("timestamp", "asset").unique("asset", keep="last", maintain_order=True)
-        return arrived.filter(~pl.col("known")).select(bars.columns), last, findings.table()
+        return arrived.filter(~pl.col("known")).select(bars.columns), last, findings
 
-    def features(
-        self, rows: pl.DataFrame, wrong: pl.Series, names: Sequence[str], counted: pl.Expr = EVERY_ROW
-    ) -> pl.DataFrame:
+    def features(self, rows: pl.DataFrame, wrong: pl.Series, names: Sequence[str], findings: Findings) -> None:
         """Find the features that are not finite although their bars and look-back are there.
 
         Args:
             rows: (N rows) bars and their features.
             wrong: (N,) bool, True where a feature is there and not finite.
             names: columns of the features.
-            counted: boolean expression that selects the rows that the findings are about.
-
-        Returns:
-            The findings.
+            findings: get the rows.
 
         Raises:
             DataError: the policy of feature_not_finite is error and there is such a row.
         """
-        findings = Findings(self.policies, counted)
         found = rows.filter(wrong)
         if found.height and self.policies["feature_not_finite"] == "error":
             row = found.row(0, named=True)
@@ -171,7 +183,6 @@ class Checks:
             )
         if found.height:
             findings.add("feature_not_finite", found)
-        return findings.table()
 
     def _drop_nameless(self, bars: pl.DataFrame, findings: Findings) -> pl.DataFrame:
         """Drop bars without a date or an asset, make the asset an Enum, and report bars that go back in time."""
@@ -242,6 +253,18 @@ class Checks:
             "asset", "timestamp", maintain_order=True
         )
         return bars, _positions(calendar, bars["timestamp"])
+
+
+def _refuse_policies(key: str, policies: Mapping[str, Policy]) -> None:
+    """Raise a ValueError for a check or a policy that does not exist."""
+    for name, policy in policies.items():
+        if name not in CHECKS:
+            near = difflib.get_close_matches(name, CHECKS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CHECKS)}"
+            raise ValueError(f"data.checks.{key} has {name!r}; {hint}")
+        if policy not in CHECKS[name].policies:
+            allowed = ", ".join(CHECKS[name].policies)
+            raise ValueError(f"data.checks.{key}.{name} is {policy!r}; it must be one of {allowed}")
 
 
 def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.ndarray:

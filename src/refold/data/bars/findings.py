@@ -38,6 +38,12 @@ CHECKS = {
 FINDINGS = {"check": pl.String, "policy": pl.String, "asset": pl.String, "bars": pl.Int64, "first": pl.String}
 """Columns of a table of findings: one row per check and asset, with the number of bars and the time of the first."""
 
+ROW = "row of the bars"
+"""Column that a table's row numbers travel in while it is checked, sorted and given bars for its holes."""
+
+MOST_RUNS = 20_000
+"""Runs of faulty bars that are listed one by one. Of more, neighbouring ones of a check and an asset are joined."""
+
 EVERY_ROW = pl.lit(True)
 
 
@@ -53,13 +59,14 @@ class Findings:
         self.policies = policies
         self.counted = counted
         self.tables = [pl.DataFrame(schema=FINDINGS)]
+        self.runs: list[pl.DataFrame] = []
 
     def add(self, name: str, found: pl.DataFrame) -> None:
-        """Count the faulty bars of a check per asset.
+        """Count the faulty bars of a check per asset, and list their runs if the bars are numbered.
 
         Args:
             name: the check, one of `CHECKS`.
-            found: the faulty bars, at least one.
+            found: the faulty bars, at least one; the column `ROW`, if there is one, numbers the rows of their table.
 
         Raises:
             DataError: the policy of the check is error; the message names the first bar and its values.
@@ -74,9 +81,11 @@ class Findings:
                 f"{place(row)}: {CHECKS[name].complaint}{values}{more}. "
                 f"data.checks.policies.{name} is error; it can be {others}"
             )
+        found = found.filter(self.counted)
+        if ROW in found.columns:
+            self.runs.append(_runs(name, self.policies[name], found))
         counts = (
-            found.filter(self.counted)
-            .group_by("asset", maintain_order=True)
+            found.group_by("asset", maintain_order=True)
             .agg(pl.len().cast(pl.Int64).alias("bars"), pl.col("timestamp").first().cast(pl.String).alias("first"))
         )
         named = counts.with_columns(
@@ -87,6 +96,86 @@ class Findings:
     def table(self) -> pl.DataFrame:
         """Return all findings so far, in the order in which they were added; its columns are `FINDINGS`."""
         return pl.concat(self.tables)
+
+
+def _runs(name: str, policy: Policy, found: pl.DataFrame) -> pl.DataFrame:
+    """List the runs of neighbouring faulty bars of a check.
+
+    Args:
+        name: the check.
+        policy: its policy.
+        found: the faulty bars; `ROW` numbers the rows of their table, and missing bars have that of the bar after them.
+
+    Returns:
+        check, policy, asset, start and end (timestamps), bars, first and last (rows), in the order of the bars.
+    """
+    row = pl.col(ROW).cast(pl.Int64)
+    step = row - row.shift(1)
+    apart = pl.col("asset").ne_missing(pl.col("asset").shift(1)) | (step != 0 if name == "gap" else step != 1)
+    runs = found.group_by(apart.fill_null(True).cum_sum().alias("run"), maintain_order=True).agg(
+        pl.lit(name).alias("check"),
+        pl.lit(policy).alias("policy"),
+        pl.col("asset").cast(pl.String).first(),
+        pl.col("timestamp").min().alias("start"),
+        pl.col("timestamp").max().alias("end"),
+        pl.len().cast(pl.Int64).alias("bars"),
+        row.first().alias("first"),
+        row.last().alias("last"),
+    )
+    return runs.drop("run")
+
+
+class FaultyRuns:
+    """Collect the runs of faulty bars of the pieces of a table; memory does not grow with the number of bars."""
+
+    def __init__(self) -> None:
+        self._tables: list[pl.DataFrame] = []
+        self._rows = 0
+
+    def add(self, runs: Iterable[pl.DataFrame], shift: int = 0) -> None:
+        """Add the runs of the next piece.
+
+        Args:
+            runs: those that the checks of the piece found, as `Findings` lists them.
+            shift: the row of the whole table that the piece begins at.
+        """
+        for table in runs:
+            self._tables.append(table.with_columns(pl.col("first", "last") + shift))
+            self._rows += table.height
+        if self._rows > 2 * MOST_RUNS:
+            self._tables = [self.table()]
+            self._rows = self._tables[0].height
+
+    def table(self) -> pl.DataFrame | None:
+        """Return all runs: check, policy, asset, start, end, bars, first, last; None if there is none.
+
+        A run that goes on from one piece to the next is one run. Of more than `MOST_RUNS` runs, neighbours of one check
+        and one asset are joined, so that `bars` may be less than the bars from start to end.
+        """
+        if not self._tables:
+            return None
+        one = ["check", "asset"]
+        runs = pl.concat(self._tables).sort(*one, "first", maintain_order=True, nulls_last=True)
+        follows = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in one)
+        touches = (pl.col("first") == pl.col("last").shift(1) + 1) & (pl.col("check") != "gap")
+        runs = _joined(runs, (~(follows & touches).fill_null(False)).cum_sum())
+        if runs.height > MOST_RUNS:
+            several = 1 + runs.height // MOST_RUNS
+            runs = _joined(runs, pl.struct(*one, pl.int_range(pl.len()).over(*one) // several).rle_id())
+        return runs.sort("asset", "start", "first", nulls_last=True, maintain_order=True)
+
+
+def _joined(runs: pl.DataFrame, number: pl.Expr) -> pl.DataFrame:
+    """Join the runs that have the same number into one."""
+    joined = runs.group_by(number.alias("run"), maintain_order=True).agg(
+        pl.col("check", "policy", "asset").first(),
+        pl.col("start").min(),
+        pl.col("end").max(),
+        pl.col("bars").sum(),
+        pl.col("first").min(),
+        pl.col("last").max(),
+    )
+    return joined.drop("run")
 
 
 def merge(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.checks import Checks
-from refold.data.bars.findings import merge
+from refold.data.bars.findings import FaultyRuns, merge
 from refold.data.bars.market import count_jumps, is_sorted, mark_jumps, refuse_two_kinds
 from refold.data.long.spool import TableSpool, store
 from refold.errors import DataError
@@ -50,12 +50,24 @@ class OrderedBars:
         assets: name -> rows, in the order of the table.
         findings: what `Checks.arrive` found.
         folder: where to keep what the market did; None keeps it in memory.
+        faulty: the runs of faulty bars that `Checks.arrive` found; their rows are not those of the sorted table.
+        nameless: the rows without a date or an asset, which are in no other table.
     """
 
-    def __init__(self, bars: pl.LazyFrame, assets: dict[str, int], findings: pl.DataFrame, folder: Path | None) -> None:
+    def __init__(
+        self,
+        bars: pl.LazyFrame,
+        assets: dict[str, int],
+        findings: pl.DataFrame,
+        folder: Path | None,
+        faulty: FaultyRuns | None = None,
+        nameless: TableSpool | None = None,
+    ) -> None:
         self.bars = bars
         self.assets = assets
         self.findings = findings
+        self.faulty = faulty or FaultyRuns()
+        self.nameless = nameless or TableSpool(None)
         self.starts = _starts(assets)
         self.schema = bars.collect_schema()
         self._market = self._survey(folder)
@@ -159,6 +171,7 @@ def read_sorted(
             date or an asset where the checks make that an error.
     """
     spool, counts, findings = TableSpool(folder and folder / "read.parquet"), Counter[str](), []
+    nameless, faulty, rows = TableSpool(folder and folder / "nameless.parquet"), FaultyRuns(), 0
     last_bars: pl.DataFrame | None = None  # of each asset
     last_row: pl.DataFrame | None = None
     ordered = True
@@ -168,8 +181,12 @@ def read_sorted(
         if batch["timestamp"].null_count() == batch.height:  # no form of dates can be told from empty texts
             batch = batch.with_columns(pl.col("timestamp").cast(last_bars.schema["timestamp"]))
         refuse_two_kinds(last_bars, batch)
-        arrived, last_bars, found = checks.arrive(batch, last_bars)
-        findings.append(found)
+        arrived, last_bars, found = checks.arrive(batch, last_bars, rows)
+        findings.append(found.table())
+        faulty.add(found.runs)
+        rows += batch.height
+        if arrived.height < batch.height:
+            nameless.add(batch.filter(pl.any_horizontal(pl.col("timestamp", "asset").is_null())))
         counts.update(dict(arrived["asset"].value_counts().iter_rows()))
         ordered = ordered and is_sorted(arrived if last_row is None else pl.concat([last_row, arrived]))
         last_row = arrived.tail(1) if arrived.height else last_row
@@ -181,7 +198,7 @@ def read_sorted(
     bars, assets = spool.parts(), dict(sorted(counts.items()))
     if not ordered:
         bars = _sorted(bars, assets, TableSpool(folder and folder / "sorted.parquet"))
-    return OrderedBars(bars, assets, merge(findings), folder)
+    return OrderedBars(bars, assets, merge(findings), folder, faulty, nameless)
 
 
 def _sorted(bars: pl.LazyFrame, assets: dict[str, int], spool: TableSpool) -> pl.LazyFrame:

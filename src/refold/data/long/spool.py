@@ -102,6 +102,11 @@ class TableSpool:
         self._files.append(self.path.with_name(f"{self.path.name}.{len(self._files):06}"))
         frame.write_parquet(self._files[-1], compression="lz4", row_group_size=_GROUP)
 
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Yield what was added, one frame in memory at a time."""
+        yield from self._frames
+        yield from (pl.read_parquet(file) for file in self._files)
+
     def parts(self) -> pl.LazyFrame:
         """Return all rows, of at least one frame, from memory or from a file for each frame."""
         return pl.concat(self._frames).lazy() if self.path is None else pl.scan_parquet(self._files)
