@@ -107,7 +107,10 @@ def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
         (["data.path=wide.csv"], "missing open, high, low, volume"),
         (["data.path=few.csv"], "has at most 20 bars of an asset; a window of data.window_size = 32 bars needs 52"),
         (["data.path=quoted.csv", "data.source.table.assets=[XYZ]"], "has no bars of data.source.table.assets ['XYZ']"),
-        (["data.path=nan.csv"], "no bar could be scored: no unbroken run of bars is as long as a window (12,154 not_fin"),
+        (
+            ["data.path=nan.csv"],
+            "no bar could be scored: no unbroken run of bars is as long as a window (12,154 not_fin",
+        ),
         (["data.path=nan.csv", "data.checks.policies.not_finite=error"], "a value must be a finite number"),
         (["score=mahalanobi"], "score=mahalanobi: there is no such option; did you mean mahalanobis?"),
         (["alignment=middle"], "alignment is 'middle'; it must be one of mean, median, max, last"),

@@ -76,8 +76,8 @@ def test_the_columns_are_those_agreed():
     table = whole_table(fitted(bars), bars)
     shares = ["contribution/log_return", "contribution/parkinson_range"]
     assert table.columns == [
-        "timestamp", "asset", "score", "threshold", "verdict", "reason", "close", "reconstructed_close", *shares, "kind",
-        "place",
+        "timestamp", "asset", "score", "threshold", "verdict", "reason", "close", "reconstructed_close", *shares,
+        "kind", "place",
     ]  # fmt: skip
     first = table[0]  # no return yet
     assert first["score"][0] is None

@@ -11,13 +11,19 @@ import polars as pl
 from refold.data.bars.findings import CHECKS, ROW
 from refold.data.feature_table import FeatureTable, rows_of
 
-WARMING, HOLE, MASKED, FEW_ASSETS, SHORT_RUN, NO_SCORE = "warming", "hole", "masked", "few_assets", "short_run", "no_score"
+WARMING, HOLE, MASKED = "warming", "hole", "masked"
+FEW_ASSETS, SHORT_RUN, NO_SCORE = "few_assets", "short_run", "no_score"
 
 REASONS = ("", *CHECKS, WARMING, HOLE, MASKED, FEW_ASSETS, SHORT_RUN, NO_SCORE)
-"""Reasons by their codes; "" is none. The name of a check: it found the bar, which was masked or dropped, or has no
-value. warming: a feature looks back beyond the first bar of the asset. hole: it looks back beyond a hole. masked: it looks
-back on a bar without values. few_assets: too few assets of a panel have a bar at that moment. short_run: fewer than
-data.window_size bars lie between two holes or masked bars. no_score: none of these."""
+"""Reasons by their codes; "" is none.
+
+The name of a check: it found the bar, which was masked or dropped, or has no value.
+warming: a feature looks back beyond the first bar of the asset.
+hole: it looks back beyond a hole.
+masked: it looks back on a bar without values.
+few_assets: too few assets of a panel have a bar at that moment.
+short_run: fewer than data.window_size bars lie between two holes or masked bars.
+no_score: none of these, such as a score that is no finite number."""
 
 _CODE = {name: code for code, name in enumerate(REASONS)}
 

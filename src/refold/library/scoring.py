@@ -259,6 +259,7 @@ class Judge:
             why = ", ".join(f"{count:,} {reason}" for reason, count in unscored.most_common())
             raise DataError(f"no bar could be scored: no unbroken run of bars is as long as a window ({why})")
         found, counted = events.table(), findings()
+        per_check = counted.group_by("check", maintain_order=True).agg(pl.col("bars").sum())
         facts = {
             "bars": spool.rows,
             "scored_bars": scored,
@@ -267,7 +268,7 @@ class Judge:
             "alarms_per_asset_year": per_asset_year(found.height, scored, moments, span),
             "kinds": dict(sorted(found["kind"].value_counts().iter_rows())),
             "without_score": dict(unscored.most_common()),
-            "found_by_checks": dict(counted.group_by("check", maintain_order=True).agg(pl.col("bars").sum()).iter_rows()),
+            "found_by_checks": dict(per_check.iter_rows()),
         }
         rates = {}
         if compared:

@@ -108,9 +108,7 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
     if flagged.height == 0:
         when = dict.fromkeys(("start", "end", "peak"), flagged.schema["timestamp"])
         texts = dict.fromkeys(("asset", "features", "kind"), pl.String)
-        return pl.DataFrame(schema={**texts, **when, "score": pl.Float64, "bars": pl.Int64}).select(
-            columns
-        )
+        return pl.DataFrame(schema={**texts, **when, "score": pl.Float64, "bars": pl.Int64}).select(columns)
     features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
     numbered = flagged.with_columns(_number().alias("event"))
     peak = pl.col("score").arg_max()

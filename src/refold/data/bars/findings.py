@@ -84,9 +84,8 @@ class Findings:
         found = found.filter(self.counted)
         if ROW in found.columns:
             self.runs.append(_runs(name, self.policies[name], found))
-        counts = (
-            found.group_by("asset", maintain_order=True)
-            .agg(pl.len().cast(pl.Int64).alias("bars"), pl.col("timestamp").first().cast(pl.String).alias("first"))
+        counts = found.group_by("asset", maintain_order=True).agg(
+            pl.len().cast(pl.Int64).alias("bars"), pl.col("timestamp").first().cast(pl.String).alias("first")
         )
         named = counts.with_columns(
             pl.col("asset").cast(pl.String), check=pl.lit(name), policy=pl.lit(self.policies[name])
