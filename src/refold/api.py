@@ -18,7 +18,8 @@ from refold.config.compose import CONF, as_overrides, compose_settings, file_ove
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch.cluster import find_world
 from refold.launch.hardware import find_machine, plan
-from refold.launch.workers import JOB_LOG_FORMAT, restored_environment
+from refold.launch.worker_process import JOB_LOG_FORMAT
+from refold.launch.workers import restored_environment
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.library.run import Run, load_run
 from refold.runs.directory import discard_unused

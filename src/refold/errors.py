@@ -23,3 +23,8 @@ class Interrupted(BaseException):
     def __init__(self, message: str, status: int = 130):
         super().__init__(message)
         self.status = status
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

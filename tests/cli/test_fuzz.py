@@ -19,7 +19,16 @@ VALUES = [
     "a" * 300, "ü", "'\\x00'", "0x10", "1_000", "2020-13-45", "/dev/null", "../..", "'${nowhere}'", "'${'", "???",
     "'${oc.env:REFOLD_NOWHERE}'", "a,b", "'*'", "(1)", "!!python/none",
 ]  # fmt: skip
-TARGETS = ["", "3", "nowhere", "nowhere.at.all", "torch.nowhere", "refold.models.decoders.base.Decoder", "[]", "null"]
+TARGETS = [
+    "",
+    "3",
+    "nowhere",
+    "nowhere.at.all",
+    "torch.nowhere",
+    "refold.models.decoders.decoder.Decoder",
+    "[]",
+    "null",
+]
 """Of `_target_`: nothing that does harm when it is built."""
 
 

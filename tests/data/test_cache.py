@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from refold.data import WindowLoader
-from refold.data.long.cache import write
+from refold.data.long.cache import write_folder
 from refold.data.windows import views as windows
 from refold.errors import DataError
 from tests.data.makers import checks, fractions, module, random_bars, ready, with_value
@@ -102,9 +102,9 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 def test_who_finishes_second_leaves_what_the_first_has_built(tmp_path):
     data = module(BARS, **SETTINGS)
-    write(data._build, tmp_path / "same")
+    write_folder(data._build, tmp_path / "same")
     first = (tmp_path / "same" / "values.npy").stat().st_ino
-    write(data._build, tmp_path / "same")
+    write_folder(data._build, tmp_path / "same")
     assert (tmp_path / "same" / "values.npy").stat().st_ino == first
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
 

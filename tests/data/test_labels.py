@@ -5,10 +5,10 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from refold.data.sources.base import batches_of
 
 from refold.data.bars.table import LABEL
 from refold.data.sources import Csv, Parquet
+from refold.data.sources.source import batches_of
 from refold.errors import DataError
 from tests.data.makers import checks, module, random_bars, table
 

@@ -4,7 +4,6 @@ import gzip
 
 import polars as pl
 import pytest
-from refold.data.sources.base import batches_of
 
 from refold.data.bars.market import survey
 from refold.data.long import ordered
@@ -12,6 +11,7 @@ from refold.data.long.ordered import read_sorted
 from refold.data.long.spool import TableSpool
 from refold.data.sources import csv as csv_files
 from refold.data.sources import files as reading
+from refold.data.sources.source import batches_of
 from refold.errors import DataError
 from tests.data.makers import Frame, checks, random_bars, with_value
 from tests.data.test_pieces import BARS, csv, written

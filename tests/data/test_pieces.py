@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from refold.data.sources.base import batches_of
 
 from refold.data import pipeline
 from refold.data.bars.checks import Checks
@@ -13,6 +12,7 @@ from refold.data.long.spool import Spool
 from refold.data.sources import Csv, Parquet
 from refold.data.sources import csv as csv_files
 from refold.data.sources import files as reading
+from refold.data.sources.source import batches_of
 from refold.data.windows.scaler import Scaler, Statistics
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, Frame, checks, module, random_bars, ready, table, with_value

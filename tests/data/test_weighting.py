@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refold.data import WindowLoader
-from refold.data.windows.weighting import Draws, weights_of
+from refold.data.windows.weighting import Draws, weigh_assets
 from refold.errors import DataError
 from tests.data.makers import checks, module, random_bars, ready
 
@@ -46,7 +46,7 @@ def test_every_window_comes_in_some_epoch_though_an_asset_weighs_little():
 
 def test_balanced_assets_come_equally_often():
     counts = np.array([100, 0, 10, 55])
-    weights = weights_of("balanced", list("ABCD"), counts)
+    weights = weigh_assets("balanced", list("ABCD"), counts)
     assert (weights * counts).tolist() == pytest.approx([55, 0, 55, 55])
 
 
@@ -60,7 +60,7 @@ def test_balanced_assets_come_equally_often():
 )
 def test_mistakes_are_named(setting, message):
     with pytest.raises(DataError) as error:
-        weights_of(setting, ["AAPL", "IBM"], np.array([10, 10]))
+        weigh_assets(setting, ["AAPL", "IBM"], np.array([10, 10]))
     assert message in str(error.value)
 
 

@@ -21,7 +21,7 @@ from refold.data import Scaler
 from refold.errors import ConfigError, RefoldError
 from refold.export import graph
 from refold.export import writer as export
-from refold.export.writer import largest_difference, trace, write
+from refold.export.writer import export_run, largest_difference, trace
 from refold.library.run import Run
 from refold.models import Autoencoder
 from refold.models.portable import portable
@@ -116,7 +116,7 @@ IN_PROGRAMS = ["repeat, last bar first", "conditional, linear path", "conditiona
 @pytest.mark.parametrize("chain", IN_ONNX)
 def test_onnx_gives_what_pytorch_gives(tmp_path, chain):
     run = make_run(*CHAINS[chain])
-    assert write(run, tmp_path / "model.onnx", "onnx") < 1e-5
+    assert export_run(run, tmp_path / "model.onnx", "onnx") < 1e-5
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     agree(run, lambda features: session.run(None, {"features": features.numpy()}))
@@ -132,7 +132,7 @@ def test_onnx_gives_what_pytorch_gives(tmp_path, chain):
 @pytest.mark.slow
 def test_the_code_in_the_documentation_runs(tmp_path, monkeypatch):
     run = make_run("data.window_size=32")
-    write(run, tmp_path / "model.onnx", "onnx")
+    export_run(run, tmp_path / "model.onnx", "onnx")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(re.search(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.DOTALL).group(1), names)
@@ -144,14 +144,14 @@ def test_the_code_in_the_documentation_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("chain", IN_PROGRAMS)
 def test_a_program_gives_what_pytorch_gives(tmp_path, chain):
     run = make_run(*CHAINS[chain])
-    assert write(run, tmp_path / "model.pt2", "torch_export") < 1e-5
+    assert export_run(run, tmp_path / "model.pt2", "torch_export") < 1e-5
     agree(run, lambda features: torch.export.load(tmp_path / "model.pt2").module()(features))
 
 
 @pytest.mark.slow
 def test_a_program_needs_no_refold(tmp_path):
     run = make_run(*CHAINS["autoregressive, two layers, states"])
-    write(run, tmp_path / "model.pt2", "torch_export")
+    export_run(run, tmp_path / "model.pt2", "torch_export")
     features = features_of(run, 3, 5)
     torch.save(features, tmp_path / "features.pt")
     code = """
@@ -224,7 +224,7 @@ def test_a_score_that_remembers_is_refused(tmp_path, score):
     with pytest.raises(
         ConfigError, match=r"it compares a bar with the \d+ before it.* which a window alone does not hold"
     ):
-        write(make_run(f"score={score}"), tmp_path / "model.onnx", "onnx")
+        export_run(make_run(f"score={score}"), tmp_path / "model.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -245,7 +245,7 @@ def test_a_part_that_cannot_be_followed_is_named(tmp_path):
     run = make_run()
     run.autoencoder.decoder = Branching()
     with pytest.raises(ConfigError, match=r"torch.export cannot follow one of LSTMEncoder, LatentBridge, Branching, "):
-        write(run, tmp_path / "model.pt2", "torch_export")
+        export_run(run, tmp_path / "model.pt2", "torch_export")
     assert not list(tmp_path.iterdir())
 
 
@@ -256,7 +256,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
         other.autoencoder.decoder.projection.bias += 1e-3
     monkeypatch.setattr(export, "trace", lambda _: trace(other))
     with pytest.raises(RefoldError, match=r"differs from PyTorch by \d\.\de-0[23]; it may by 0\.0001; it is not kept"):
-        write(run, tmp_path / "model.pt2", "torch_export")
+        export_run(run, tmp_path / "model.pt2", "torch_export")
     assert not list(tmp_path.iterdir())
 
 
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch):
     monkeypatch.setitem(export.FORMATS, "torch_export", export.FORMATS["torch_export"]._replace(save=full))
     monkeypatch.setattr(export, "trace", lambda run: None)
     with pytest.raises(ConfigError, match=r"out is model.pt2; it cannot be written: No space left on device"):
-        write(make_run(), Path("model.pt2"), "torch_export")
+        export_run(make_run(), Path("model.pt2"), "torch_export")
 
 
 def test_an_output_that_is_not_a_number_differs():
@@ -285,13 +285,13 @@ def test_a_run_without_a_fitted_score_is_refused(tmp_path):
     run = make_run()
     run.detector = None
     with pytest.raises(ConfigError, match="has no fitted score; it gets one at the end of its training"):
-        write(run, tmp_path / "model.onnx", "onnx")
+        export_run(run, tmp_path / "model.onnx", "onnx")
 
 
 def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript.function_libs.torch_lib.ops.core", None)
     with pytest.raises(ConfigError, match=r"pip install 'refold\[onnx\]'"):
-        write(make_run(), tmp_path / "model.onnx", "onnx")
+        export_run(make_run(), tmp_path / "model.onnx", "onnx")
 
 
 def test_a_copy_is_made_and_the_run_stays_as_it_is():

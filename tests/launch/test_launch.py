@@ -19,6 +19,7 @@ from refold.cli import job, main
 from refold.errors import Interrupted
 from refold.launch import workers as launch
 from refold.launch.hardware import Plan
+from refold.launch.worker_process import run_worker
 from refold.runs.state import find_state
 
 FAULTY_LOSS = """
@@ -109,13 +110,13 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
     script = tmp_path / "script.py"
     script.write_text(
         "import os, pathlib, sys, time\n"
-        "from refold.launch import workers as launch\n"
+        "from refold.launch.worker_process import report_ready, run_worker\n"
         "def train(cfg, run_dir):\n"
         "    if os.environ['RANK'] == '1':\n"
         "        time.sleep(600)  # hangs here\n"
-        "    launch.report_ready()\n"
+        "    report_ready()\n"
         "    time.sleep(600)\n"
-        "launch.run_worker(pathlib.Path(sys.argv[2]), train)\n"
+        "run_worker(pathlib.Path(sys.argv[2]), train)\n"
     )
     (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
     monkeypatch.setattr(launch, "START_S", 1.0)
@@ -135,7 +136,7 @@ def test_no_process_of_a_job_listens_beyond_this_machine(tmp_path):
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import torch.distributed as dist\n"
         "from sockets import listening\n"
-        "from refold.launch import workers as launch\n"
+        "from refold.launch.worker_process import run_worker\n"
         "def train(cfg, run_dir):\n"
         "    dist.init_process_group('gloo', init_method='env://')\n"
         "    dist.barrier()\n"
@@ -143,7 +144,7 @@ def test_no_process_of_a_job_listens_beyond_this_machine(tmp_path):
         "    dist.barrier()\n"
         "    if dist.get_rank() == 0:\n"
         "        (run_dir / 'result.json').write_text(json.dumps(found))\n"
-        "launch.run_worker(pathlib.Path(sys.argv[2]), train)\n"
+        "run_worker(pathlib.Path(sys.argv[2]), train)\n"
     )
     (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
     plan = Plan({"accelerator": "cpu", "strategy": "ddp"}, 2)
@@ -157,13 +158,14 @@ def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, pathlib, signal, sys, time\n"
-        "from refold.cli import command\nfrom refold.launch import workers as launch\n"
+        "from refold.cli import command\n"
+        "from refold.launch.worker_process import run_worker\nfrom refold.launch.workers import interruptible\n"
         "def train(cfg, run_dir):\n"
-        "    with launch.interruptible(run_dir):\n"
+        "    with interruptible(run_dir):\n"
         "        if os.environ['RANK'] == '1':\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(600)\n"
-        "work = lambda: launch.run_worker(pathlib.Path(sys.argv[2]), train)\n"
+        "work = lambda: run_worker(pathlib.Path(sys.argv[2]), train)\n"
         "sys.exit(command.run_command(work, pathlib.Path('.'), says_interrupted=False))\n"
     )
     (tmp_path / "resolved.yaml").write_text("resume: null\ntrainer: {}\n")
@@ -177,7 +179,7 @@ def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):
 def test_a_worker_whose_parent_has_ended_before_it_was_there_does_not_train(tmp_path, monkeypatch):
     monkeypatch.setenv("REFOLD_PARENT", "1")
     with pytest.raises(SystemExit, match="the process that started this one has ended"):
-        launch.run_worker(tmp_path / "resolved.yaml", lambda *_: pytest.fail("it trained"))
+        run_worker(tmp_path / "resolved.yaml", lambda *_: pytest.fail("it trained"))
 
 
 def test_a_failure_reaches_the_sweep_whose_jobs_run_in_other_processes():
@@ -198,7 +200,7 @@ def test_a_job_that_is_not_there_is_named_and_no_setting_beside_it_is_ignored(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", "--job", *arguments])
-    assert main.run("train") == 2
+    assert main.run_subcommand("train") == 2
     assert message in capsys.readouterr().err
 
 

@@ -99,7 +99,7 @@ def test_neither_resume_nor_a_job_by_hand_builds_it(foreign, monkeypatch, capsys
     with pytest.raises(ConfigError, match="no part has its place there"):
         Resume(str(directory)).config([])
     monkeypatch.setattr(sys, "argv", ["train.py", "--job", str(directory / "resolved.yaml")])
-    assert main.run("train") == 2
+    assert main.run_subcommand("train") == 2
     assert "no part has its place there" in capsys.readouterr().err
 
 

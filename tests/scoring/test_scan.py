@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from refold.data.sources.base import batches_of
 
 from refold.data.bars.findings import merge
 from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.sources import csv as csv_files
 from refold.data.sources import files as reading
+from refold.data.sources.source import batches_of
 from refold.data.unsplit import unsplit_series
 from refold.errors import DataError
 from refold.scoring.detector import Detector

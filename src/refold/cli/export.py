@@ -28,17 +28,17 @@ def main() -> None:
             raise ConfigError(f"{key}: there is no such key{nearest(key, set(KEYS))}; there are {', '.join(KEYS)}")
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
-    from refold.export import writer as export
+    from refold.export import writer
 
     name = settings.get("format", "onnx")
-    if name not in export.FORMATS:
-        raise ConfigError(f"format is {name!r}; it must be one of {', '.join(export.FORMATS)}")
+    if name not in writer.FORMATS:
+        raise ConfigError(f"format is {name!r}; it must be one of {', '.join(writer.FORMATS)}")
     run = load_run(settings["run"], trust=command.trusted(settings))
-    out = Path(settings.get("out", run.directory / f"model{export.FORMATS[name].suffix}"))
-    difference = export.write(run, out, name)
-    longest = export.longest_window(run)
+    out = Path(settings.get("out", run.directory / f"model{writer.FORMATS[name].suffix}"))
+    difference = writer.export_run(run, out, name)
+    longest = writer.longest_window(run)
     bars = "any number of bars" if longest is None else f"1 to {longest} bars, for which the linear path has weights"
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{out}, {out.stat().st_size / 1024:,.0f} KiB")
     console.print(f"takes features (B, T, {len(run.scaler.mean)}): B any number of windows, T {bars}")
-    console.print(f"gives {', '.join(export.OUTPUTS)}; differs from PyTorch by at most {difference:.0e}")
+    console.print(f"gives {', '.join(writer.OUTPUTS)}; differs from PyTorch by at most {difference:.0e}")

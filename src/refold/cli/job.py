@@ -21,7 +21,7 @@ from refold.config.check import explain
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch import cluster
 from refold.launch.hardware import Machine, Plan, adopt, find_machine, plan
-from refold.launch.workers import is_worker, run_worker
+from refold.launch.worker_process import is_worker, run_worker
 from refold.runs.checkpoints import usable_checkpoint
 from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, discard_unused, identify
 from refold.runs.resume import Resume, resume_command
@@ -138,7 +138,7 @@ def is_part_of_sweep() -> bool:
     return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def prepare(cfg: DictConfig, run_dir: Path) -> DictConfig:
+def identify_job(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """Give a fresh job its id, or read the configuration of the run that it goes on with.
 
     Args:
@@ -219,14 +219,14 @@ def plan_hardware(cfg: DictConfig) -> tuple[Plan, Machine, cluster.World | None]
     return hardware, machine, world
 
 
-def announce(hardware: Plan, world: cluster.World | None, run_dir: Path) -> None:
+def announce_job(hardware: Plan, world: cluster.World | None, run_dir: Path) -> None:
     """Log what the plan says of the hardware, and name the run directory to processes that wait for it."""
     for note in hardware.notes:
         log.info(note)
     for warning in hardware.warnings:
         log.warning(warning)
     if world:
-        cluster.announce(run_dir)
+        cluster.announce_run(run_dir)
 
 
 def seed(cfg: DictConfig) -> None:
@@ -240,7 +240,7 @@ def seed(cfg: DictConfig) -> None:
     lightning.seed_everything(cfg.seed, verbose=False)
 
 
-def describe(cfg: DictConfig, trainer: Any, data: Any) -> None:
+def log_training(cfg: DictConfig, trainer: Any, data: Any) -> None:
     """Log what is about to be trained: hardware, windows per step, and the data."""
     log.info(
         "%s: %s x %s, strategy %s, precision %s, %d windows per optimizer step over all",

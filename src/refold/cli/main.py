@@ -29,10 +29,10 @@ def main() -> int:
         print(f"{name}: there is no such command; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"refold {name}", *sys.argv[2:]]
-    return run(name)
+    return run_subcommand(name)
 
 
-def run(name: str) -> int:
+def run_subcommand(name: str) -> int:
     """Run one subcommand on the arguments in `sys.argv`.
 
     Args:

@@ -18,7 +18,8 @@ from refold.config import build as config
 from refold.config.check import check
 from refold.launch.cluster import World
 from refold.launch.hardware import Plan
-from refold.launch.workers import interruptible, needs_workers, report_ready, restored_environment, run_workers
+from refold.launch.worker_process import report_ready
+from refold.launch.workers import interruptible, needs_workers, restored_environment, run_workers
 from refold.runs.directory import FINDINGS, full_disk_as_refold_error, refuse_existing_run
 from refold.runs.settings import open_run
 from refold.runs.state import lock_run
@@ -49,7 +50,7 @@ def run_job(composed: DictConfig, run_dir: Path) -> float:
     Returns:
         The monitored value, for a sweeper to minimise.
     """
-    cfg = job.prepare(composed, run_dir)
+    cfg = job.identify_job(composed, run_dir)
     parts = config.Parts(cfg)
     for without_effect in check(cfg, parts):
         log.warning(without_effect)
@@ -92,7 +93,7 @@ def train_on(
     refuse_existing_run(cfg, run_dir)
     with lock_run(run_dir), restored_environment():
         open_run(cfg, run_dir)
-        job.announce(hardware, world, run_dir)
+        job.announce_job(hardware, world, run_dir)
         if needs_workers(hardware) and not world:
             return run_workers(WORKER, run_dir, hardware, cores)
         return train(cfg, run_dir, parts) or {}
@@ -123,7 +124,7 @@ def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> 
         status = 1
         try:
             trainer = config.build_trainer(cfg, run_dir)  # starts the W&B run, which must end whatever comes
-            job.describe(cfg, trainer, data)
+            job.log_training(cfg, trainer, data)
             if trainer.is_global_zero:
                 data.findings.write_csv(run_dir / FINDINGS)
             report_ready()

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from refold.errors import ConfigError, RefoldError
 from refold.launch.cluster import find_environment
-from refold.launch.workers import is_worker
+from refold.launch.worker_process import is_worker
 from refold.runs.directory import METRICS
 from refold.runs.settings import refuse_withheld, to_plain, to_writable
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from refold.data.bars.checks import Checks
     from refold.data.bars.table import Table
     from refold.data.recipe import Recipe
-    from refold.data.sources.base import Source
+    from refold.data.sources.source import Source
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
     from refold.scoring.protocols import Evaluation

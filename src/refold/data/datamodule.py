@@ -17,12 +17,12 @@ from refold.data.long import cache as caching
 from refold.data.long.ordered import read_sorted
 from refold.data.pipeline import Prepared, prepare
 from refold.data.recipe import Layout, Recipe
-from refold.data.sources.base import Source, batches_of
+from refold.data.sources.source import Source, batches_of
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Part, Split
 from refold.data.windows.views import Windows
-from refold.data.windows.weighting import AssetWeights, Draws, weights_of
+from refold.data.windows.weighting import AssetWeights, Draws, weigh_assets
 from refold.errors import DataError
 
 
@@ -191,7 +191,7 @@ class WindowDataModule(LightningDataModule):
         folder = self._cache_folder()
         if folder is not None and not folder.is_dir():
             try:
-                caching.write(self._build, folder)
+                caching.write_folder(self._build, folder)
             except OSError as error:
                 raise DataError(f"data.cache is {str(self.cache)!r}; it cannot be written: {error}") from None
 
@@ -259,7 +259,7 @@ class WindowDataModule(LightningDataModule):
         if self.asset_weights is None:
             return None
         windows = self._windows["train"]
-        weights = weights_of(self.asset_weights, windows.series.asset_names, windows.per_asset)
+        weights = weigh_assets(self.asset_weights, windows.series.asset_names, windows.per_asset)
         return Draws(windows.per_asset, weights, seed=self.seed)
 
     def _move_to_gpu(self) -> None:

@@ -58,7 +58,7 @@ def longest_window(run: TrainedRun) -> int | None:
     return None if run.autoencoder.linear is None else run.config.data.window_size
 
 
-def write(run: TrainedRun, path: Path, format: str) -> float:
+def export_run(run: TrainedRun, path: Path, format: str) -> float:
     """Export a run, and keep the file only if it computes what the run computes.
 
     Args:

@@ -129,7 +129,7 @@ def _key() -> str:
     return f"refold/run directory/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
-def announce(run_dir: Path) -> None:
+def announce_run(run_dir: Path) -> None:
     """Tell the other processes the directory of the run, so that they start to train; the first process calls it."""
     _shared_store().set(_key(), str(run_dir))
 

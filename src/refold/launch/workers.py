@@ -5,10 +5,7 @@ for them, and reads their result. Nothing of a job stays behind in the environme
 """
 
 import contextlib
-import ctypes
-import faulthandler
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -16,19 +13,15 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from refold.errors import Interrupted, RefoldError
-from refold.launch.cluster import LOOPBACK, find_world, loopback_store
+from refold.launch.cluster import LOOPBACK, loopback_store
 from refold.launch.hardware import Plan
-from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, RESULT, describe_kept, write_atomically
-from refold.runs.resume import resume_command
-from refold.runs.settings import hide_secrets, read_settings, refuse_withheld, to_plain
-from refold.runs.trust import EVERYTHING
-from refold.secrets import redact, redact_logs
+from refold.launch.worker_process import JOB, PARENT, SIGNS
+from refold.runs.directory import LOG, RESOLVED, RESULT, describe_kept
 
 GRACE_S = 60.0
 """Seconds that workers have to write a checkpoint and leave after a signal, before they are killed."""
@@ -39,22 +32,11 @@ FAILED_GRACE_S = 5.0
 START_S = 600.0
 """Seconds that a worker may be later than the first one in being ready to train."""
 
-_SIGNS = "REFOLD_SIGNS"
-"""Environment variable: the folder in which a worker tells the process that started it that it is ready, or failed."""
-
-_JOB = "REFOLD_JOB"
-"""Environment variable: the resolved.yaml that the process that started a worker composed, and so trusts."""
-
-_PARENT = "REFOLD_PARENT"
-"""Environment variable: the number of the process that started a worker, with which it ends."""
-
 _DEVICES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """Environment variables: the network device on which torch's processes listen for each other."""
 
 INTERRUPTED = Interrupted("").status
 """Exit status of a process that stopped on a signal after it wrote its checkpoint."""
-
-JOB_LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
 class JobFailedError(RefoldError):
@@ -143,7 +125,7 @@ def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -
         Interrupted: a signal came, to this process or to a worker. All workers have left by then.
     """
     with tempfile.TemporaryDirectory(prefix="refold-") as signs, _worker_store() as address, sigterm_as_ctrl_c():
-        shared = {**address, _SIGNS: signs, _JOB: str((run_dir / RESOLVED).resolve()), _PARENT: str(os.getpid())}
+        shared = {**address, SIGNS: signs, JOB: str((run_dir / RESOLVED).resolve()), PARENT: str(os.getpid())}
         if plan.settings["accelerator"] == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             shared["OMP_NUM_THREADS"] = str(max(1, cores // plan.processes))
         # parts of the user's own are found where this process finds them
@@ -315,90 +297,3 @@ def _worker_store() -> Iterator[dict[str, str]]:
         **{name: "lo" for name in _DEVICES if sys.platform == "linux" and name not in os.environ},
     }
     del store
-
-
-# ---- in a worker ----------------------------------------------------------------------------------------------------
-
-
-def is_worker() -> bool:
-    """Return whether `run_workers` started this process."""
-    return _SIGNS in os.environ
-
-
-def run_worker(resolved: Path, train: Callable[..., Any], trust: Sequence[str] = ()) -> Any:
-    """Read a job's configuration, log into the job's files, and train.
-
-    The process ends when the one that started it ends.
-
-    Args:
-        resolved: the job's configuration.
-        train: (cfg, run directory) -> result.
-        trust: packages of one's own whose parts the configuration may build. One that was composed by the process that
-            started this one is trusted entirely.
-
-    Returns:
-        What `train` returns.
-
-    Raises:
-        ConfigError: the configuration cannot be read, or would build parts that are not trusted.
-    """
-    _end_with_parent()  # first of all: the imports take seconds
-    from lightning.pytorch.utilities import rank_zero_only
-
-    own = os.environ.get(_JOB) == str(resolved.resolve()) or tuple(trust) == EVERYTHING
-    cfg = read_settings(resolved, EVERYTHING if own else trust)
-    hide_secrets(cfg)
-    if not own:
-        used = {name: section for name, section in to_plain(cfg).items() if name != "run"}
-        refuse_withheld(used, "", resume_command(resolved.parent))
-    redact_logs()
-    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(resolved.parent / LOG)]
-    level = logging.WARNING if getattr(rank_zero_only, "rank", 0) else logging.INFO
-    logging.basicConfig(level=level, format=JOB_LOG_FORMAT, handlers=handlers)
-    last = resolved.parent / LAST_CHECKPOINT
-    if not cfg.resume and last.exists():
-        cfg.resume = str(last)  # restarted, by torchrun or Slurm, after it was cut
-    with _failures_recorded():
-        return train(cfg, resolved.parent)
-
-
-def _end_with_parent() -> None:
-    """Ask the system to kill this process when the one that started it ends; leave at once if it has ended already.
-
-    A `--job` by hand has no such parent: it outlives its shell under nohup.
-    """
-    parent = os.environ.get(_PARENT)
-    if sys.platform == "linux" and (parent or find_world()):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if parent and os.getppid() != int(parent):
-        sys.exit("the process that started this one has ended")
-
-
-@contextlib.contextmanager
-def _failures_recorded() -> Iterator[None]:
-    """Write an error of the block to a file, with its time, for the process that started this one, and leave."""
-    signs = os.environ.get(_SIGNS)
-    if signs is None:
-        yield
-        return
-    rank = os.environ["RANK"]
-    with open(f"{signs}/stands-{rank}", "w") as stands:
-        faulthandler.register(signal.SIGUSR1, stands)
-        try:
-            yield
-        except Exception as error:
-            known = isinstance(error, RefoldError)
-            lines = str(error) if known else "".join(traceback.format_exception_only(error)).strip()
-            status = 2 if known else os.EX_SOFTWARE
-            record = {"time": time.time(), "status": status, "message": redact(lines)}
-            record["traceback"] = "" if known else redact(traceback.format_exc())
-            write_atomically(Path(f"{signs}/failed-{rank}"), json.dumps(record))
-            sys.exit(status)
-        finally:
-            faulthandler.unregister(signal.SIGUSR1)
-
-
-def report_ready() -> None:
-    """Tell the process that started this worker that it is about to meet the others; other processes do nothing."""
-    if signs := os.environ.get(_SIGNS):
-        Path(f"{signs}/ready-{os.environ['RANK']}").touch()

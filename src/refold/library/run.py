@@ -194,7 +194,7 @@ class Run:
         if format not in writer.FORMATS:
             raise ConfigError(f"format is {format!r}; it must be one of {', '.join(writer.FORMATS)}")
         out = Path(path) if path is not None else self.directory / f"model{writer.FORMATS[format].suffix}"
-        writer.write(self, out, format)
+        writer.export_run(self, out, format)
         return out
 
     def _judge(

@@ -31,13 +31,13 @@ def write_scored_files(run: "Run", scoring: Scoring, folder: Path) -> dict[str, 
     """
     escape_formulas(scoring.events).write_csv(folder / "events.csv")
     escape_formulas(scoring.findings).write_csv(folder / FINDINGS)
-    facts = {**describe(run, scoring), **scoring.facts, "thresholds": scoring.thresholds}
+    facts = {**describe_scoring(run, scoring), **scoring.facts, "thresholds": scoring.thresholds}
     (folder / "scoring.json").write_text(json.dumps(facts, indent=2) + "\n")
     write_report(run, scoring, folder / "report.html")
     return facts
 
 
-def describe(run: "Run", scoring: Scoring) -> dict[str, Any]:
+def describe_scoring(run: "Run", scoring: Scoring) -> dict[str, Any]:
     """Return the run's id, and by what and how strictly its bars are judged."""
     detector = scoring.detector
     return {
@@ -68,7 +68,7 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
     from refold.report.summary import tables
 
     assert scoring.evidence is not None
-    facts, shown, scores = describe(run, scoring), scoring.evidence, scoring.scores
+    facts, shown, scores = describe_scoring(run, scoring), scoring.evidence, scoring.scores
     values = {"validation": scoring.detector.validation["scores"].numpy(), HERE: scores}
     pages: pl.DataFrame | pl.LazyFrame = scores
     if nameless := scoring.facts["without_score"].get("missing_timestamp", 0):  # the last rows: nothing to draw

@@ -19,7 +19,7 @@ from refold.data.bars.findings import FaultyRuns, merge
 from refold.data.bars.table import LABEL, Table
 from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import TableSpool
-from refold.data.sources.base import Source, batches_of
+from refold.data.sources.source import Source, batches_of
 from refold.errors import ConfigError, DataError
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew

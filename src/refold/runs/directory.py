@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from refold.errors import ConfigError, RefoldError
-from refold.runs.state import STATE, find_state
+from refold.runs.state import STATE, find_state, try_lock
 
 RESOLVED = "resolved.yaml"
 RESULT = "result.json"
@@ -129,7 +129,7 @@ def _locked_folder(folder: Path) -> tuple[Path, int]:
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         with suppress(FileNotFoundError):
             lock = os.open(building, os.O_RDONLY)
-            if _lock(lock) is not False and building.exists():
+            if try_lock(lock, fcntl.LOCK_EX) is not False and building.exists():
                 return building, lock
             os.close(lock)  # another process took it for abandoned before it was locked
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
@@ -142,20 +142,9 @@ def _remove_abandoned(folder: Path) -> None:
             continue  # not of mkdtemp
         with suppress(OSError):  # its process has just finished
             lock = os.open(left, os.O_RDONLY)
-            if _lock(lock):
+            if try_lock(lock, fcntl.LOCK_EX):
                 shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
-
-
-def _lock(file: int) -> bool | None:
-    """Lock an open folder; return False if another process holds the lock, None on a file system without locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def identify(directory: Path) -> str:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from refold.errors import DataError
+from refold.errors import DataError, first_line
+from refold.runs.bounded_files import PLAIN_LOADER, read_text, read_yaml_text
 from refold.runs.directory import METRICS, RESOLVED, RESULT
 from refold.runs.state import find_state
 from refold.secrets import mask_settings
@@ -28,11 +29,7 @@ NOISE = ("resume", "trust", "run", "logger", "sweep", "hydra")
 """Sections that do not decide what a run computes."""
 
 LARGEST_RESULT = 50_000_000
-LARGEST_SETTINGS = 1_000_000
-DEEPEST_SETTINGS = 30
-"""Bounds of files that are read, in bytes and levels: a hundred times and six times what a usual run has."""
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads 500 runs in 2 s, Python alone in 20
+"""Bytes of a result.json that is read: a hundred times what a usual run has."""
 
 
 @dataclass(frozen=True)
@@ -256,54 +253,26 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 def _read_settings(path: Path) -> dict[str, Any]:
     """Read the settings of a run; raise DataError if they cannot be read."""
     try:
-        text = _read_text(path, LARGEST_SETTINGS)
-        _refuse_bomb(text)
-        cfg = yaml.load(text, _Loader)
+        cfg = yaml.load(read_yaml_text(path), PLAIN_LOADER)
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date in month 13
-        raise DataError(f"{path.name} cannot be read: {_first_line(error)}") from None
+        raise DataError(f"{path.name} cannot be read: {first_line(error)}") from None
     sections = [cfg.get(name) for name in ("run", "checkpoint", "trainer")] if isinstance(cfg, dict) else [None]
     if not all(isinstance(section, dict) for section in sections) or not cfg["checkpoint"].get("monitor"):
         raise DataError(f"{path.name} is not the configuration of a run")
     return mask_settings(cfg)
 
 
-def _refuse_bomb(text: str) -> None:
-    """Refuse YAML that takes much more memory than its text, or overflows the loader's stack. Raises ValueError."""
-    depth = 0
-    for event in yaml.parse(text, _Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has an alias, which Refold does not write")
-        if depth > DEEPEST_SETTINGS:
-            raise ValueError(f"it is nested more than {DEEPEST_SETTINGS} levels deep")
-
-
 def _read_result(path: Path) -> dict[str, Any] | None:
     """Read the result of a run; return None if there is none yet, and raise DataError if it is broken."""
     try:
-        result = json.loads(_read_text(path, LARGEST_RESULT))
+        result = json.loads(read_text(path, LARGEST_RESULT))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path.name} is broken: {_first_line(error)}; leave this run out, or run it again") from None
+        raise DataError(f"{path.name} is broken: {first_line(error)}; leave this run out, or run it again") from None
     if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
         raise DataError(f"{path.name} is broken: it has no 'metrics'; leave this run out, or run it again")
     return result
-
-
-def _read_text(path: Path, most: int) -> str:
-    """Read a text file; raise OSError, or ValueError if it has more bytes than `most` or is not UTF-8."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is not a file")
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it is larger than {most:,} bytes")
-    return content.decode()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:

@@ -19,17 +19,10 @@ from omegaconf.resolvers import oc
 
 import refold
 from refold import secrets
-from refold.errors import ConfigError
+from refold.errors import ConfigError, first_line
+from refold.runs.bounded_files import read_yaml_text
 from refold.runs.directory import RESOLVED, write_atomically
 from refold.runs.trust import EVERYTHING, refuse_foreign_parts
-
-LARGEST_BYTES = 1_000_000
-DEEPEST = 30
-LONGEST_VALUE = 20_000
-MOST_VALUES = 50_000
-"""Bounds of a resolved.yaml that is read; a usual one has 8,000 bytes, 5 levels and 400 values."""
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def open_run(cfg: DictConfig, directory: Path) -> None:
@@ -172,13 +165,9 @@ def load_settings(path: Path) -> Any:
         ConfigError: the file cannot be read, or is larger or deeper than any that Refold writes.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
-        text = content.decode()
-        _refuse_bombs(text, len(content), path)
-        return yaml.load(text, get_yaml_loader())
+        return yaml.load(read_yaml_text(path), get_yaml_loader())
     except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: not UTF-8, or a number of 5,000 digits
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def refuse_withheld(settings: Any, path: str, how: str) -> None:
@@ -268,27 +257,6 @@ def _as_data(node: Any, key: str, where: Path) -> Any:
     if "${" in text:
         raise ConfigError(f"{where}: {key} holds an interpolation, {node!r}; nothing in a run directory is resolved")
     return text
-
-
-def _refuse_bombs(text: str, size: int, path: Path) -> None:
-    """Refuse a YAML text that would take much time or memory, before it is loaded."""
-    limits = f"Refold writes files of at most {LARGEST_BYTES:,} bytes and {DEEPEST} levels, without aliases"
-    if size > LARGEST_BYTES:
-        raise ConfigError(f"{path} cannot be read: it is larger than 1 MB; {limits}")
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, _LOADER)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        wrong = None
-        if isinstance(event, yaml.AliasEvent):
-            wrong = "it has an alias"
-        elif depth > DEEPEST:
-            wrong = f"it is nested more than {DEEPEST} levels deep"
-        elif count > MOST_VALUES:
-            wrong = f"it has more than {MOST_VALUES:,} values"
-        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_VALUE:
-            wrong = f"a value has more than {LONGEST_VALUE:,} characters"
-        if wrong:
-            raise ConfigError(f"{path} cannot be read: {wrong}; {limits}")
 
 
 def _texts(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from refold.errors import ConfigError, Interrupted, RefoldError
+from refold.errors import ConfigError, Interrupted, RefoldError, first_line
 from refold.secrets import redact
 
 STATE = "state.json"
@@ -49,7 +49,7 @@ def lock_run(directory: Path) -> Iterator[None]:
     file = _open(directory)
     try:
         for _ in range(10):
-            if _lock(file, fcntl.LOCK_EX):
+            if try_lock(file, fcntl.LOCK_EX) is not False:
                 break
             time.sleep(0.1)  # it may only be `find_state` that looks at it
         else:
@@ -58,10 +58,10 @@ def lock_run(directory: Path) -> Iterator[None]:
         try:
             yield
         except (Interrupted, KeyboardInterrupt) as stop:
-            _write(file, {"ended": "stopped", "reason": _first_line(stop)})
+            _write(file, {"ended": "stopped", "reason": _public_reason(stop)})
             raise
         except Exception as error:
-            _write(file, {"ended": "failed", "reason": _first_line(error)})
+            _write(file, {"ended": "failed", "reason": _public_reason(error)})
             raise
     finally:
         os.close(file)
@@ -75,8 +75,8 @@ def record_refusal(directory: Path, error: RefoldError) -> None:
         error: the refusal.
     """
     file = _open(directory)
-    if _lock(file, fcntl.LOCK_EX):
-        _write(file, {"ended": "failed", "reason": _first_line(error)})
+    if try_lock(file, fcntl.LOCK_EX) is not False:
+        _write(file, {"ended": "failed", "reason": _public_reason(error)})
     os.close(file)
 
 
@@ -84,7 +84,7 @@ def find_state(directory: Path) -> State:
     """Read what state.json and its lock say of a run directory."""
     try:
         with (directory / STATE).open() as file:
-            running = not _lock(file.fileno(), fcntl.LOCK_SH)
+            running = try_lock(file.fileno(), fcntl.LOCK_SH) is False
             text = file.read()
     except OSError:
         return State(running=False, began=False, ended=None, reason="")
@@ -96,6 +96,25 @@ def find_state(directory: Path) -> State:
     ended = content.get("ended")
     ended = None if running or ended not in ("stopped", "failed") else ended
     return State(running, began=True, ended=ended, reason=str(content.get("reason") or ""))
+
+
+def try_lock(file: int, kind: int) -> bool | None:
+    """Lock an open file or folder, without waiting for it.
+
+    Args:
+        file: its number.
+        kind: fcntl.LOCK_EX, or fcntl.LOCK_SH, which several processes may hold at a time.
+
+    Returns:
+        False if another process holds the lock, None on a file system without locks.
+    """
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _open(directory: Path) -> int:
@@ -114,17 +133,6 @@ def _write(file: int, content: dict[str, str]) -> None:
         os.pwrite(file, (json.dumps(content) + "\n").encode(), 0)
 
 
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message without secrets, or its type's name."""
-    return redact((str(error).strip().splitlines() or [type(error).__name__])[0])
-
-
-def _lock(file: int, kind: int) -> bool:
-    """Try to lock a file; a file system without locks counts as success."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+def _public_reason(error: BaseException) -> str:
+    """Return the first line of an error's message without secrets."""
+    return redact(first_line(error))

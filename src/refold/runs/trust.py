@@ -13,11 +13,11 @@ import yaml
 
 import refold
 from refold.errors import ConfigError
+from refold.runs.bounded_files import PLAIN_LOADER
 
 EVERYTHING: Final = ("*",)
 """Trust for settings that this user composed: those of a job, in the processes that its parent started."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONF = Path(refold.__file__).parent / "conf"
 
 
@@ -85,14 +85,15 @@ def known_parts() -> dict[str, tuple[frozenset[str], frozenset[str]]]:
         if folder.name in ("base", "sweep"):  # mounted by options; a file for W&B
             continue
         text = file.read_text()
-        content = yaml.load(text, _LOADER)
+        content = yaml.load(text, PLAIN_LOADER)
         place = "" if "@package _global_" in text else ".".join(folder.parts)
         for entry in content.pop("defaults", []):
             if isinstance(entry, str) and "@" in entry:  # base/table@source.table
                 option, mount = entry.split("@")
                 base = _CONF / option.removeprefix("/") if option.startswith("/") else _CONF / folder / option
                 below = "" if mount == "_here_" else mount
-                add(yaml.load(base.with_suffix(".yaml").read_text(), _LOADER), ".".join(filter(None, [place, below])))
+                option_settings = yaml.load(base.with_suffix(".yaml").read_text(), PLAIN_LOADER)
+                add(option_settings, ".".join(filter(None, [place, below])))
         content.pop("hydra", None)
         add(content, place)
     return {path: (frozenset(targets), frozenset(keys)) for path, (targets, keys) in found.items()}

@@ -29,7 +29,7 @@ def run_facts(trainer: "Trainer", module: "AutoencoderModule", data: "WindowData
     return {
         "git_commit": git_commit(),
         "data_fingerprint": data.fingerprint,
-        "parts": {part: describe(getattr(data, f"{part}_windows")) for part in ("train", "val", "test")},
+        "parts": {part: describe_part(getattr(data, f"{part}_windows")) for part in ("train", "val", "test")},
         "parameters": sum(weights.numel() for weights in module.parameters()),
         "code_size": module.autoencoder.code_size,
         "processes": trainer.world_size,
@@ -43,7 +43,7 @@ def run_facts(trainer: "Trainer", module: "AutoencoderModule", data: "WindowData
     }
 
 
-def describe(windows: "Windows") -> dict[str, Any]:
+def describe_part(windows: "Windows") -> dict[str, Any]:
     """Count the windows of a part, and date its first and its last bar.
 
     Args:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from refold.bounds import checked
-from refold.errors import ConfigError, RefoldError
+from refold.errors import ConfigError, RefoldError, first_line
 from refold.runs.directory import LAST_CHECKPOINT, METRICS, write_atomically
 
 log = logging.getLogger(__name__)
@@ -279,13 +279,8 @@ class WandbRun(WandbLogger):
 def _give_up(error: Exception) -> None:
     """Log a warning that nothing more of this run is sent to W&B."""
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log lies in the same folder
-    reason = _reason(error)
+    reason = first_line(error)
     log.warning("W&B: not logged there from here on (%s); the run goes on, and metrics.csv has all numbers", reason)
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's text, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @rank_zero_only
@@ -331,7 +326,7 @@ def finish_loggers(status: int) -> None:
     try:
         wandb.finish(exit_code=status)
     except Exception as error:  # what is left of its run must not end ours, nor take in the rows of the next
-        log.warning("W&B: its run was not closed (%s)", _reason(error))
+        log.warning("W&B: its run was not closed (%s)", first_line(error))
         with contextlib.suppress(Exception):
             wandb.teardown()
     if not run.offline and time.monotonic() - began >= FINISH_TIMEOUT_S:

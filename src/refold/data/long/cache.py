@@ -52,7 +52,7 @@ def _plain(thing: Any) -> Any:
     return thing
 
 
-def write(make: Callable[[Path], Prepared], folder: Path) -> None:
+def write_folder(make: Callable[[Path], Prepared], folder: Path) -> None:
     """Write prepared data to a folder, unless another process finishes first: then its folder stays.
 
     Args:

@@ -17,7 +17,7 @@ AssetWeights = Literal["balanced"] | Mapping[str, float]
 """Weights of assets: "balanced", or the weights of some by name; the others have weight 1."""
 
 
-def weights_of(setting: AssetWeights, names: Sequence[str], counts: np.ndarray) -> np.ndarray:
+def weigh_assets(setting: AssetWeights, names: Sequence[str], counts: np.ndarray) -> np.ndarray:
     """Compute the weight of each asset.
 
     Args:
@@ -51,7 +51,7 @@ class Draws:
 
     Args:
         counts: (A,) windows of each asset; those of asset a stand right after those of asset a - 1.
-        weights: (A,) at least 0; see `weights_of`.
+        weights: (A,) at least 0; see `weigh_assets`.
         seed: decides which windows a fraction picks.
     """
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from refold.bounds import at_least, checked, within
 from refold.models.closed_loop import Feeding
-from refold.models.decoders.base import Decoder
 from refold.models.decoders.boundary import State
+from refold.models.decoders.decoder import Decoder
 
 
 class RepeatDecoder(Decoder):

@@ -1,10 +1,10 @@
 """Scores: one number for each bar and its reconstruction, larger = stranger. One class and one YAML each."""
 
 from refold.scoring.scores.base import Score
-from refold.scoring.scores.errors import AbsoluteError, SquaredError
 from refold.scoring.scores.gauss import GaussDynamic, GaussDynamicKernel, GaussStatic
 from refold.scoring.scores.latent import LatentNeighbours
 from refold.scoring.scores.mahalanobis import Mahalanobis
+from refold.scoring.scores.plain_errors import AbsoluteError, SquaredError
 
 __all__ = [
     "AbsoluteError",
