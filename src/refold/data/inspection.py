@@ -15,7 +15,7 @@ from refold.data.bars.findings import CHECKS, FINDINGS, ROW, Policy
 from refold.data.bars.market import same_asset
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
 from refold.data.recipe import Recipe
-from refold.data.sources.base import RawTable, Source, Tabular
+from refold.data.sources.source import RawTable, Source, Tabular
 from refold.data.windows.split import PARTS
 from refold.errors import DataError
 

@@ -14,9 +14,9 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
-from refold.data.sources.base import RawTable
 from refold.data.sources.csv_form import CsvForm, find_form
 from refold.data.sources.files import ROWS, asset_of, canonical_batches, stamp
+from refold.data.sources.source import RawTable
 from refold.errors import DataError
 
 BLOCK = 1 << 23

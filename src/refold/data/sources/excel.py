@@ -13,8 +13,8 @@ import polars as pl
 from refold.bounds import checked
 from refold.data.bars.cells import say
 from refold.data.bars.table import ROW, Table
-from refold.data.sources.base import RawTable
 from refold.data.sources.files import asset_of, stamp
+from refold.data.sources.source import RawTable
 from refold.errors import DataError
 
 

@@ -10,8 +10,8 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
-from refold.data.sources.base import RawTable
 from refold.data.sources.files import asset_of, canonical_batches, slices, stamp
+from refold.data.sources.source import RawTable
 from refold.errors import DataError
 
 

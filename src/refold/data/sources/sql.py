@@ -6,7 +6,7 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import Table
-from refold.data.sources.base import RawTable
+from refold.data.sources.source import RawTable
 from refold.errors import DataError
 from refold.secrets import mask, redact
 
