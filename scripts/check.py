@@ -2,7 +2,7 @@
 
 import sys
 
-from refold.cli.main import run
+from refold.cli.main import run_subcommand
 
 if __name__ == "__main__":
-    sys.exit(run("check"))
+    sys.exit(run_subcommand("check"))
