@@ -158,3 +158,21 @@ def test_torch_is_not_loaded(bars):
     )
     done = subprocess.run([sys.executable, "-c", code, str(bars)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("mark", [",", ".", ";", "^", "~", "|", " "])
+def test_a_mark_is_understood_as_a_shell_hands_it_over(mark):
+    for key in ("data.source.separator", "data.source.decimal", "data.source.thousands"):
+        found = compose_settings(["data=csv", f"{key}={mark}"])
+        assert found.data.source[key.rpartition(".")[2]] == mark
+
+
+def test_a_file_that_needs_three_settings_names_all_of_them(tmp_path, monkeypatch, capsys):
+    path = written(tmp_path, ["date;close", *(f"{day:02}/01/2020;{day},5" for day in range(1, 32))])
+    wrong = ["data.source.separator=|", "data.source.decimal=."]
+    message = as_json(monkeypatch, capsys, path, *wrong)["message"]
+    for setting in ("separator=';'", "timestamp_format='%d/%m/%Y'", "decimal=','"):
+        assert setting in message
+    right = ["data.source.separator=;", "data.source.decimal=,", "data.source.table.timestamp_format=%d/%m/%Y"]
+    found = as_json(monkeypatch, capsys, path, *right)
+    assert found["windows"] == windows(found["overrides"])

@@ -45,6 +45,11 @@ def inputs(option: str, folder: Path) -> list[str]:
     if option == "csv":
         bars.write_csv(folder / "bars.csv")
         return [f"data.path={folder / 'bars.csv'}"]
+    if option == "excel":
+        from tests.data.spreadsheets import write_xlsx
+
+        path = write_xlsx(folder / "bars.xlsx", {"Prices": [bars.columns, *bars.rows()]})
+        return [f"data.path={path}"]
     if option == "parquet":
         bars.write_parquet(folder / "bars.parquet")
         return [f"data.path={folder / 'bars.parquet'}"]

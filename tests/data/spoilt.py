@@ -104,6 +104,9 @@ def labelled(value: str) -> list[str]:
 
 LABELS = {"columns": {"label": "anomaly"}}
 
+AMERICAN = [SOUND[0], *(f"{line[5:7]}/{line[8:10]}/{line[:4]}{line[10:]}" for line in SOUND[1:])]
+ALL_AT_ONCE = semicolons(AMERICAN, ",")
+
 CASES = [
     Case("sound", SOUND),
     Case("empty file", []),
@@ -123,11 +126,17 @@ CASES = [
     Case("a text for a price", cell("close", "n/a")),
     Case("a comma for a point", cell("close", '"100,5"')),
     Case("an American date", cell("date", "01/11/2020")),
+    Case("American dates", AMERICAN),
+    Case("the same, with their form", AMERICAN, table={"timestamp_format": "%m/%d/%Y"}),
     Case("a day that does not exist", cell("date", "2020-02-30")),
     Case("a date and time among dates", cell("date", "2020-01-11 16:00")),
     Case("another date format than the one given", SOUND, table={"timestamp_format": "%d.%m.%Y"}),
     Case("another separator", semicolons(SOUND)),
     Case("another separator than the one given", semicolons(SOUND), source={"separator": ","}),
+    Case("another separator, American dates and decimal commas", ALL_AT_ONCE, source={"separator": ","}),
+    Case("the same, without a separator given", ALL_AT_ONCE, source={"decimal": "."}),
+    Case("a separator that is not found", [line.replace(",", "^") for line in SOUND]),
+    Case("the same, typed", [line.replace(",", "^") for line in SOUND], source={"separator": "^"}),
     Case("a separator of two characters", SOUND, source={"separator": "::"}),
     Case("a separator of two bytes", SOUND, source={"separator": "§"}),
     Case("no separator", SOUND, source={"separator": ""}),
@@ -153,6 +162,8 @@ CASES = [
     Case("an empty date", cell("date", "")),
     Case("an empty date, dropped", cell("date", ""), {"missing_timestamp": "drop"}),
     Case("an empty symbol", cell("symbol", "")),
+    Case("a symbol of blanks", cell("symbol", "  ")),
+    Case("an empty symbol in Parquet", SOUND, parquet={"symbol": pl.col("symbol").str.replace("A", "")}),
     Case("two rows the wrong way round", [*SOUND[:ROW], SOUND[ROW + 1], SOUND[ROW], *SOUND[ROW + 2 :]]),
     Case(
         "the same, not allowed",
@@ -182,6 +193,7 @@ CASES = [
     Case("an unadjusted split", scaled(0.5, *range(20, 41))),
     Case("an unadjusted split, not allowed", scaled(0.5, *range(20, 41)), {"split_like": "error"}),
     Case("a bar in cents", scaled(100, ROW)),
+    Case("a unit that changes in the middle of a file", scaled(100, *range(20, 41))),
     Case("a bar in cents, masked", scaled(100, ROW), {"unit_like": "mask"}),
     Case("bars on days without a session", SOUND, settings={"calendar": "XNYS"}),
     Case("an exchange that is not known", SOUND, settings={"calendar": "NASDAQ"}),

@@ -214,6 +214,48 @@ def test_nanoseconds_are_not_cut_in_silence(tmp_path):
     assert zeros["timestamp"][1] == datetime(2024, 1, 2, 15, 30, 0, 123456)
 
 
+def test_separator_dates_and_numbers_are_one_message(tmp_path):
+    text = "date;symbol;close;volume\n13/01/2024;X;1.234,5;7\n14/01/2024;X;1.235,5;8\n"
+    settings = {"separator": "|", "decimal": "."}
+    with pytest.raises(DataError) as error:
+        read(tmp_path, text, **settings)
+    for part in (
+        "has no date column",
+        "data.source.separator=';' gives it the columns date, symbol, close, volume",
+        "row 2, column 'date': '13/01/2024'",
+        "data.source.table.timestamp_format='%d/%m/%Y'",
+        "row 2, column 'close': '1.234,5' is not a number; it is one with data.source.decimal=','",
+    ):
+        assert part in str(error.value)
+    mended = read(tmp_path, text, separator=";", decimal=",", thousands=".", timestamp_format="%d/%m/%Y")
+    assert mended.row(0) == (date(2024, 1, 13), "X", 1234.5, 7.0)
+
+
+def test_numbers_that_are_unclear_do_not_hide_dates_that_are_wrong(tmp_path):
+    with pytest.raises(DataError, match=r"'1,234', which may be .*; and row 2, column 'date': '13/01/2024'"):
+        read(tmp_path, "date;close\n13/01/2024;1,234\n")
+
+
+@pytest.mark.parametrize(
+    ("cells", "forms"),
+    [
+        (["13/01/2024", "14/01/2024"], "'%d/%m/%Y'"),
+        (["01/13/2024 9:30", "01/14/2024 16:00"], "'%m/%d/%Y %H:%M'"),
+        (["01/02/2024", "02/02/2024"], "'%d/%m/%Y' or data.source.table.timestamp_format='%m/%d/%Y'"),
+        (["Jan 2, 2024", "Feb 2, 2024"], "'%b %d, %Y'"),
+        (["02-JAN-24", "03-JAN-24"], "'%d-%b-%y'"),
+        (["13.01.2024 15:30:00", "14.01.2024 15:30:00"], "'%d.%m.%Y %H:%M:%S'"),
+    ],
+)
+def test_the_form_of_other_dates_is_named_and_reads_them(tmp_path, cells, forms):
+    text = "date;close\n" + "".join(f"{cell};1.5\n" for cell in cells)
+    with pytest.raises(DataError) as error:
+        read(tmp_path, text)
+    assert f"it is a date with data.source.table.timestamp_format={forms}" in str(error.value)
+    form = forms.split("'")[1]
+    assert read(tmp_path, text, timestamp_format=form)["timestamp"].null_count() == 0
+
+
 # Headers --------------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +420,20 @@ def test_files_of_vendors_are_read(tmp_path, vendor):
     assert row[0] == when
     assert row[1].startswith("X")
     assert row[2:] == pytest.approx(BAR)
+
+
+def test_fixed_point_prices_of_databento_are_named(tmp_path, caplog):
+    text, settings, _ = VENDORS["Databento, fixed point"]
+    with caplog.at_level(logging.INFO):
+        read(tmp_path, text, name="X.csv")
+        read(tmp_path, text, name="Y.csv", **settings)
+    (line,) = [line for line in caplog.messages if "fixed-point" in line]
+    assert "X.csv: the prices are Databento's" in line
+    assert "data.source.table.price_scale=1e-9" in line
+    text, _, _ = VENDORS["Databento"]
+    caplog.clear()
+    read(tmp_path, text, name="Z.csv")
+    assert not [line for line in caplog.messages if "fixed-point" in line]
 
 
 def test_numbers_without_a_header_that_are_no_bars_are_not_read_as_bars(tmp_path):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import refold
 from refold.cli import sweep
 from refold.cli.command import CONF, exit_status, print_mistake, trusted, unforeseen
-from refold.config.arguments import hide_arguments, resume_arguments
+from refold.config.arguments import hide_arguments, quoted_mark, resume_arguments
 from refold.config.check import explain
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch import cluster
@@ -55,7 +55,7 @@ def start(arguments: list[str], run_composed: Callable[[DictConfig], float], tra
         Interrupted: ctrl-C, SIGTERM, or a job that failed where sweep.stop_on_failure is true.
     """
     world = cluster.find_world()
-    arguments = hide_arguments(arguments)
+    arguments = [quoted_mark(argument) for argument in hide_arguments(arguments)]
     if arguments[:1] == ["--job"]:
         others = dict(argument.split("=", 1) for argument in arguments[2:] if argument.startswith("trust="))
         if len(arguments) < 2 or len(arguments) > 2 + len(others):

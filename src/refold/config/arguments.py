@@ -26,6 +26,19 @@ def hide_arguments(arguments: list[str]) -> list[str]:
     return [_hide(argument) if _is_secret(argument) else argument for argument in arguments]
 
 
+def quoted_mark(argument: str) -> str:
+    """Quote the mark in `data.source.decimal=,` and the like, which Hydra and YAML would not take for a text.
+
+    Args:
+        argument: of a command line.
+
+    Returns:
+        The argument, with a quoted value if it sets a separator or a mark of numbers to one character.
+    """
+    mark = re.fullmatch(r"(\+*data\.source\.(?:separator|decimal|thousands))=([^\w'\"\\])", argument)
+    return f"{mark[1]}={quoted(mark[2])}" if mark else argument
+
+
 def _is_secret(argument: str) -> bool:
     """Return whether an argument holds a secret, by its value or by its key."""
     key, _, value = argument.partition("=")

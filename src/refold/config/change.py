@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from refold.config.arguments import quoted_mark
 from refold.config.check import check_sections, nearest
 from refold.config.compose import compose_settings, kind_of_file
 from refold.errors import ConfigError
@@ -53,7 +54,7 @@ def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictCo
             names = OmegaConf.select(cfg, parent, default=None) or {}
             names = {f"{parent}.{name}" for name in names if not str(name).startswith("_")}
             raise ConfigError(f"{key}: there is no such key{nearest(key, names)}")
-        cfg = override(cfg, f"{key}={value}")
+        cfg = override(cfg, quoted_mark(f"{key}={value}"))
     check_sections(cfg, sorted(changed))
     return cfg
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import refold.config.build  # noqa: F401  registers the resolvers
-from refold.config.arguments import quoted
+from refold.config.arguments import quoted, quoted_mark
 from refold.config.check import explain
 from refold.errors import ConfigError
 
@@ -52,7 +52,7 @@ def compose_settings(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
     with restored_hydra():
         try:
             with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-                return compose("train", overrides=list(overrides), return_hydra_config=True)
+                return compose("train", overrides=[quoted_mark(text) for text in overrides], return_hydra_config=True)
         except Exception as error:
             if message := explain(error, conf):
                 raise ConfigError(message) from None

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 import polars as pl
 
-from refold.data.bars.table import Table
+from refold.data.bars.table import OHLCV, Table
+from refold.data.sources.csv_form import FIELDS
 from refold.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,10 +61,11 @@ def to_polars(frame: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> pl.DataFra
     """Return a table as a DataFrame of polars.
 
     Args:
-        frame: of polars, or of pandas; an index of dates, or with a name, becomes a column.
+        frame: of polars, or of pandas; an index of dates, or with a name, becomes a column. Columns of two levels, as
+            yfinance makes them, are those of prices and of tickers, in either order.
 
     Raises:
-        DataError: it is no table, or pandas' columns have several levels.
+        DataError: it is no table, or its columns are not of one kind.
     """
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
@@ -72,13 +74,36 @@ def to_polars(frame: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> pl.DataFra
     if not is_pandas(frame):
         raise DataError(f"the bars are a {type(frame).__name__}; they must be a DataFrame of polars or pandas")
     if frame.columns.nlevels > 1:
-        raise DataError(f"{NAME} has columns of {frame.columns.nlevels} levels; a table of bars has one, such as close")
+        frame = _stacked(frame)
     if len(twice := frame.columns[frame.columns.duplicated()]):
         raise DataError(f"{NAME} has the column {twice[0]} twice; each column needs a name of its own")
     if frame.index.nlevels > 1 or frame.index.name is not None or frame.index.dtype.kind == "M":
         unnamed = frame.index.nlevels == 1 and frame.index.name is None
         frame = (frame.rename_axis("timestamp") if unnamed else frame).reset_index()
     return pl.DataFrame([_series(str(name), column) for name, column in frame.items()])
+
+
+def _stacked(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Put the tickers of a table of pandas with columns (price, ticker), as yfinance makes it, one below the other."""
+    values = map(frame.columns.get_level_values, range(frame.columns.nlevels))
+    names = [{str(name).strip().lower().replace(" ", "_") for name in level} for level in values]
+    levels = [number for number, fields in enumerate(names) if fields & set(OHLCV) and fields <= FIELDS]
+    if frame.columns.nlevels != 2 or len(levels) != 1:
+        raise DataError(
+            f"{NAME} has columns of {frame.columns.nlevels} levels; a table of bars has one, such as close, or two as "
+            f"yfinance makes them: one of prices and one of tickers"
+        )
+    import pandas as pd
+
+    index = frame.index.name or ("timestamp" if frame.index.dtype.kind == "M" else None)
+    if index is None:
+        raise DataError(f"{NAME} has no index of dates; a table with columns of prices and tickers needs one")
+    ticker = 1 - levels[0]
+    parts = []
+    for asset in frame.columns.get_level_values(ticker).unique():
+        part = frame.xs(asset, axis=1, level=ticker).dropna(how="all")  # before its first day an asset has no bars
+        parts.append(part.rename_axis(index).reset_index().assign(symbol=str(asset)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _series(name: str, column: "pd.Series") -> pl.Series:

@@ -4,10 +4,11 @@ import functools
 import logging
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from refold.data.bars.dates import date_forms
 from refold.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,14 @@ class CellFormat:
         thousands: mark between groups of three digits; None allows none.
         first_row: number of the first row below the header, counted from 1, for messages.
         hint: what to type if a number is not read, for messages.
+        unclear: why the numbers of the file can be read in two ways; empty if they cannot.
     """
 
     decimal: str = "."
     thousands: str | None = None
     first_row: int = 2
     hint: str = ""
+    unclear: str = ""
 
 
 PLAIN = CellFormat()
@@ -50,6 +53,15 @@ _ISO_TIME = re.compile(
 _LONGEST_MICROSECONDS = len("2024-03-28 16:00:00.000000+01:00")
 
 
+class _Misfit(NamedTuple):
+    """Describe the first cell of a column that does not fit, and count those like it."""
+
+    row: int
+    column: str
+    value: Any
+    misfits: int
+
+
 @functools.cache
 def say(line: str) -> None:
     """Log a line about how a file is read, once per process: a file may be read in many pieces.
@@ -63,6 +75,8 @@ def say(line: str) -> None:
 class CellReader:
     """Read the columns of one table, or of a piece of one.
 
+    A cell that does not fit becomes null; `finish` then refuses the table, with what is wrong with all columns.
+
     Args:
         where: what the table is, for messages.
         rows: (N,) numbers of its rows, from 0; None numbers them from 0.
@@ -73,6 +87,25 @@ class CellReader:
         self.where = where
         self.rows = rows
         self.cells = cells
+        self.complaints: dict[str, list[_Misfit]] = {}
+
+    def finish(self) -> None:
+        """Refuse the table if a cell did not fit.
+
+        Raises:
+            DataError: names the first such cell of each column, its row, and what to type where that is known.
+        """
+        said = [self.cells.unclear] if self.cells.unclear else []
+        for complaint, misfits in self.complaints.items():
+            first = misfits[0]
+            more = f" ({first.misfits} such values)" if first.misfits > 1 else ""
+            others = ", ".join(repr(misfit.column) for misfit in misfits[1:6])
+            others += f" and {len(misfits) - 6} more" * (len(misfits) > 6)
+            others = f"; the same in {others}" if others else ""
+            said.append(f"row {first.row}, column {first.column!r}: {first.value!r} {complaint}{more}{others}")
+        if said:
+            start = self.where if said[0] is self.cells.unclear else f"{self.where},"
+            raise DataError(f"{start} {'; and '.join(said)}")
 
     def timestamp(self, column: pl.Series, timestamp_format: str | None) -> pl.Series:
         """Read dates or datetimes.
@@ -97,10 +130,7 @@ class CellReader:
             self._refuse((integers.cast(pl.Float64) != column.cast(pl.Float64)).fill_null(True), column, "is no date")
             column = integers.alias(column.name)
         texts = _texts(column)
-        complaint = (
-            "is not an ISO 8601 date such as 2024-03-28 or 2024-03-28T16:00:00+01:00; "
-            "see data.source.table.timestamp_format"
-        )
+        complaint = ""
         first = next(iter(texts.drop_nulls()), "")
         if timestamp_format is not None:
             pure_date = not any(code in timestamp_format for code in ("%H", "%I", "%s", "%T", "%R"))
@@ -117,7 +147,11 @@ class CellReader:
             say(f"{self.where}: the numbers of column {column.name!r} are read as {unit} since 1970, UTC")
         else:
             parsed = _iso(texts, first)
-        self._refuse(parsed.is_null() & texts.is_not_null(), column, complaint)
+        wrong = parsed.is_null() & texts.is_not_null()
+        if wrong.any():
+            self._refuse(
+                wrong, column, complaint or _date_complaint(texts, first, str(texts[int(wrong.arg_max() or 0)]))
+            )
         return parsed.alias("timestamp")
 
     def asset(self, column: pl.Series) -> pl.Series:
@@ -127,14 +161,16 @@ class CellReader:
             column: (N,) texts or numbers.
 
         Returns:
-            (N,) texts, named asset.
+            (N,) texts, named asset; null for an empty cell or one of blanks.
 
         Raises:
             DataError: the column is of another type, such as binary or lists.
         """
         if not (column.dtype.is_numeric() or _is_text(column.dtype) or column.dtype in (pl.Boolean, pl.Date)):
             self._refuse_type(column, "texts or whole numbers", "columns.asset")
-        return column.cast(pl.String).alias("asset")
+        names = column.cast(pl.String).alias("asset")
+        blank = names.str.contains(r"^\s*$")
+        return names.set(blank, None) if blank.any() else names
 
     def number(self, column: pl.Series, key: str) -> pl.Series:
         """Read numbers.
@@ -160,9 +196,22 @@ class CellReader:
         if self.cells.decimal == "." and self.cells.thousands and wrong.any():
             numbers = self._without_groups(texts).cast(pl.Float64, strict=False)
             wrong = numbers.is_null() & texts.is_not_null()
-        unusual = wrong.any() and re.search(r"\d[,.' \u00a0\u202f]\d", str(texts[int(wrong.arg_max() or 0)]))
-        self._refuse(wrong, column, f"is not a number{self.cells.hint if unusual else ''}")
+        if wrong.any():
+            unusual = re.search(r"\d[,.' \u00a0\u202f]\d", str(texts[int(wrong.arg_max() or 0)]))
+            self._refuse(wrong, column, f"is not a number{self._hint(texts) if unusual else ''}")
         return numbers
+
+    def _hint(self, texts: pl.Series) -> str:
+        """Return what to type where a number may be written with other marks: the marks that read all of a column."""
+        if not self.cells.hint:
+            return ""
+        for decimal, thousands in ((",", "."), (".", ","), (",", " "), (".", " "), (",", "'"), (".", "'")):
+            other = CellReader(self.where, None, CellFormat(decimal, thousands))
+            other.number(texts, "")
+            if not other.complaints:
+                marks = f"data.source.decimal={decimal!r} data.source.thousands={thousands!r}"
+                return f"; it is one with {marks if _is_grouped(texts, thousands) else marks.partition(' ')[0]}"
+        return self.cells.hint
 
     def label(self, column: pl.Series) -> pl.Series:
         """Read labels.
@@ -185,7 +234,7 @@ class CellReader:
         labels = numbers.cast(pl.Float64)
         wrong = ~labels.is_in([0.0, 1.0]).fill_null(False)
         self._refuse(wrong, column, "is no label; data.source.table.columns.label must name a column of 0 and 1")
-        return labels.cast(pl.Int8).alias("label")
+        return labels.set(wrong, None).cast(pl.Int8).alias("label")
 
     def _without_groups(self, texts: pl.Series) -> pl.Series:
         """Remove the marks between well-formed groups of three digits."""
@@ -205,13 +254,30 @@ class CellReader:
         )
 
     def _refuse(self, wrong: pl.Series, column: pl.Series, complaint: str) -> None:
-        """Raise a DataError that names the first wrong value, its row and the number of wrong values."""
+        """Keep the first wrong value, its row and the number of wrong values for `finish`."""
         count = int(wrong.sum())
         if count:
             first = int(wrong.arg_max() or 0)
             row = self.cells.first_row + (first if self.rows is None else int(self.rows[first]))
-            more = f" ({count} such values)" if count > 1 else ""
-            raise DataError(f"{self.where}, row {row}, column {column.name!r}: {column[first]!r} {complaint}{more}")
+            self.complaints.setdefault(complaint, []).append(_Misfit(row, column.name, column[first], count))
+
+
+def _date_complaint(texts: pl.Series, first: str, wrong: str) -> str:
+    """Say what is wrong with a text that is not read as the first one of its column is."""
+    iso = "is not an ISO 8601 date such as 2024-03-28 or 2024-03-28T16:00:00+01:00; "
+    if re.search(r"\.\d{7,}", wrong):  # nanoseconds, which no form of strptime may cut
+        return f"{iso}see data.source.table.timestamp_format"
+    if forms := date_forms(texts):
+        codes = " or ".join(f"data.source.table.timestamp_format={form!r}" for form in forms)
+        return f"{iso}it is a date with {codes}"
+    if wrong != first and date_forms(pl.Series([first])) and date_forms(pl.Series([wrong])):
+        return f"is a date of another form than {first!r}, the first of the column; write all of them in one form"
+    return f"{iso}see data.source.table.timestamp_format"
+
+
+def _is_grouped(texts: pl.Series, thousands: str) -> bool:
+    """Test whether a mark between thousands occurs in a column of numbers."""
+    return bool(texts.str.contains(thousands, literal=True).any())
 
 
 def _is_text(dtype: pl.DataType) -> bool:

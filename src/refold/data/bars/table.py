@@ -124,6 +124,7 @@ class Table:
         found = self.find(table.columns, where)
         read = CellReader(where, rows, self.cells)
         bars = self._wide(table, found, read) if self.is_wide(found) else self._long(table, found, read, single_asset)
+        read.finish()
         bars = bars.with_columns(
             pl.col(name) * self.price_scale for name in (*PRICES, "adjusted_close") if name in bars.columns
         )
@@ -132,6 +133,11 @@ class Table:
         elif "adjusted_close" in bars.columns:
             adjusted = found["adjusted_close"]
             say(f"{where}: column {adjusted!r} is not used; data.source.table.adjusted=true adjusts all prices by it")
+        if found["timestamp"] == "ts_event" and self.price_scale == 1.0 and _is_fixed_point(bars):
+            say(
+                f"{where}: the prices are Databento's fixed-point numbers, in units of 1e-9; "
+                f"data.source.table.price_scale=1e-9 reads them in units of the currency"
+            )
         kept = bars.filter(*self._wanted(bars.schema))
         if kept.height == 0 and not piece:
             raise DataError(
@@ -267,6 +273,13 @@ class Table:
         if LABEL in found:
             parts.append(read.label(table[found[LABEL]]))
         return pl.DataFrame(parts)
+
+
+def _is_fixed_point(bars: pl.DataFrame) -> bool:
+    """Test whether all prices are whole numbers of at least 1e-3 in units of 1e-9."""
+    prices = pl.col(name for name in PRICES if name in bars.columns)
+    fits = ((prices >= 1e6) & (prices == prices.round())).fill_null(True)
+    return bars.select(pl.all_horizontal(fits.all())).item() if set(PRICES) & set(bars.columns) else False
 
 
 def _date_setting(key: str, text: str | None) -> datetime | None:

@@ -14,7 +14,7 @@ import polars as pl
 
 from refold.bounds import checked
 from refold.data.bars.table import ROW, Table
-from refold.data.sources.csv_form import CsvForm, find_form
+from refold.data.sources.csv_form import UNUSUAL_SEPARATORS, CsvForm, find_form, find_separator
 from refold.data.sources.files import ROWS, asset_of, canonical_batches, stamp
 from refold.data.sources.source import RawTable
 from refold.errors import DataError
@@ -163,8 +163,9 @@ class Csv:
         Raises:
             DataError: the file cannot be read.
         """
-        content, form = self._open()
-        with explained(self.path, form.separator):
+        with self._advised():
+            content, form = self._open()
+        with self._advised(), explained(self.path, form.separator):
             read = _read(content, form)
             texts = form.arrange(read.with_row_index(ROW).lazy()).collect()
         return RawTable(
@@ -174,6 +175,7 @@ class Csv:
             single_asset=asset_of(self.path),
             columns=tuple(name for name in (texts if form.tickers else read).columns if name != ROW),
             form=form.described(),
+            advised=self._advised,
         )
 
     def batches(self) -> Iterator[pl.DataFrame]:
@@ -182,9 +184,10 @@ class Csv:
         Raises:
             DataError: the file cannot be read, or its table does not fit.
         """
-        content, form = self._open()
+        with self._advised():
+            content, form = self._open()
         table = self.table.with_cells(form.cells)
-        with explained(self.path, form.separator):
+        with self._advised(), explained(self.path, form.separator):
             yield from canonical_batches(
                 _parts(content, form), table, self.load, where=str(self.path), single_asset=asset_of(self.path)
             )
@@ -193,18 +196,65 @@ class Csv:
         """Return plain values that change when the file or the way it is read does."""
         return [stamp(self.path), self.separator, self.decimal, self.thousands, self.encoding, vars(self.table)]
 
+    @contextmanager
+    def _advised(self) -> Iterator[None]:
+        """Add to a refusal, within the block, the separator that gives the file a column of dates, and what it shows.
+
+        Else a reader would mend the separator, then the dates, then the numbers, one message at a time.
+        """
+        try:
+            yield
+        except DataError as error:
+            if advice := self._advice():
+                raise DataError(f"{error}; {advice}") from None
+            raise
+
+    def _advice(self) -> str:
+        """Return what would come of another separator; an empty text if the chosen one is right or none is better."""
+        try:
+            lines = _first_lines(self._content())
+            chosen = self.separator or find_separator(lines)
+            better = find_separator(lines, UNUSUAL_SEPARATORS)
+            if better == chosen or self._head(lines, chosen) is not None:
+                return ""
+            head = self._head(lines, better)
+        except (
+            DataError,
+            OSError,
+            EOFError,
+            UnicodeDecodeError,
+            zlib.error,
+            zipfile.BadZipFile,
+            pl.exceptions.PolarsError,
+        ):
+            return ""
+        if head is None:
+            return ""
+        found = ", ".join(head.columns[:6])
+        says = f"data.source.separator={better!r} gives it the columns {found}"
+        try:
+            head.canonical()
+        except DataError as error:
+            return f"{says}; then {error}"
+        return says
+
+    def _head(self, lines: list[str], separator: str) -> RawTable | None:
+        """Return the first rows as a separator cuts them; None if there is no column of dates among them then."""
+        chosen = {"separator": separator, "decimal": self.decimal, "thousands": self.thousands}
+        form = find_form(lines, self.table, where=str(self.path), **chosen)
+        try:
+            rows = pl.read_csv(io.BytesIO("".join(lines).encode()), **_skipped(form), **_options(form))
+            texts = form.arrange(rows.with_row_index(ROW).lazy()).collect()
+            self.table.find([name for name in texts.columns if name != ROW], str(self.path))
+        except (DataError, pl.exceptions.PolarsError):
+            return None
+        table, columns = self.table.with_cells(form.cells), tuple(name for name in texts.columns if name != ROW)
+        return RawTable(texts, table, str(self.path), asset_of(self.path), columns)
+
     def _open(self) -> tuple[Path | bytes, CsvForm]:
-        """Find how the file is written; return it, or its content in UTF-8 if polars would not read it as it is."""
+        """Find how the file is written; return it with what polars reads."""
         with explained(self.path, self.separator):
-            with self.path.open("rb") as file:
-                start = file.read(len(_ZIP))
-            content: Path | bytes = self.path
-            if start == _ZIP:
-                content = _unzip(self.path)
-                start = content[:4]
-            encoding = self.encoding or ("utf-16" if start.startswith(_UTF16) else None)
-            if encoding is not None:
-                content = _unpacked(content).decode(encoding).encode()
+            content = self._content()
             lines = _first_lines(content)
             if not lines:
                 raise pl.exceptions.NoDataError
@@ -217,6 +267,17 @@ class Csv:
             thousands=self.thousands,
         )
         return content, form
+
+    def _content(self) -> Path | bytes:
+        """Return the path of the file, or its content in UTF-8 if polars would not read the file as it is."""
+        with self.path.open("rb") as file:
+            start = file.read(len(_ZIP))
+        content: Path | bytes = self.path
+        if start == _ZIP:
+            content = _unzip(self.path)
+            start = content[:4]
+        encoding = self.encoding or ("utf-16" if start.startswith(_UTF16) else None)
+        return content if encoding is None else _unpacked(content).decode(encoding).encode()
 
     def __str__(self) -> str:
         return f"csv {self.path}"
@@ -284,15 +345,17 @@ def _options(form: CsvForm) -> dict[str, Any]:
     return options
 
 
+def _skipped(form: CsvForm) -> dict[str, int]:
+    return {"skip_rows": 0 if form.names is None else form.header_lines}
+
+
 def _read(content: Path | bytes, form: CsvForm) -> pl.DataFrame:
-    skipped = 0 if form.names is None else form.header_lines
-    return pl.read_csv(content, skip_rows=skipped, **_options(form))
+    return pl.read_csv(content, **_skipped(form), **_options(form))
 
 
 def _scan(content: Path | bytes, form: CsvForm) -> pl.LazyFrame:
     """Scan the file, with the number of each row in ROW."""
-    skipped = 0 if form.names is None else form.header_lines
-    return form.arrange(pl.scan_csv(content, skip_rows=skipped, row_index_name=ROW, **_options(form)))
+    return form.arrange(pl.scan_csv(content, row_index_name=ROW, **_skipped(form), **_options(form)))
 
 
 def _parts(content: Path | bytes, form: CsvForm) -> Iterator[pl.LazyFrame]:

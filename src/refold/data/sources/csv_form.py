@@ -14,8 +14,13 @@ from refold.errors import DataError
 SEPARATORS = (";", "\t", "|", ",")
 """Separators that are found. Of two that fit equally well the first is taken: a comma may be a decimal mark too."""
 
+UNUSUAL_SEPARATORS = (*SEPARATORS, "^", "~", "#", "&", "!", " ", ":")
+"""Separators that a message proposes where the chosen one leaves no column of dates."""
+
 _HINT = "; if it is one, say how with data.source.decimal and data.source.thousands"
-_FIELDS = {*OHLCV, "adj_close", "dividends", "stock_splits", "capital_gains", "repaired?"}
+FIELDS = {*OHLCV, "adj_close", "dividends", "stock_splits", "capital_gains", "repaired?"}
+"""Names of the prices in tables of yfinance, in lower case and with underscores."""
+
 _TIMES = ("date", "datetime", "timestamp", "time")
 
 _ODD_MARKS = (" ", "'", "\u00a0", "\u202f")  # between thousands; no other number has them
@@ -112,7 +117,7 @@ def find_form(
         The form.
 
     Raises:
-        DataError: two columns have the same name, or numbers such as 1,234 can be read in two ways.
+        DataError: two columns have the same name.
     """
     separator = separator or find_separator(lines)
     rows = [row for row in csv.reader(lines, delimiter=separator) if row]
@@ -123,25 +128,26 @@ def find_form(
     names = form.names or tuple(rows[0])
     if table.columns.get("timestamp") is None:
         form = _join_time(form, names, body, where)
-    decimal, thousands = _find_marks(body, where, decimal, thousands)
-    return replace(form, cells=CellFormat(decimal, thousands, form.header_lines + 1, _HINT))
+    decimal, thousands, unclear = _find_marks(body, where, decimal, thousands)
+    return replace(form, cells=CellFormat(decimal, thousands, form.header_lines + 1, _HINT, unclear))
 
 
-def find_separator(lines: Sequence[str]) -> str:
+def find_separator(lines: Sequence[str], among: Sequence[str] = SEPARATORS) -> str:
     """Find the separator that cuts the first lines into the same number of cells, the larger the better.
 
     Args:
         lines: the first lines of the file.
+        among: separators to choose from.
 
     Returns:
-        One of `SEPARATORS`; a comma if none of them occurs.
+        One of these; a comma if none of them occurs.
     """
 
     def fit(separator: str) -> tuple[bool, int]:
         counts = [len(row) for row in csv.reader(lines[:20], delimiter=separator) if row]
         return len(set(counts)) == 1 and counts[0] > 1, counts[0] if counts else 0
 
-    best = max(SEPARATORS, key=fit)  # the first of equals
+    best = max(among, key=fit)  # the first of equals
     return best if fit(best)[1] > 1 else ","
 
 
@@ -212,10 +218,10 @@ def _find_tickers(rows: list[list[str]]) -> tuple[tuple[str, str, str], ...]:
         return ()
     one, other = ([cell.strip() for cell in row[1:]] for row in rows[:2])
     for fields, assets in ((one, other), (other, one)):
-        are_fields = all(_normal(field) in _FIELDS for field in fields)
+        are_fields = all(_normal(field) in FIELDS for field in fields)
         if fields and are_fields and all(asset and not _NUMBER.fullmatch(asset) for asset in assets):
             pairs = list(zip(assets, fields, strict=True))
-            if len(set(pairs)) == len(pairs) and not _DATE.fullmatch(rows[1][0].strip()):
+            if len(set(pairs)) == len(pairs) and not re.match(r"\s*\d", rows[1][0]):
                 return tuple((asset, field, f"{field} {asset}") for asset, field in pairs)
     return ()
 
@@ -237,8 +243,8 @@ def _join_time(form: CsvForm, names: Sequence[str], body: Sequence[Sequence[str]
 
 def _find_marks(
     body: Sequence[Sequence[str]], where: str, decimal: str | None, thousands: str | None
-) -> tuple[str, str | None]:
-    """Find the marks of decimals and thousands that fit all numbers; raise a DataError if two readings fit."""
+) -> tuple[str, str | None, str]:
+    """Find the marks of decimals and thousands that fit all numbers, and say what is unclear if two readings fit."""
     cells = {cell.strip() for row in body for cell in row if not cell.strip().isdigit()}
     if thousands is None:
         thousands = next((mark for mark in _ODD_MARKS if any(_grouped(mark).fullmatch(cell) for cell in cells)), None)
@@ -251,16 +257,18 @@ def _find_marks(
     comma = any(_shows(cell, ",", ".") for cell in cells)
     unclear = next((cell for cell in sorted(cells) if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", cell)), None)
     if decimal is None and unclear and not (point or comma):
-        raise DataError(
-            f"{where} has the number {unclear!r}, which may be {unclear.replace(',', '')} or "
-            f"{unclear.replace(',', '.')}; say data.source.decimal='.' or data.source.decimal=','"
+        return (
+            ".",
+            ",",
+            f"has the number {unclear!r}, which may be {unclear.replace(',', '')} or {unclear.replace(',', '.')}; say "
+            f"data.source.decimal='.' or data.source.decimal=','",
         )
     decimal = decimal or ("," if comma and not point else ".")
     if thousands is None and (decimal == "," or not (point and comma)):
         thousands = "." if decimal == "," else ","
     if decimal == ",":
         say(f"{where}: numbers are read with decimal commas, and {thousands!r} between thousands")
-    return decimal, thousands
+    return decimal, thousands, ""
 
 
 def _grouped(mark: str) -> re.Pattern:

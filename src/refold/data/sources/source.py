@@ -1,6 +1,7 @@
 """The two interfaces of a source of bars, and one way to read both."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -36,6 +37,7 @@ class RawTable:
         single_asset: name of the asset of a long table without an asset column.
         columns: names of all columns that it has, those that are not in `frame` too.
         form: what was found of how it is written, in words, such as "separator" -> "';'".
+        advised: context that adds advice to a refusal of the table.
     """
 
     frame: pl.DataFrame
@@ -44,6 +46,7 @@ class RawTable:
     single_asset: str
     columns: tuple[str, ...]
     form: dict[str, str] = field(default_factory=dict)
+    advised: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def canonical(self) -> pl.DataFrame:
         """Read the canonical table.
@@ -51,7 +54,8 @@ class RawTable:
         Raises:
             DataError: the table does not fit.
         """
-        return self.table.canonical(self.frame, where=self.where, single_asset=self.single_asset)
+        with self.advised():
+            return self.table.canonical(self.frame, where=self.where, single_asset=self.single_asset)
 
 
 @runtime_checkable
