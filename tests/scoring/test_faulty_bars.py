@@ -1,0 +1,189 @@
+"""Faulty bars in what a run scores: each is found, listed as an event, and costs no more scores than it must."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from refold.data.bars import findings as listing
+from refold.data.bars.features import find
+from refold.data.bars.findings import CHECKS, FaultyRuns
+from refold.data.long.ordered import read_sorted
+from refold.data.unsplit import unsplit_series
+from refold.errors import DataError
+from refold.scoring.detector import Detector
+from refold.scoring.events import group_events, with_findings
+from refold.scoring.scan import scan
+from tests.data.makers import ALL_FEATURES, checks, random_bars, ready, with_value
+from tests.scoring.test_scan import fitted
+
+SPOIL: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
+    "duplicate": lambda bars: pl.concat([bars, bars[[120, 120]]]).sort("asset", "timestamp", maintain_order=True),
+    "missing_value": lambda bars: with_value(bars, [120], "volume", None),
+    "not_finite": lambda bars: with_value(bars, [120], "high", np.inf),
+    "non_positive": lambda bars: with_value(bars, [120], "low", -1.0),
+    "broken_bar": lambda bars: with_value(bars, [120], "low", 1e6),
+}
+
+
+def judged(judge: Detector, bars: pl.DataFrame, piece: int = 10**9) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Scores of bars, and the runs of faulty bars."""
+    table = read_sorted([bars], judge.recipe.checks)
+    faulty = table.faulty
+    scores = pl.concat(list(scan(judge, table, piece=piece, faulty=faulty)))
+    return scores, faulty.table()
+
+
+def lenient(judge: Detector) -> Detector:
+    """The detector as it scores new bars."""
+    return judge.checking(judge.recipe.checks.when_scoring())
+
+
+@pytest.fixture(scope="module")
+def judge() -> Detector:
+    return fitted(random_bars([300]))
+
+
+@pytest.mark.parametrize("check", SPOIL)
+def test_a_faulty_bar_is_found_and_named_and_the_others_are_scored(judge, check):
+    bars = random_bars([300], seed=5)
+    spoilt = SPOIL[check](bars)
+    with pytest.raises(DataError, match=re.escape(f"data.checks.policies.{check} is error")):
+        judged(judge, spoilt)
+    with pytest.raises(DataError, match=check):
+        judged(judge.checking(judge.recipe.checks.when_scoring(kept=[check])), spoilt)
+    scores, runs = judged(lenient(judge), spoilt)
+    assert scores.height == spoilt.height
+    assert runs is not None
+    (found,) = runs.filter(check=check).iter_rows(named=True)
+    assert (found["asset"], found["start"], found["end"]) == ("A", bars["timestamp"][120], bars["timestamp"][120])
+    assert found["bars"] == (2 if check == "duplicate" else 1)
+    named = scores.filter(pl.col("reason") == check)
+    assert named.height == found["bars"]
+    assert named["score"].null_count() == named.height
+    assert scores.filter(pl.col("score").is_null() != pl.col("reason").is_not_null()).height == 0
+    if check == "duplicate":  # the first of them counts, and the series goes on
+        clean, _ = judged(judge, bars)
+        kept = scores.filter(pl.col("reason").ne_missing(check))
+        assert_frame_equal(kept.drop("place"), clean.drop("place"), rel_tol=1e-5)
+
+
+def test_clean_bars_have_the_same_scores_under_both_kinds_of_policies(judge):
+    bars = random_bars([300, 200], seed=5)
+    assert judged(judge, bars)[0].equals(judged(lenient(judge), bars)[0])
+
+
+def test_rows_without_a_date_or_an_asset_are_kept_aside(judge):
+    bars = random_bars([300, 200], seed=5)
+    first, second = (
+        bars[[7]].with_columns(timestamp=pl.lit(None, pl.Date)),
+        bars[[9]].with_columns(asset=pl.lit(None, pl.String)),
+    )
+    table = read_sorted([bars[:100], pl.concat([first, bars[100:], second])], lenient(judge).recipe.checks)
+    assert table.rows == 500
+    assert pl.concat(table.nameless.frames()).equals(pl.concat([first, second]))
+    runs = table.faulty.table()
+    assert runs is not None
+    assert runs.select("check", "asset", "start", "bars").rows() == [
+        ("missing_timestamp", "A", None, 1), ("missing_timestamp", None, bars["timestamp"][9], 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", [37, 150])
+def test_the_runs_and_reasons_of_pieces_are_those_of_the_whole_table(judge, piece):
+    bars = random_bars([260, 180, 230, 7], seed=5)
+    bars = with_value(bars, [*range(60, 90), 255, 300, 301, 302, 500], "close", 50.0)
+    bars = with_value(with_value(bars, [20, 35, 36, 37, 111], "close", None), [400], "high", 0.0)
+    bars = pl.concat([bars, bars[[5, 36, 36, 74, 290]], *[bars[[250]]] * 90])  # more duplicates than a piece has rows
+    bars = bars.filter(~pl.int_range(pl.len()).is_in([100, 148, 149, 150, 151]))
+    soft = lenient(judge)
+    (once, runs), (cut, parts) = judged(soft, bars), judged(soft, bars, piece)
+    assert runs is not None
+    assert parts is not None
+    assert {"duplicate", "missing_value", "stale_run", "gap", "broken_bar", "out_of_order"} <= set(runs["check"])
+    assert_frame_equal(parts.drop("first", "last"), runs.drop("first", "last"))
+    assert_frame_equal(cut, once, rel_tol=1e-4, abs_tol=1e-5)
+    assert {"warming", "hole", "masked", "short_run", "duplicate", "missing_value"} <= set(once["reason"].drop_nulls())
+    assert once.filter(asset="D")["reason"].to_list() == ["warming", *["short_run"] * 6]
+    # findings.csv counts the bars that the runs hold
+    counted = unsplit_series(bars, soft.recipe, soft.scaler).findings.group_by("check").agg(pl.col("bars").sum())
+    listed = runs.group_by("check").agg(pl.col("bars").sum())
+    assert_frame_equal(counted, listed, check_row_order=False)
+
+
+def test_of_many_runs_neighbours_are_joined_and_no_bar_is_lost(monkeypatch):
+    monkeypatch.setattr(listing, "MOST_RUNS", 50)
+    bars = random_bars([2000])
+    faulty = FaultyRuns()
+    for start in range(0, 2000, 100):
+        rows = pl.DataFrame({
+            "check": "stale_run", "policy": "warn", "asset": "A", "start": bars["timestamp"][start : start + 100 : 2],
+            "end": bars["timestamp"][start : start + 100 : 2], "bars": 1,
+            "first": range(0, 100, 2), "last": range(0, 100, 2),
+        })  # fmt: skip
+        faulty.add([rows], start)
+    table = faulty.table()
+    assert table is not None
+    assert table.height <= 60
+    assert table["bars"].sum() == 1000
+    assert table["start"].is_sorted()
+    assert (table["start"][0], table["end"][-1]) == (bars["timestamp"][0], bars["timestamp"][1998])
+
+
+def test_events_of_checks_stand_beside_those_of_the_model_in_order_of_time(judge):
+    bars = random_bars([300, 250], seed=5)
+    holes = bars.filter(~pl.int_range(pl.len()).is_in([50, 51, 52]))
+    scores, runs = judged(lenient(judge), with_value(holes, [200, 201, 202], "low", 1e6))
+    alarms = group_events(scores.filter("verdict"))
+    events = with_findings(alarms, runs)
+    assert events.columns == [*alarms.columns, "found_by", "policy", "done"]
+    assert events.filter(found_by="model").select(alarms.columns).equals(alarms)
+    found = events.filter(found_by="checks").select("asset", "kind", "bars", "policy", "done", "score", "features")
+    assert found.rows() == [
+        ("A", "gap", 3, "warn", "series ends", None, None),
+        ("A", "broken_bar", 3, "mask", "kept without values", None, None),
+    ]
+    assert events.filter(asset="A")["start"].is_sorted()
+    assert with_findings(alarms, None).columns == events.columns
+    for name, check in CHECKS.items():  # each policy says what it did
+        for policy in set(check.policies) - {"error"}:
+            one = runs[:1].with_columns(check=pl.lit(name), policy=pl.lit(policy))
+            done = with_findings(alarms.clear(), one)["done"].item()
+            assert done, (name, policy)
+
+
+# ---- what a masked bar costs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL_FEATURES)
+@pytest.mark.parametrize("value", [None, np.nan, np.inf, 0.0])
+def test_a_masked_bar_costs_the_bars_whose_features_look_back_on_it_and_no_more(name, value):
+    """A feature of look-back L has no value at the masked bar and at the L - 1 bars after it, and its own elsewhere."""
+    bars = random_bars([120])
+    feature, column = find(name), "volume" if find(name).columns == ("volume",) else "close"
+    masks = checks(
+        **dict.fromkeys(("missing_value", "not_finite", "non_positive", "broken_bar", "feature_not_finite"), "mask")
+    )
+    data = ready(random_bars([400], seed=1), features=[name], checks=masks)
+    spoilt = with_value(bars, [60], column, value)
+    clean, made = (unsplit_series(table, data.recipe, data.scaler) for table in (bars, spoilt))
+    absent = np.flatnonzero(~np.isfinite(_values(made)))
+    reached = [*range(feature.lookback - 1), *range(60, 60 + feature.lookback)]
+    assert set(absent) <= set(reached)
+    if feature.lookback > 2:
+        assert set(absent) == set(reached)  # as long as the window contains it
+    elsewhere = np.setdiff1d(np.arange(120), reached)
+    np.testing.assert_allclose(_values(made)[elsewhere], _values(clean)[elsewhere], rtol=1e-5, atol=1e-5)
+
+
+def _values(made) -> np.ndarray:
+    """The feature of each bar, NaN where a bar is absent."""
+    present = np.zeros(len(made.series.values), dtype=bool)
+    for first, count in made.segments:
+        present[first : first + count] = True
+    if made.series.present is not None:
+        present &= made.series.present.numpy()
+    return np.where(present, made.series.values[:, 0].numpy(), np.nan)
