@@ -187,3 +187,53 @@ def _values(made) -> np.ndarray:
     if made.series.present is not None:
         present &= made.series.present.numpy()
     return np.where(present, made.series.values[:, 0].numpy(), np.nan)
+
+
+# ---- bars between masked ones ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alignment", ["mean", "median", "max", "last"])
+@pytest.mark.parametrize("settings", [{}, {"layout": "panel"}, {"features": ["window_log_price", "log_return"]}])
+def test_bars_between_masked_ones_are_scored_and_no_other_score_moves(alignment, settings):
+    """A bad bar in six leaves no run of eight bars: windows run on over the masked bars, for those bars alone."""
+    bars = random_bars([240, 240], seed=5)
+    judge = lenient(fitted(random_bars([300, 300]), alignment=alignment, **settings))
+    own = pl.int_range(pl.len()).over("asset")
+    spoilt = bars.with_columns(low=pl.when((own % 6 == 0) & own.is_between(60, 180)).then(1e6).otherwise("low"))
+    scores, _ = judged(judge, spoilt)
+    assert set(scores["reason"].drop_nulls()) == {"warming", "broken_bar", "masked"}
+    assert scores["score"].is_finite().sum() == 2 * (239 - 21 - 21)
+    made = unsplit_series(spoilt, judge.recipe, judge.scaler)
+    without, bridged = (judge.score_series(made.series, made.segments, bridge=one).score for one in (None, made.bridge))
+    there = np.isfinite(without)
+    assert there.sum() < np.isfinite(bridged).sum()
+    assert np.array_equal(bridged[there], without[there])  # bit for bit
+    for piece in (37, 150):
+        assert_frame_equal(judged(judge, spoilt, piece)[0], scores, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def test_the_bars_of_a_short_run_do_not_depend_on_later_ones_under_last(judge):
+    bars = random_bars([300], seed=5)
+    spoilt = with_value(bars, [100, 106, 112], "low", 1e6)  # runs of four bars
+    last = lenient(fitted(random_bars([300]), alignment="last"))
+    whole = judged(last, spoilt)[0]["score"].to_numpy()
+    changed = pl.concat([spoilt[:110], spoilt[110:].with_columns(pl.col("open", "high", "low", "close") * 3)])
+    after = judged(last, changed)[0]["score"].to_numpy()
+    np.testing.assert_allclose(whole[:110], after[:110], rtol=1e-5)
+    assert np.isfinite(whole[[102, 105, 108, 109]]).all()
+
+
+def test_a_series_that_ends_in_a_short_run_is_scored_to_its_end():
+    bars = random_bars([120], seed=5)
+    spoilt = with_value(bars, [116], "low", 1e6)
+    for alignment in ("mean", "last"):
+        last = lenient(fitted(random_bars([300]), alignment=alignment))
+        scores = judged(last, spoilt)[0]
+        assert scores["score"].is_finite().to_list()[-2:] == [True, True]
+        assert scores["reason"].to_list()[116:118] == ["broken_bar", "masked"]
+
+
+def test_runs_between_holes_stay_without_scores_and_say_so(judge):
+    bars = random_bars([200, 200], seed=5)  # what the second asset has is expected of the first one
+    scores = judged(lenient(judge), bars.filter(~pl.int_range(pl.len()).is_in([100, 106])))[0]
+    assert scores["reason"].to_list()[99:107] == [None, "hole", *["short_run"] * 4, "hole", None]

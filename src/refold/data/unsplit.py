@@ -1,12 +1,13 @@
 """A table as one series on a given scale: nothing is split into parts, nothing is fitted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
+import torch
 
 from refold.data.bars.findings import EVERY_ROW, ROW
-from refold.data.feature_table import feature_table, panel_table, rows_of, series_of
+from refold.data.feature_table import FeatureRows, feature_table, panel_table, rows_of, series_of
 from refold.data.pipeline import refuse_few
 from refold.data.recipe import Recipe
 from refold.data.unscored import codes_of_bars, reasons, without_enough_assets
@@ -14,6 +15,21 @@ from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import Interval
 from refold.data.windows.views import Series
 from refold.errors import DataError
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Windows that run on over masked bars, for the bars that lie in no other window.
+
+    Attributes:
+        series: the R rows, with those that are present.
+        segments: (S, 2) int64, first row and number of rows of each stretch that such windows are cut from.
+        short: (R,) bool, True at the present rows that are in too short a run for a window without masked bars.
+    """
+
+    series: Series
+    segments: np.ndarray
+    short: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class UnsplitSeries:
         columns: names of the columns of the series.
         findings: what the checks found: check, policy, asset, bars, first.
         runs: tables of the runs of faulty bars, with their rows of the table.
+        bridge: for the rows that too many masked bars leave in runs shorter than a window; None if there are none.
         codes: (N,) int8, why each of the N rows of the table has no features; see `refold.data.unscored`.
     """
 
@@ -38,6 +55,7 @@ class UnsplitSeries:
     findings: pl.DataFrame
     runs: list[pl.DataFrame]
     codes: np.ndarray
+    bridge: Bridge | None
 
     def reasons(self, window_size: int) -> pl.Series:
         """Say of each row of the table why it would have no score.
@@ -91,12 +109,58 @@ def unsplit_series(
         origin = np.full((len(rows.moment), table.checked.bars["asset"].n_unique()), -1)
         origin[table.checked.moment, table.checked.bars["asset"].rle_id().to_numpy()] = number
         without_enough_assets(codes, origin, rows.present)
+    series = series_of(table, scaler, masked=not rows.present[rows_of(segments)].all())
     return UnsplitSeries(
-        series=series_of(table, scaler, masked=not rows.present[rows_of(segments)].all()),
+        series=series,
         segments=segments["test"],
         origin=origin,
         columns=columns,
         findings=table.findings,
         runs=single.runs,
         codes=codes,
+        bridge=_bridge(series, rows, segments["test"], everything, recipe.window_size),
     )
+
+
+def _bridge(
+    series: Series, rows: FeatureRows, segments: np.ndarray, everything: list[Interval], window_size: int
+) -> Bridge | None:
+    """Find the bars that lie in no window because masked bars are near, and the stretches around them.
+
+    A hole of the calendar, or one that a dropped bar leaves, ends a stretch as it ends a run.
+
+    Args:
+        series: scaled.
+        rows: its features.
+        segments: (S, 2) first row and number of rows of each run.
+        everything: all moments as one part.
+        window_size: T.
+    """
+    T = window_size
+    held = _inside(segments, T, len(rows.present))
+    if (rows.present <= held).all():  # the usual case
+        return None
+    wide = rows.segments(rows.usable(T - 1), everything, gap=0)["test"]
+    short = rows.present & ~held & _inside(wide, T, len(held))
+    if not short.any():
+        return None
+    near = np.flatnonzero(short)
+    number = np.searchsorted(wide[:, 0], near, side="right") - 1
+    first, count = wide[number].T
+    edges = np.zeros(len(held) + 1, dtype=np.int64)
+    np.add.at(edges, np.maximum(first, near - (T - 1)), 1)
+    np.add.at(edges, np.minimum(first + count, near + T), -1)
+    covered = np.cumsum(edges[:-1]) > 0
+    begins = covered & ~np.concatenate([[False], covered[:-1]])
+    begins[wide[:, 0]] |= covered[wide[:, 0]]  # neighbouring stretches stay apart
+    starts = np.flatnonzero(begins)
+    lengths = np.add.reduceat(covered.astype(np.int64), starts)
+    present = torch.from_numpy(rows.present)
+    return Bridge(replace(series, present=present), np.stack([starts, lengths], axis=1), short)
+
+
+def _inside(segments: np.ndarray, window_size: int, count: int) -> np.ndarray:
+    """Mark the rows (count,) of the runs that are as long as a window."""
+    held = np.zeros(count, dtype=bool)
+    held[rows_of({"test": segments[segments[:, 1] >= window_size]})] = True
+    return held

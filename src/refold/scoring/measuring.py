@@ -6,7 +6,7 @@ Letters: R rows of a series, B windows in a batch, T bars, F columns, Z latent s
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from refold.data import Scaler, Series, Windows
+from refold.data.unsplit import Bridge
 from refold.models import Autoencoder
 from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
 from refold.scoring.scores import Score
@@ -104,12 +105,47 @@ class Measurer:
         return codes.cpu()
 
     def values(
-        self, series: Series, segments: np.ndarray, progress: Callable[[int], None], watch: Watch | None
+        self,
+        series: Series,
+        segments: np.ndarray,
+        progress: Callable[[int], None],
+        watch: Watch | None,
+        bridge: Bridge | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Measure each row: its values (R, C), and its reconstruction (R, F) in the units of the features, on the CPU.
 
-        They are NaN where no window holds the row, and where it is absent.
+        They are NaN where no window holds the row, and where it is absent. Rows that are in too short a run for a
+        window of their own are measured by windows that run on over masked bars, if there is a bridge to them.
         """
+        values, reconstruction = self._aligned(series, segments, progress, watch)
+        if bridge is not None:
+            self._fill_short_runs(bridge, values, reconstruction)
+        return values, self.scaler.inverse_transform(reconstruction)
+
+    def _fill_short_runs(self, bridge: Bridge, *targets: Tensor) -> None:
+        """Fill the rows of runs that are shorter than a window.
+
+        Under `last` a window holds the run up to the row alone, as at the beginning of a long run: what comes later
+        must not decide which bars count.
+        """
+        if self.alignment != "last":
+            short = torch.from_numpy(bridge.short)
+            parts = self._aligned(bridge.series, bridge.segments, lambda rows: None, None)
+            for target, part in zip(targets, parts, strict=True):
+                target[short] = part[short]
+            return
+        T, edge = self.window_size, np.flatnonzero(np.diff(bridge.short, prepend=False, append=False))
+        firsts, bars = edge[::2], edge[1::2] - edge[::2]
+        windows = Windows(
+            _lengthened(bridge.series, T), np.stack([firsts, np.full_like(firsts, T)], axis=1), window_size=T, stride=1
+        )
+        held = np.concatenate([np.arange(1, count + 1) for count in bars])
+        self._fill_beginnings(windows, np.repeat(firsts, bars), held, *targets)
+
+    def _aligned(
+        self, series: Series, segments: np.ndarray, progress: Callable[[int], None], watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """Measure each row: its values (R, C), and its reconstruction (R, F), scaled."""
         R, T = len(series.values), self.window_size
         windows = Windows(series, segments, window_size=T, stride=1)
         aligners = Aligner(self.alignment, T), Aligner("last" if self.alignment == "last" else "mean", T)
@@ -133,18 +169,24 @@ class Measurer:
                 target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
             progress(len(block.rows))
         if self.alignment == "last":
-            self._begin_runs(windows, segments, values, reconstruction)
-        return values, self.scaler.inverse_transform(reconstruction)
+            self._fill_beginnings(windows, *partial_windows(segments, T), values, reconstruction)
+        return values, reconstruction
 
     def _parallel_blocks(self) -> int:
         """Return how many blocks run in parallel: one per thread of a CPU, where steps are too short to share."""
         on_cpu = next(self.autoencoder.parameters()).device.type == "cpu"
         return torch.get_num_threads() if on_cpu else 1
 
-    def _begin_runs(self, windows: Windows, segments: np.ndarray, *targets: Tensor) -> None:
-        """Fill the first T - 1 rows of each run under `last`, from windows that hold the run up to them alone."""
+    def _fill_beginnings(self, windows: Windows, rows: np.ndarray, bars: np.ndarray, *targets: Tensor) -> None:
+        """Fill the first rows of runs under `last`, from windows that hold the run up to each of them alone.
+
+        Args:
+            windows: one of them begins at each run.
+            rows: (n,) first rows of runs.
+            bars: (n,) bars that the window holds, from 1 on; the last of them is filled.
+            targets: values and reconstruction of all rows.
+        """
         T = self.window_size
-        rows, bars = partial_windows(segments, T)
         for start in range(0, len(rows), self.batch):
             first, held = rows[start : start + self.batch], bars[start : start + self.batch]
             number = windows.offsets[np.searchsorted(windows.first_rows, first)]
@@ -209,3 +251,10 @@ class Measurer:
         self.autoencoder.eval()
         codes = self.autoencoder.encode(truth, mask)
         return truth, codes, self.autoencoder.decode(codes, truth.shape[1], mask=mask)
+
+
+def _lengthened(series: Series, bars: int) -> Series:
+    """Return a series with rows after its end, so that a window of so many bars may begin at each row."""
+    values = torch.cat([series.values, series.values.new_zeros(bars, series.values.shape[1])])
+    close = None if series.close is None else torch.cat([series.close, series.close.new_full((bars,), torch.nan)])
+    return replace(series, values=values, present=None, close=close)

@@ -151,8 +151,9 @@ def scan(
         findings(here.made.findings)
         if faulty is not None:
             faulty.add(here.made.runs, here.start - here.kept.start)
+        made = here.made
         scored = detector.score_series(
-            here.made.series, here.made.segments, here.made.origin, watch=watch and watch(here)
+            made.series, made.segments, made.origin, watch=watch and watch(here), bridge=made.bridge
         )
         reason = here.made.reasons(detector.recipe.window_size)
         kinds = likely_kinds(here.part, here.market)
@@ -267,7 +268,8 @@ def _bars_of_part(made: UnsplitSeries, runs: np.ndarray, bars: pl.DataFrame) -> 
 def context(detector: Detector) -> tuple[int, int]:
     """Rows before and after a row that what is said about it depends on."""
     recipe, score = detector.recipe, detector.score_function
-    around = (recipe.window_size - 1) + (recipe.max_masked + 1)
+    # a window, and the longest stretch of masked bars that another window may run over: refold.data.unsplit.Bridge
+    around = (recipe.window_size - 1) + recipe.window_size
     lookback = longest_lookback([find(name) for name in recipe.features]) - 1
     before = around + lookback + recipe.checks.stale_bars + score.before
     return max(before, CONTEXT), max(around + score.after, CONTEXT)
