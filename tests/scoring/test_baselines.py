@@ -7,7 +7,7 @@ import torch
 
 from refold.data.windows.views import Series, Windows
 from refold.scoring import baselines
-from refold.scoring.baselines import PCA, Chance, Everything, Forest, TrainingMean, reconstruction_error
+from refold.scoring.baselines import PCA, Chance, Everything, Forest, RobustZ, TrainingMean, reconstruction_error
 from refold.training.losses import WindowLogLoss
 from tests.data.makers import random_bars, with_value
 
@@ -93,3 +93,17 @@ def test_chance_repeats_with_its_seed_and_everything_is_flagged():
     assert (one == two).all()
     assert (one != other).any()
     assert (Everything().fit(bars, bars).score(bars) == 1).all()
+
+
+def test_the_robust_z_is_the_largest_distance_from_the_median_in_robust_deviations():
+    rows = np.random.default_rng(0).normal([0, 5], [1, 2], (2000, 2))
+    scorer = RobustZ().fit_rows(np.concatenate([rows, [[np.nan, 0]]]))
+    scores = scorer.score_rows(np.array([[0, 5], [3, 5], [0, -3], [np.nan, 5]]))
+    assert scores[:3] == pytest.approx([0, 3, 4], abs=0.2)
+    assert np.isnan(scores[3])
+
+
+def test_a_feature_of_which_most_values_are_equal_has_the_mean_absolute_deviation():
+    rows = np.array([[0.0]] * 8 + [[1.0], [-1.0]])
+    assert RobustZ().fit_rows(rows).score_rows(np.array([[1.0]])) == pytest.approx([1 / (1.2533 * 0.2)])
+    assert RobustZ().fit_rows(np.zeros((5, 1))).score_rows(np.array([[2.0], [0.0]])).tolist() == [2.0, 0.0]

@@ -24,6 +24,7 @@ from refold.errors import ConfigError
 from refold.library.run import load_run
 from refold.library.scored_files import SCORED_FILES, write_scored_files
 from refold.library.scoring import Judge
+from refold.report.summary import print_labelled
 from refold.runs.directory import atomic_folder
 
 OWN = ("run", "out", "device", "trust")
@@ -77,3 +78,5 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
         f"{facts['val/alarms_per_asset_year']:.1f} alarms per asset and year on validation, "
         f"{facts['alarms_per_asset_year']:.1f} here"
     )
+    if measured := facts.get("detection"):
+        print_labelled(measured, console)

@@ -219,7 +219,9 @@ def _feature_rows(
     values[~present] = np.nan
     broken = faulty.to_numpy() & (policies["feature_not_finite"] == "drop")
     close = bars["close"].cast(pl.Float32).to_numpy(writable=True) if "close" in bars.columns else None
-    label = bars[LABEL].fill_null(0).to_numpy(writable=True) if LABEL in bars.columns else None  # a hole has none
+    label = (
+        bars[LABEL].cast(pl.Int8).fill_null(0).to_numpy(writable=True) if LABEL in bars.columns else None
+    )  # a hole has none
     return FeatureRows(values, present, broken, run, asset, checked.moment, close, label), findings
 
 

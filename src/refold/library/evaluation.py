@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
 from refold.errors import RefoldError
+from refold.library.detection import DETECTION, measure_detection
 from refold.library.doubts import (
     find_broken_weights,
     find_divergence,
@@ -95,14 +96,21 @@ def evaluate_run(
         "windows_per_s": median(epochs.rates) if epochs.rates else None,
         **facts,
     }
+    found, reasons = None, reasons_for_missing(baselines)
+    if test_scores and verdict:
+        found = measure_detection(detector, fitted.pca, data, scored_assets(data), test_scores.scores, cfg.seed)
+    if found:
+        metrics |= found.metrics
+        reasons |= found.reasons
+        result["detection"] = found.parts
     labels = getattr(data.source, "labels", None)  # a source that knows its anomalies
     if evaluation:
         result["price_errors"] = evaluation.run(detector, data, seed=cfg.seed)
         metrics |= evaluation.metrics(result["price_errors"])
     elif test_scores and verdict and labels:
-        found = against_labels(scored_bars(test_scores, data), labels(), verdict["level"])
-        metrics |= {f"errors/{name}": value for name, value in found.items()}
-    result, missing = without_infinities(result, reasons_for_missing(baselines))
+        errors = against_labels(scored_bars(test_scores, data), labels(), verdict["level"])
+        metrics |= {f"errors/{name}": value for name, value in errors.items()}
+    result, missing = without_infinities(result, reasons)
     result |= {"warnings": [warning for warning in warnings if warning], "missing": missing}
     figures = draw_figures(run_dir, module, data, fitted._asdict(), test_scores)
     report_end(cfg, trainer, result, figures, checkpoints.best)
@@ -141,8 +149,11 @@ def report_end(
         figures: name -> PNG file.
         best: best.ckpt.
     """
-    shown = [f"{name} {value:.4f}" for name, value in result["metrics"].items() if value is not None]
+    numbers = {name: value for name, value in result["metrics"].items() if value is not None}
+    shown = [f"{name} {value:.4f}" for name, value in numbers.items() if DETECTION not in name]
     log.info("best.ckpt: %s", "  ".join(shown))
+    if found := [f"{name} {value:.4g}" for name, value in numbers.items() if DETECTION in name]:
+        log.info("against the labels: %s", "  ".join(found))
     for path, reason in result["missing"].items():
         log.info("%s has no value: %s", path, reason)
     for warning in result["warnings"]:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.config.memory import refuse_too_large
-from refold.errors import ConfigError
+from refold.errors import ConfigError, DataError
 from refold.runs.checkpoints import read_checkpoint
 from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
 from refold.runs.settings import read_settings
@@ -124,6 +124,41 @@ class Run:
         from refold.library.frames import returned_like
 
         return returned_like(bars, self._judge(bars, score, threshold, alignment, overrides).score().events)
+
+    def detection(
+        self,
+        bars: "Frame | str | os.PathLike",
+        *,
+        score: str | None = None,
+        threshold: str | None = None,
+        alignment: str | None = None,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Measure scores and verdicts against the labels of some bars.
+
+        Args:
+            bars: as of `score`, like the other arguments, with the column of labels that the run was trained with, or
+                that `overrides` names as data.source.table.columns.label.
+            score: name of an option of conf/score.
+            threshold: name of an option of conf/threshold.
+            alignment: mean, median, max or last.
+            overrides: other settings that can be chosen anew.
+
+        Returns:
+            average_precision, auroc, vus_pr, event_f1 and others, as in scoring.json; None where there is no value,
+            with the reason under "missing".
+
+        Raises:
+            RefoldError: the bars have no labels, cannot be read or judged, or a setting is wrong.
+        """
+        from refold.library.scoring import HERE
+
+        found = self._judge(bars, score, threshold, alignment, overrides).score().facts.get("detection")
+        if found is None:
+            raise DataError(
+                "the bars have no labels; name the column that has them with data.source.table.columns.label"
+            )
+        return found[HERE]
 
     def reconstruct(self, bars: "Frame | str | os.PathLike") -> "pl.DataFrame | pd.DataFrame":
         """Return what the model makes of each bar.

@@ -65,7 +65,7 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
         path: of the HTML file.
     """
     from refold.report.page import write_page
-    from refold.report.summary import tables
+    from refold.report.summary import LABELLED, labelled_rows, tables
 
     assert scoring.evidence is not None
     facts, shown, scores = describe_scoring(run, scoring), scoring.evidence, scoring.scores
@@ -76,6 +76,9 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
     if "part" in scores.collect_schema():  # of the run's own, which fit into memory
         pages = scores.collect()
         values = {"validation": values["validation"], "test": pages.filter(part="test").lazy()}
+    numbers = tables(run.result) if run.result else {}
+    if measured := scoring.facts.get("detection"):
+        numbers = {f"{LABELLED}: scored bars": labelled_rows(measured), **numbers}
     write_page(
         path,
         title=f"{facts['run']}: scored bars",
@@ -87,7 +90,7 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
         features=scoring.detector.features,
         latents=shown.latents,
         alarm_rates=scoring.thresholds,
-        baselines=tables(run.result) if run.result else None,
+        baselines=numbers or None,
         facts={
             "score": f"{facts['score']}, {facts['alignment']} of windows",
             "threshold": f"{facts['threshold']}, {facts['level']:.4g}",

@@ -26,6 +26,7 @@ from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered
 from refold.scoring.detector import Detector
 from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findings
+from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
 from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts
 from refold.scoring.thresholds import per_asset_year
@@ -242,11 +243,14 @@ class Judge:
         """
         spool, events, unscored = TableSpool(self.folder and self.folder / SCORES), Events(), Counter[str]()
         hidden = ("place",) if self.folder is None else ("place", "kind")
+        labelled = LabelledTable()
         like = None
         for table in frames:
             like = table.drop(hidden)
             spool.add(like)
             unscored.update(dict(table["reason"].drop_nulls().value_counts().iter_rows()))
+            if LABEL in table.columns:
+                labelled.add(table, table["part"][0] if "part" in table.columns else name)
             events.add(table)
             if compared and (name == HERE or table["part"][0] == name):
                 compared.add(table)
@@ -270,6 +274,10 @@ class Judge:
             "without_score": dict(unscored.most_common()),
             "found_by_checks": dict(per_check.iter_rows()),
         }
+        everything = with_findings(found, faulty.table())
+        if labelled:
+            facts["detection"] = labelled.measure()
+            everything = everything.with_columns(labelled.count_in(everything))
         rates = {}
         if compared:
             _, moments, span = covered(scores if name == HERE else scores.filter(part=name))
@@ -279,7 +287,7 @@ class Judge:
             from refold.report.evidence import gather
 
             shown = gather(sample, bars, scores)
-        return Scoring(self.detector, scores, with_findings(found, faulty.table()), counted, facts, rates, shown)
+        return Scoring(self.detector, scores, everything, counted, facts, rates, shown)
 
     def reconstruct(self) -> pl.DataFrame:
         """Reconstruct each bar of a table in memory; see `Run.reconstruct`."""

@@ -1,14 +1,34 @@
 """The table that a run ends with."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from refold.scoring.labelled import MODEL
+
 PLANTED = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
 """Metrics of `experiment=price_errors` that tables show -> their captions."""
+
+
+DETECTION_COLUMNS = {
+    "average_precision": "AP",
+    "auroc": "AUROC",
+    "vus_pr": "VUS-PR",
+    "event_f1": "event F1",
+    "alarms": "alarms",
+    "false_alarms": "false alarms",
+    "false_bars": "false bars",
+}
+"""Metrics of labelled bars that tables show -> their captions."""
+
+LABELLED = "labelled anomalies (AP: average precision); verdicts by the threshold, fitted to the scores of validation"
+"""Caption of a table of metrics of labelled bars."""
+
+SHOWN_FALSE_ALARMS = 3
 
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:
@@ -31,9 +51,11 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     own, pca = result["metrics"]["test/r2"], result["baselines"]["pca"]["test/r2"]
     ahead = "" if own is None or pca is None else f"test/r2 against PCA's: {own - pca:+.4f}; "
     console.print(f"{ahead}test/neighbours: share of a window's 10 nearest that its code keeps")
-    for path, reason in result["missing"].items():
-        if path.startswith("metrics."):
-            console.print(f"{path.removeprefix('metrics.')} has no value: {reason}")
+    metrics = {key: why for key, why in result["missing"].items() if key.startswith("metrics.")}
+    for line in _missing_lines({key.removeprefix("metrics."): why for key, why in metrics.items()}):
+        console.print(line)
+    if measured := result.get("detection"):
+        print_detection(measured, console)
     if result["windows_per_s"]:
         console.print(
             f"{result['windows_per_s']:,.0f} windows per second in training, {result['parameters']:,} weights"
@@ -54,6 +76,122 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         console.print(f"look at it:    {directory}/figures/")
 
 
+def _missing_lines(missing: Mapping[str, str]) -> list[str]:
+    """Say which metrics have no value and why, in one line for those that share a reason."""
+    shared: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        shared.setdefault(reason, []).append(name)
+    return [
+        f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no value: {why}" for why, names in shared.items()
+    ]
+
+
+def print_detection(measured: dict[str, Any], console: Console) -> None:
+    """Print how well model and baselines find the labelled bars, and the false alarms with the highest scores.
+
+    Args:
+        measured: the section "detection" of result.json.
+        console: to print on.
+    """
+    test, train = measured["test"], measured["train"]
+    console.print(number_table(f"labelled anomalies of test: {_counted(test)}", detection_rows(measured)))
+    if line := false_alarm_line(test["listed_false_alarms"], test["scorers"][MODEL]["false_alarms"], "on test"):
+        console.print(line)
+    console.print("AP: average precision; verdicts by the run's threshold, fitted to each row's scores of validation")
+    if train["anomalous_bars"]:
+        console.print(
+            f"{train['anomalous_bars']:,} of {train['bars']:,} training bars are labelled; the model learns them too"
+        )
+
+
+def print_labelled(measured: dict[str, dict[str, Any]], console: Console) -> None:
+    """Print how well the labelled bars of a scoring are found, and the false alarms with the highest scores.
+
+    Args:
+        measured: the section "detection" of scoring.json: part -> metrics.
+        console: to print on.
+    """
+    console.print(number_table("labelled anomalies; AP: average precision", labelled_rows(measured)))
+    for part, found in measured.items():
+        console.print(f"labelled on {part}: {_counted(found)}; a random score has their share as AP")
+        reasons = {f"{part}/{name}": reason for name, reason in found["missing"].items()}
+        for line in _missing_lines(reasons):
+            console.print(line)
+        if line := false_alarm_line(found["listed_false_alarms"], found["false_alarms"], f"on {part}"):
+            console.print(line)
+
+
+def _counted(found: dict[str, Any]) -> str:
+    labelled, bars, events = found["anomalous_bars"], found["bars"], found["anomalous_events"]
+    share = labelled / bars if bars else 0
+    return f"{labelled:,} of {bars:,} scored bars ({share:.2%}), {events:,} event{'s' * (events != 1)}"
+
+
+def false_alarm_line(listed: list[dict[str, Any]], count: int, where: str) -> str:
+    """Name the false alarms with the highest scores; an empty text if there are none.
+
+    Args:
+        listed: asset, start and end of some, the highest scores first.
+        count: how many there are.
+        where: the bars, such as "on test".
+    """
+    shown = "; ".join(
+        f"{one['asset']} {one['start']}" + f" to {one['end']}" * (one["end"] != one["start"])
+        for one in listed[:SHOWN_FALSE_ALARMS]
+    )
+    more = count - min(len(listed), SHOWN_FALSE_ALARMS)
+    return f"false alarms {where}: {shown}" + f"; and {more} more" * (more > 0) if listed else ""
+
+
+def number_table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> Table:
+    """Return a table of numbers for a terminal.
+
+    Args:
+        title: of the table.
+        rows: row -> column -> value, None where there is none.
+    """
+    table = Table(title=title)
+    for name in ["", *next(iter(rows.values()))]:
+        table.add_column(name, justify="right" if name else "left")
+    for name, values in rows.items():
+        cells = ["" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}" for v in values.values()]
+        table.add_row(name, *cells)
+    return table
+
+
+def detection_rows(measured: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Return how well model and baselines find the labelled bars of the test part, and how validation ranks them.
+
+    Args:
+        measured: the section "detection" of result.json.
+
+    Returns:
+        Scorer -> column -> value, None where there is none.
+    """
+    val, test = measured["val"]["scorers"], measured["test"]["scorers"]
+    return {
+        scorer: {
+            "val AP": val[scorer]["average_precision"],
+            **{caption: row[name] for name, caption in DETECTION_COLUMNS.items()},
+        }
+        for scorer, row in test.items()
+    }
+
+
+def labelled_rows(measured: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Return how well the labelled bars of a scoring are found.
+
+    Args:
+        measured: the section "detection" of scoring.json: part -> metrics.
+
+    Returns:
+        Part -> column -> value, None where there is none.
+    """
+    return {
+        part: {caption: found[name] for name, caption in DETECTION_COLUMNS.items()} for part, found in measured.items()
+    }
+
+
 def beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """Return the errors of the model and of the baselines that it has to beat.
 
@@ -65,7 +203,7 @@ def beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None
     """
     columns = ["val/reconstruction_mse", "val/r2", "test/reconstruction_mse", "test/r2", "test/neighbours"]
     rows = {
-        "LSTM autoencoder": result["metrics"],
+        MODEL: result["metrics"],
         f"PCA, {result['code_size']} components": result["baselines"]["pca"],
         "training mean": result["baselines"]["mean"],
     }
@@ -85,6 +223,8 @@ def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None
         Caption -> row -> column -> value, None where there is none.
     """
     found = {"reconstruction running free, in training variances": beside_baselines(result)}
+    if measured := result.get("detection"):
+        found[LABELLED] = detection_rows(measured)
     if measured := result.get("price_errors"):
         for metric, title in PLANTED.items():
             rows: dict[str, dict[str, float | None]] = {}

@@ -11,10 +11,11 @@ from refold.errors import DataError
 from refold.runs.records import RunRecord
 
 COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "errors/average_precision", "errors/vus_pr")
+COLUMNS += ("test/detection/average_precision", "test/detection/vus_pr", "test/detection/event_f1")
 COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")
 """Metrics beside the one that is sorted by, where any run has them; a narrow terminal shows the first ones."""
 
-SMALLER_IS_BETTER = ("_mse", "_mae", "_gap", "loss", "parameters")
+SMALLER_IS_BETTER = ("_mse", "_mae", "_gap", "loss", "parameters", "alarms")
 
 
 @dataclass(frozen=True)

@@ -184,15 +184,21 @@ class Forest:
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
         """Grow the trees on the training bars."""
+        return self.fit_rows(self._rows(train))
+
+    def fit_rows(self, rows: np.ndarray) -> Self:
+        """Grow the trees on rows of features (N, F); those with NaN are left out."""
         from sklearn.ensemble import IsolationForest  # a second to import, and only needed here
 
-        rows = self._rows(train)
         self.forest = IsolationForest(random_state=self.seed).fit(rows[np.isfinite(rows).all(axis=1)])
         return self
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """Return the forest's anomaly score of each bar, (N,) in (0, 1]."""
-        rows = self._rows(bars)
+        return self.score_rows(self._rows(bars))
+
+    def score_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the forest's anomaly score of rows of features (N, F), (N,) in (0, 1]; NaN for those with NaN."""
         known = np.isfinite(rows).all(axis=1)
         scores = np.full(len(rows), np.nan)
         if known.any():
@@ -202,6 +208,28 @@ class Forest:
     def _rows(self, bars: pl.DataFrame) -> np.ndarray:
         features = find_all(self.features, bars.columns)
         return compute_features(bars, features, bars["asset"].rle_id().to_numpy()).to_numpy()
+
+
+class RobustZ:
+    """Score bars by the feature that is farthest from its median, in robust standard deviations of training.
+
+    The deviation is 1.4826 x the median absolute deviation. Where more than half of the training values are equal, that
+    is 0, and 1.2533 x the mean absolute deviation stands in. Source: Iglewicz and Hoaglin 1993.
+    """
+
+    def fit_rows(self, rows: np.ndarray) -> Self:
+        """Learn median and deviation of each feature from training rows (N, F); those with NaN are left out."""
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        self.median = np.median(rows, axis=0)
+        away = np.abs(rows - self.median)
+        deviation = 1.4826 * np.median(away, axis=0)
+        deviation = np.where(deviation > 0, deviation, 1.2533 * away.mean(axis=0))
+        self.deviation = np.where(deviation > 0, deviation, 1.0)  # of a feature that never moves
+        return self
+
+    def score_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the largest absolute robust z of each row of features (N, F), (N,); NaN for rows with NaN."""
+        return (np.abs(rows - self.median) / self.deviation).max(axis=1)
 
 
 class Chance:
@@ -221,6 +249,14 @@ class Chance:
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """Return a random score of each bar, (N,) in [0, 1)."""
         return self.generator.random(bars.height)
+
+    def fit_rows(self, rows: np.ndarray) -> Self:
+        """Do nothing: there is nothing to learn."""
+        return self
+
+    def score_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return a random score of each row, (N,) in [0, 1)."""
+        return self.generator.random(len(rows))
 
 
 class Everything:

@@ -4,14 +4,14 @@ Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows i
 """
 
 from collections.abc import Callable
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from refold.data import Scaler, Series, Windows
 from refold.data.bars.checks import Checks
@@ -77,6 +77,17 @@ class Detector:
         """Return this detector with other checks of the bars that it is given; it shares everything else."""
         other = copy(self)
         other.recipe = replace(self.recipe, checks=checks)
+        return other
+
+    def around(self, autoencoder: nn.Module) -> "Detector":
+        """Return this detector around another autoencoder, with a score and a threshold of its own to fit.
+
+        Args:
+            autoencoder: with all that a detector asks of one, as `refold.scoring.baselines.Components`.
+        """
+        other = copy(self)
+        other.autoencoder = cast(Autoencoder, autoencoder)
+        other.score_function, other.threshold = deepcopy(self.score_function), deepcopy(self.threshold)
         return other
 
     # ---- fit ---------------------------------------------------------------------------------------------------------

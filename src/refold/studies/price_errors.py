@@ -9,15 +9,13 @@ need before they are clean of the part before), and the bar after an error, whos
 not. A scorer that cannot tell of a bar counts as finding nothing there.
 """
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
-from torch import nn
 
 from refold.bounds import at_least, checked, more_than
 from refold.data import WindowDataModule
@@ -26,7 +24,6 @@ from refold.data.bars.findings import CHECKS
 from refold.data.recipe import Recipe
 from refold.data.windows.split import PARTS, Part
 from refold.errors import DataError
-from refold.models import Autoencoder
 from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
 from refold.scoring.detection_metrics import (
     LabelledScores,
@@ -41,6 +38,7 @@ from refold.scoring.detection_metrics import (
 )
 from refold.scoring.detector import Detector
 from refold.scoring.events import likely_kinds
+from refold.scoring.labelled import MODEL
 from refold.scoring.protocols import Scorer
 from refold.scoring.rules import (
     RULES,
@@ -59,7 +57,6 @@ FOUND_BY_CHECKS = {"broken bar": "broken_bar", "duplicate": "duplicate", "gap": 
 
 JUMP = "real jump"
 ALL = "all kinds"
-MODEL = "LSTM autoencoder"
 RULES_ALONE = "four rules"
 RULES_AND_MODEL = "rules + LSTM autoencoder"
 
@@ -99,10 +96,10 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
     components = Components(PCA(size, seed).fit(data.train_windows))
 
     def model() -> Detector:
-        return _with_autoencoder(detector, detector.autoencoder)
+        return detector.around(detector.autoencoder)
 
     def pca() -> Detector:
-        return _with_autoencoder(detector, components)
+        return detector.around(components)
 
     def rules() -> dict[str, Rule]:
         return {kind: rule() for kind, rule in RULES.items()}
@@ -123,14 +120,6 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         "rules + PCA": LargestRank(rules(), pca(), data.gap_bars),
         RULES_AND_MODEL: LargestRank(rules(), model(), data.gap_bars),
     }
-
-
-def _with_autoencoder(detector: Detector, autoencoder: nn.Module) -> Detector:
-    """Copy a detector around another autoencoder, with a score and a threshold of its own to fit."""
-    other = copy.copy(detector)
-    other.autoencoder = cast(Autoencoder, autoencoder)  # `Components` has all that a detector asks of one
-    other.score_function, other.threshold = copy.deepcopy(detector.score_function), copy.deepcopy(detector.threshold)
-    return other
 
 
 @dataclass(frozen=True)
