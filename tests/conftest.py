@@ -1,5 +1,8 @@
 """Compose once per test into a temporary directory; start `train.py` as a user would."""
 
+import base64
+import copy
+import functools
 import os
 import shutil
 import subprocess
@@ -33,13 +36,46 @@ TINY = [
 """A whole run in about a second."""
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a quick test train without rendering its pictures: that takes four fifths of a tiny run's time."""
+    global renders_pictures
+    renders_pictures = any(item.get_closest_marker(name) for name in ("slow", "pictures"))
+
+
+renders_pictures = True
+BLANK_PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAD0lEQVR4nGP4jwMwDC0JALoev0Ewkwr8AAAAAElFTkSuQmCC"
+)
+"""A white square, 8 by 8."""
+
+
+def leave_pictures_blank() -> None:
+    """Let quick tests of this process write a blank picture for each figure that is drawn; slow ones render them."""
+    from refold.report import figures
+
+    if not isinstance(figures.save, functools.partial):
+        figures.save = functools.partial(_save_or_leave_blank, figures.save)
+
+
+def _save_or_leave_blank(save: Callable[..., Path], figure: object, path: Path) -> Path:
+    if renders_pictures:
+        return save(figure, path)
+    path.write_bytes(BLANK_PNG)
+    return path
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
 def compose_run(overrides: list[str], *, definite: bool = True) -> DictConfig:
     """The configuration that `train.py` would see, with a run id and, if definite, no `auto` left in the trainer."""
     from refold.launch.hardware import find_machine, plan
     from refold.runs.settings import to_plain
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
+    cfg = copy.deepcopy(_composed(tuple(overrides)))
     with open_dict(cfg):
         names = {"version": refold.__version__, "id": "test-run", "group": None, "settings": None}
         cfg.run = {**names, "choices": {}, "overrides": overrides}
@@ -63,6 +99,7 @@ def train_tiny(directory: Path, *overrides: str) -> tuple[DictConfig, dict]:
     from refold.cli import train
     from refold.runs.settings import open_run
 
+    leave_pictures_blank()
     cfg = compose_run([*TINY, *overrides])
     open_run(cfg, directory)
     return cfg, train.train(cfg, directory)

@@ -86,11 +86,21 @@ def test_the_keys_are_those_on_disk():
     assert "data.split.val_start" in KEYS["data/split=date"]
 
 
-@settings(max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=25, **EXAMPLES)
 @given(arguments=command_lines())
 def test_every_command_line_is_accepted_or_refused_in_words(arguments):
     message = answer(arguments)
     assert message is None or (message.strip() and "Traceback" not in message), arguments
+
+
+@pytest.mark.slow
+@settings(max_examples=75, **EXAMPLES)
+@given(arguments=command_lines())
+def test_so_are_many_more(arguments):
+    test_every_command_line_is_accepted_or_refused_in_words.hypothesis.inner_test(arguments)
 
 
 RUNS = st.lists(
@@ -110,7 +120,7 @@ RUNS = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=8, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, **EXAMPLES)
 @given(arguments=RUNS)
 def test_two_batches_end_in_a_result_or_in_words(tmp_path_factory: pytest.TempPathFactory, arguments: list[str]):
     run_dir: Path = tmp_path_factory.mktemp("run")

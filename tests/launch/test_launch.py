@@ -106,6 +106,7 @@ def test_a_process_that_fails_ends_the_job_and_is_the_one_shown(
     assert left_behind(tmp_path) == ""
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_path, monkeypatch, capfd):
     script = tmp_path / "script.py"
     script.write_text(
@@ -128,6 +129,7 @@ def test_a_process_that_hangs_at_the_start_is_named_with_where_it_stands(tmp_pat
     assert left_behind(tmp_path) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_no_process_of_a_job_listens_beyond_this_machine(tmp_path):
     script = tmp_path / "script.py"
@@ -154,6 +156,7 @@ def test_no_process_of_a_job_listens_beyond_this_machine(tmp_path):
     assert set(found["parent"]) | set(found["own"]) == {"0100007F"}  # 127.0.0.1
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_worker_stops_the_job_and_is_no_failure(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import CONF
+from conftest import CONF, leave_pictures_blank
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -36,6 +36,7 @@ def closes(bars: int = 600, seed: int = 0, deviation: float = 0.01) -> pl.DataFr
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> refold.Run:
     """A run that was trained on a table in memory."""
+    leave_pictures_blank()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("notebook"))
         return refold.train(closes(), decoder="autoregressive", **QUICK)

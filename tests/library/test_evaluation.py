@@ -82,6 +82,7 @@ def strict(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+@pytest.mark.pictures
 def test_a_training_that_diverges_says_so(tiny_run, tmp_path, caplog, capsys):
     _, result = tiny_run("optimizer.lr=100", "trainer.max_epochs=3")
     (warning,) = [text for text in result["warnings"] if "diverged" in text]
@@ -131,6 +132,7 @@ def test_a_schedule_that_reached_its_end_or_feeds_nobody_is_not_spoken_of(tiny_r
     assert not [text for text in reached["warnings"] + unfed["warnings"] if "teacher forcing" in text]
 
 
+@pytest.mark.pictures
 def test_a_test_part_that_stands_still_has_no_r2_and_says_why(tiny_run, tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     steps = 0.01 * torch.randn(600, generator=generator)
