@@ -143,7 +143,7 @@ def test_a_mistake_is_its_message(capsys):
         raise ConfigError("run has no value")
 
     assert run_command(refuse) == 2
-    assert capsys.readouterr().err == "\nrun has no value\n"
+    assert capsys.readouterr().err == "run has no value\n"
 
 
 @pytest.mark.parametrize("script", ["train.py --help", "train.py --cfg job", "scripts/score.py --help"])

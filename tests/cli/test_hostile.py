@@ -1,6 +1,9 @@
 """Places that cannot be written, as a command meets them: a full disk, a directory that is read-only."""
 
 import logging.config
+import os
+import stat
+from datetime import date, timedelta
 
 import polars as pl
 import pytest
@@ -8,7 +11,7 @@ from conftest import CONF
 
 from refold.config.check import explain
 from refold.errors import RefoldError
-from refold.runs.directory import atomic_folder, full_disk_as_refold_error
+from refold.runs.directory import atomic_folder, full_disk_as_refold_error, write_atomically
 
 
 def test_a_disk_that_is_full_for_polars_is_one_message():
@@ -28,6 +31,34 @@ def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path):
     with pytest.raises(RefoldError, match="cannot be written: No space left on device"):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_file_is_private_until_it_is_complete_and_then_as_the_umask_says(mask, tmp_path, monkeypatch):
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(os, "fchmod", lambda file, mode: (seen.append(os.fstat(file).st_mode), os.chmod(file, mode)))
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a.json", "{}")
+    finally:
+        os.umask(before)
+    assert os.replace is replace
+    assert [stat.S_IMODE(mode) for mode in seen] == [0o600]
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.mark.slow
+def test_no_name_of_an_asset_is_a_formula_in_what_a_training_writes(tmp_path, tiny_run):
+    names = ("=HYPERLINK(1)", "+A", "-A", "@A")
+    rows = [
+        f"{date(2020, 1, 1) + timedelta(day)},{name},{100 + (day // 9) % 5 + day % 2 * (day % 90 > 12)}"
+        for name in names for day in range(400)
+    ]  # fmt: skip
+    (tmp_path / "bars.csv").write_text("\n".join(["date,symbol,close", *rows]) + "\n")
+    tiny_run("data=csv", f"data.path={tmp_path / 'bars.csv'}", "data.window_size=16")
+    found = pl.read_csv(tmp_path / "run/findings.csv")
+    assert set(found["asset"]) == {f"'{name}" for name in names}
 
 
 def test_a_run_directory_in_which_no_log_can_be_opened_is_one_message(tmp_path):

@@ -1,7 +1,11 @@
 """No file of a run, no line on the terminal, and nothing that compares or scores the run holds a password."""
 
+import math
 import os
 import shutil
+import sqlite3
+from contextlib import closing
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -87,6 +91,60 @@ def test_nothing_that_a_run_writes_or_prints_holds_a_password(processes, command
     printed += answer.stdout + answer.stderr
     assert leaks(tmp_path) == []
     assert [part for part in PARTS if part in printed] == []
+
+
+@pytest.mark.slow
+def test_a_database_that_answers_leaves_no_password_behind(command, tmp_path):
+    pytest.importorskip("connectorx", reason="the connector of data=sql is not installed")
+    path = tmp_path / "data" / f"bars.db?password={PASSWORD}"  # SQLite has no passwords, and takes this for a name
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table bars (date text, symbol text, close real)")
+        days = [date(2015, 1, 1) + timedelta(day) for day in range(900)]
+        rows = [(str(day), "A", 100 + math.sin(number) + number / 50) for number, day in enumerate(days)]
+        connection.executemany("insert into bars values (?, ?, ?)", rows)
+        connection.commit()
+    wandb = ["logger=wandb", "logger.mode=offline", "data=sql", "data.window_size=16"]
+    tiny = [*(setting for setting in TINY if not setting.startswith("logger")), *wandb]
+    query = f"select * from bars where 'token={PASSWORD}' = 'token={PASSWORD}'"
+    given = [f"data.uri={quoted(f'sqlite://{path}')}", f"data.source.query={quoted(query)}"]
+    named = ["data.uri=${oc.env:DATABASE_URL}"]
+    environment = {"DATABASE_URL": f"sqlite://{path}"}
+    printed = ""
+    for arguments, script in (
+        ([*tiny, *given, "hydra.run.dir=given"], "train.py"),
+        ([*tiny, *named, "hydra.run.dir=named"], "train.py"),
+        (["run=given", *given], "scripts/score.py"),
+        (["run=named", *named], "scripts/score.py"),
+        (["given", "named", "--csv", "table.csv", "--html", "page.html"], "scripts/compare.py"),
+    ):
+        done = command(*arguments, script=script, **environment)
+        assert done.returncode == 0, (arguments, done.stderr)
+        printed += done.stdout + done.stderr
+    assert list((tmp_path / "given").rglob("report.html"))
+    shutil.rmtree(tmp_path / "home")
+    shutil.rmtree(path.parent)
+    assert leaks(tmp_path) == []
+    assert [part for part in PARTS if part in printed] == []
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mssql"])
+def test_a_database_that_refuses_is_not_told_with_its_password(scheme, monkeypatch):
+    import polars as pl
+
+    from refold.data.sources import Sql
+    from refold.errors import DataError
+    from tests.data.makers import table
+
+    uri = f"{scheme}://bob:{PASSWORD}@127.0.0.1:1/bars"
+
+    def refuse(query: str, uri: str, engine: str) -> None:  # the drivers try for half a minute
+        raise RuntimeError(f"error connecting to {uri}: password {PASSWORD} of bob was refused")
+
+    monkeypatch.setattr(pl, "read_database_uri", refuse)
+    with pytest.raises(DataError, match="the query failed") as refusal:
+        Sql(uri=uri, query="select 1", table=table()).load()
+    assert PASSWORD not in str(refusal.value)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def mistakes(*overrides: str) -> str:
         (["decoder=conditional", "decoder.start_token=zero"], "must be one of zeros, learned; did you mean zeros?"),
         (["+decoder.hiddensize=3"], "RepeatDecoder has no such setting; did you mean hidden_size?"),
         (["~decoder.reverse"], "decoder.reverse is missing; RepeatDecoder needs it"),
-        (["+sweep=wandb"], "sweep=wandb is no option of train.py"),
+        (["+sweep=wandb"], "sweep=wandb is no option: "),
         (["+sweep.skip_finshed=1"], "sweep.skip_finshed: there is no such key; did you mean skip_finished?"),
         (["+decodr.a=1"], "decodr: there is no such section; did you mean decoder?"),
         (["decoder._target_=refold.models.RepeatDecodr"], "has no 'RepeatDecodr'; did you mean RepeatDecoder?"),

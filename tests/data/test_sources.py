@@ -288,6 +288,14 @@ def test_a_query_that_fails_is_named(database, query, message):
         Sql(uri=database, query=query, table=table()).load()
 
 
+@pytest.mark.parametrize("end", ["x", "?password=Tr0ub4dor"])
+def test_no_empty_database_is_made_under_a_wrong_name(database, tmp_path, end):
+    with pytest.raises(DataError, match=r"there is no file .*: sqlite:// and the path of a database") as refusal:
+        Sql(uri=database + end, query="select * from bars", table=table()).load()
+    assert "Tr0ub4dor" not in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["bars.db"]
+
+
 def test_a_password_is_not_shown():
     source = Sql(uri="postgresql://me:secret@nowhere.invalid/db", query="select 1", table=table())
     assert "secret" not in str(source)

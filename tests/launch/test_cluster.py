@@ -46,8 +46,11 @@ def test_the_number_of_processes_is_the_starters():
     assert adopt({**SETTINGS, "devices": 3}, world)["devices"] == 2
 
 
-def test_several_machines_need_somebody_to_start_them():
-    with pytest.raises(ConfigError, match=r"trainer.num_nodes is 2; .* torchrun --nnodes=2 --nproc-per-node=1"):
+@pytest.mark.parametrize(("started", "script"), [("/usr/bin/refold", "-m refold train"), ("train.py", "train.py")])
+def test_several_machines_need_somebody_to_start_them(started, script, monkeypatch):
+    monkeypatch.setattr("sys.argv", [started])
+    wanted = rf"trainer.num_nodes is 2; .* torchrun --nnodes=2 --nproc-per-node=1 .*:29500 {script}, and the same"
+    with pytest.raises(ConfigError, match=wanted):
         plan({**SETTINGS, "num_nodes": 2}, LAPTOP)
 
 

@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -113,6 +115,14 @@ def test_a_checkpoint_with_objects_is_refused_without_advice_to_load_it(copied):
     with pytest.raises(refold.ConfigError, match="it holds more than plain values and tensors") as refusal:
         refold.load_run(copied)
     assert "weights_only" not in str(refusal.value)
+
+
+def test_two_assets_without_their_names_are_told_from_another_frequency(run_dir):
+    days = pl.date_range(date(2020, 1, 1), date(2021, 1, 1), eager=True)
+    prices = pl.Series([100.0 + day % 7 for day in range(len(days))])
+    frame = pl.DataFrame({"date": days, **dict.fromkeys(("open", "high", "low", "close", "volume"), prices)})
+    with pytest.raises(refold.RefoldError, match=r"with equal times .* data.source.table.columns.asset"):
+        refold.load_run(run_dir).score(pl.concat([frame, frame]))
 
 
 def test_what_is_no_path_is_no_run():

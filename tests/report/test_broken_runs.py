@@ -14,7 +14,6 @@ from test_compare_page import payload, windows
 
 from refold.cli import compare as compare_command
 from refold.cli.command import run_command
-from refold.errors import DataError
 from refold.report.comparison_page import write_comparison
 from refold.runs.comparison import compare
 from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
@@ -108,6 +107,11 @@ BROKEN = {
     "yaml bomb": (write_file("resolved.yaml", BOMB), "resolved.yaml cannot be read", "alias"),
     "yaml depth": (write_file("resolved.yaml", "- " * 100_000 + "a"), "resolved.yaml cannot be read", "30 levels"),
     "yaml large": (write_file("resolved.yaml", "a: " + "x" * 2_000_000), "resolved.yaml cannot be read", "larger"),
+    "yaml values": (
+        write_file("resolved.yaml", "a: [" + "1," * 60_000 + "1]"),
+        "resolved.yaml cannot be read",
+        "values",
+    ),
     "yaml list": (write_file("resolved.yaml", "[1]"), "resolved.yaml is not the configuration of a run"),
     "yaml others": (write_file("resolved.yaml", "run: 1\ncheckpoint: {}\ntrainer:"), "not the configuration of a run"),
 }
@@ -195,11 +199,15 @@ def test_values_that_json_lacks_do_no_harm_as_settings(good, tmp_path):
     assert payload(tmp_path / "page.html")["parallel"]
 
 
-def test_without_a_run_that_can_be_read_there_is_one_message(tmp_path):
-    directory = write_run(tmp_path / "0_a", settings_of(), metrics=measured(0.5))
-    (directory / "resolved.yaml").write_text("a: [")
-    with pytest.raises(DataError, match=r"no run can be read: .*0_a: resolved\.yaml cannot be read"):
-        compare(find_runs([tmp_path]))
+@pytest.mark.parametrize("file", ["resolved.yaml", "result.json"])
+def test_without_a_run_that_can_be_read_there_is_the_table_and_a_status(file, tmp_path, script):
+    for name in ("0_a", "1_b"):
+        directory = write_run(tmp_path / name, settings_of(), metrics=measured(0.5))
+        (directory / file).write_text("a: [")
+    table = tmp_path / "table.csv"
+    status, printed, errors = script("compare", str(tmp_path), "--csv", str(table), "--html", str(tmp_path / "p.html"))
+    assert (status, errors) == (2, "no run can be read: the rows above say why\n")
+    assert [text.count(f"{file} ") for text in (printed, table.read_text())] == [2, 2]
 
 
 @pytest.mark.parametrize(

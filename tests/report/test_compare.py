@@ -79,6 +79,15 @@ def test_the_table_marks_the_best_and_names_its_run(sweep):
     assert "val/mse" in narrow
 
 
+def test_a_seed_that_was_run_twice_is_no_spread_over_seeds(tmp_path):
+    for number in range(2):
+        write_run(tmp_path / f"{number}_a", settings_of("seed=3"), metrics=measured(0.5 + number))
+    text = printed(compare(find_runs([tmp_path])))
+    assert "2 runs" in text
+    assert "one seed more than once" in text
+    assert "over seeds" not in text
+
+
 def test_jobs_are_read_once_in_the_order_of_their_numbers(sweep):
     (sweep.parent / "latest").symlink_to(sweep / "0_repeat-s0")
     names = [run.directory.name for run in find_runs([sweep.parent, sweep / "0_repeat-s0"])]

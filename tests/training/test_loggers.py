@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import tracemalloc
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_a_cut_last_row_does_no_harm(tmp_path):
     path.write_text("epoch,step,a\n0,0,1.0\n0,")
     MetricsFile(path).log_metrics({"a": 2.0, "epoch": 0}, step=5)
     assert [row["step"] for row in rows(path)] == ["0", "5"]
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    logger = MetricsFile(tmp_path / "metrics.csv")
+    tracemalloc.start()
+    held = []
+    for step in range(2000):
+        logger.log_metrics({"train/loss": float(step), "train/lr": 0.1, "epoch": 0}, step=step)
+        if step in (200, 1999):
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held[1] - held[0] < 10_000  # the rows themselves take 600 kB
+    assert len(rows(tmp_path / "metrics.csv")) == 2000
+
+
+def test_a_file_that_somebody_removes_begins_anew(tmp_path):
+    logger = MetricsFile(tmp_path / "metrics.csv")
+    logger.log_metrics({"a": 1.0}, step=0)
+    (tmp_path / "metrics.csv").unlink()
+    logger.log_metrics({"b": 2.0}, step=1)
+    assert [row["b"] for row in rows(tmp_path / "metrics.csv")] == ["2.0"]
 
 
 class RecordingRun:

@@ -90,7 +90,7 @@ def unforeseen(error: Exception, log: Path | None = None) -> UnforeseenError:
 
 def print_mistake(error: RefoldError) -> int:
     """Print the message of an error alone, without a traceback, and return its exit status."""
-    print(f"\n{redact(program.as_started(str(error)))}", file=sys.stderr)
+    print(redact(program.as_started(str(error))), file=sys.stderr)
     return exit_status(error)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refold import program
-from refold.errors import ConfigError
+from refold.errors import ConfigError, DataError
 from refold.report.comparison_table import print_comparison
 from refold.runs.comparison import Comparison, compare
 from refold.runs.directory import write_atomically
@@ -24,7 +24,7 @@ def main() -> None:
     """Read runs, compare them, print the table, and write the files that were asked for.
 
     Raises:
-        RefoldError: there are no runs, they cannot be compared, or a file cannot be written.
+        RefoldError: there are no runs, none of them can be read, they cannot be compared, or a file cannot be written.
     """
     parser = argparse.ArgumentParser(
         description=program.as_started(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -48,6 +48,8 @@ def main() -> None:
             print(f"page:     {given.html}")
     except OSError as error:
         raise ConfigError(f"{error.filename}: it cannot be written: {error.strerror}") from None
+    if all(run.status == "broken" for run in comparison.runs):
+        raise DataError("no run can be read: the rows above say why")
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:

@@ -117,7 +117,7 @@ def run_and_report(cfg: DictConfig, run_job: RunJob) -> float:
                 discard_unused(run_dir)
             sys.exit(print_mistake(error))  # past Hydra, which would add lines of its own
         number, name = hydra_config.job.num, hydra_config.job.override_dirname
-        print(f"\njob {number}, {name}, failed: {redact(str(error))}", file=sys.stderr)
+        print(f"job {number}, {name}, failed: {redact(str(error))}", file=sys.stderr)
         if not (run_dir / RESOLVED).exists():
             record_refusal(run_dir, error)
         if cfg.sweep.stop_on_failure:

@@ -112,6 +112,7 @@ def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> 
     """
     with interruptible(run_dir), full_disk_as_refold_error(run_dir):
         from refold.library.evaluation import evaluate_run
+        from refold.library.scored_files import escape_formulas
         from refold.training.loggers import finish_loggers
 
         job.seed(cfg)
@@ -126,7 +127,7 @@ def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> 
             trainer = config.build_trainer(cfg, run_dir)  # starts the W&B run, which must end whatever comes
             job.log_training(cfg, trainer, data)
             if trainer.is_global_zero:
-                data.findings.write_csv(run_dir / FINDINGS)
+                escape_formulas(data.findings).write_csv(run_dir / FINDINGS)
             report_ready()
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             assert data.scaler is not None  # setup fitted it

@@ -136,8 +136,8 @@ def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
     unknown = [key for key in given if key not in SWEEP] if isinstance(given, dict) else []
     if "program" in unknown:
         yield (
-            "sweep=wandb is no option of train.py: conf/sweep/wandb.yaml is a file for W&B, which takes it with wandb "
-            "sweep --project refold conf/sweep/wandb.yaml; a sweep of train.py's own is python train.py -m KEY=A,B"
+            "sweep=wandb is no option: conf/sweep/wandb.yaml is a file for W&B, which takes it with wandb sweep "
+            "--project refold conf/sweep/wandb.yaml; a sweep of Refold's own is python train.py -m KEY=A,B"
         )
         return
     yield from (f"sweep.{key}: there is no such key{nearest(key, set(SWEEP))}" for key in unknown)

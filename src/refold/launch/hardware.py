@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from refold import program
 from refold.errors import ConfigError
 from refold.launch.cluster import World
 
@@ -70,10 +71,11 @@ def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) 
     if world:
         trainer = {**trainer, **_as_started(trainer, world)}
     elif trainer["num_nodes"] > 1:
+        script = program.command("train").removeprefix("python ").replace("refold train", "-m refold train")
         raise ConfigError(
             f"trainer.num_nodes is {trainer['num_nodes']}; processes on several machines are started by torchrun or "
             f"srun. On each of them: torchrun --nnodes={trainer['num_nodes']} --nproc-per-node={trainer['devices']} "
-            f"--rdzv-backend=c10d --rdzv-endpoint=HOST:29500 train.py, and the same settings"
+            f"--rdzv-backend=c10d --rdzv-endpoint=HOST:29500 {script}, and the same settings"
         )
     accelerator = trainer["accelerator"]
     if accelerator == "auto":

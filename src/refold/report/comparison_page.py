@@ -13,7 +13,7 @@ import numpy as np
 
 from refold.report.comparison_table import cell_text, label_of, short_names
 from refold.report.html_page import assemble_page
-from refold.runs.comparison import Comparison, best_rows, smaller_is_better
+from refold.runs.comparison import Comparison, best_rows, meaning_of_spread, smaller_is_better
 from refold.runs.directory import METRICS, write_atomically
 from refold.runs.fixed_windows import FIXED_WINDOWS, FixedWindows
 from refold.runs.importance import measure_importance
@@ -91,7 +91,7 @@ def _table(comparison: Comparison) -> dict[str, Any]:
         "first_metric": len(comparison.settings) + 1,
         "best": [winners[name] for name in comparison.metrics],
         "finished": [row.finished for row in comparison.rows],
-        "note": "± is the standard deviation over seeds." if any(len(row.runs) > 1 for row in comparison.rows) else "",
+        "note": meaning_of_spread(comparison),
     }
 
 

@@ -8,7 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from refold.runs.comparison import Comparison, Row, best_rows, smaller_is_better
+from refold.runs.comparison import Comparison, Row, best_rows, meaning_of_spread, smaller_is_better
 from refold.runs.records import RunRecord
 
 MOST_PROBLEMS = 3
@@ -50,7 +50,7 @@ def label_of(row: Row) -> str:
     """Return the label of a row: its number of seeds, or its one run and status, then any problems."""
     run = row.runs[0]
     if len(row.runs) > 1:
-        name = f"{len(row.runs)} {'seeds' if len({run.seed for run in row.runs}) == len(row.runs) else 'runs'}"
+        name = f"{len(row.runs)} {'seeds' if row.of_seeds else 'runs'}"
     else:
         name = run.id if row.finished else f"{run.id}, {run.status}"
     return ": ".join(filter(None, (name, run.note, problems_text(run))))
@@ -88,7 +88,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None, tit
     if not console.is_terminal:  # nothing is folded or left out of a file
         console.width = max(console.width, _width(console, table))
     console.print(table)
-    spread = ", ± the standard deviation over seeds" if any(len(row.runs) > 1 for row in comparison.rows) else ""
+    spread = f", {meaning}" if (meaning := meaning_of_spread(comparison)) else ""
     direction = "smallest" if smaller_is_better(comparison.metric) else "largest"
     console.print(Text(f"{direction} {comparison.metric} first; * is the best of its column{spread}"))
     for note in comparison.notes:

@@ -15,6 +15,9 @@ COLUMNS += ("test/detection/average_precision", "test/detection/vus_pr", "test/d
 COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")
 """Metrics beside the one that is sorted by, where any run has them; a narrow terminal shows the first ones."""
 
+USUAL_METRIC = "val/reconstruction_mse"
+"""What runs are sorted by if the settings of none can be read."""
+
 SMALLER_IS_BETTER = ("_mse", "_mae", "_gap", "loss", "parameters", "alarms")
 
 
@@ -29,6 +32,11 @@ class Row:
 
     settings: tuple[Any, ...]
     runs: tuple[RunRecord, ...]
+
+    @property
+    def of_seeds(self) -> bool:
+        """Whether no two of its runs have the same seed."""
+        return len({run.seed for run in self.runs}) == len(self.runs)
 
     @property
     def finished(self) -> bool:
@@ -92,7 +100,7 @@ def compare(runs: Sequence[RunRecord], metric: str | None = None, *, each: bool 
         each: one row per run, in place of the mean over seeds.
 
     Raises:
-        DataError: no run can be read, runs were chosen by different metrics and none is named, or no finished run has
+        DataError: runs were chosen by different metrics and none is named, or no finished run has
             the metric.
     """
     metric = metric or _common_monitor(runs)
@@ -110,10 +118,8 @@ def compare(runs: Sequence[RunRecord], metric: str | None = None, *, each: bool 
 
 
 def _common_monitor(runs: Sequence[RunRecord]) -> str:
-    """Return the monitored metric that all readable runs share; raise DataError if they have none or several."""
-    monitors = sorted({run.monitor for run in runs if run.monitor is not None})
-    if not monitors:
-        raise DataError(f"no run can be read: {runs[0].directory}: {runs[0].note}")
+    """Return the monitored metric that all readable runs share; raise DataError if they have several."""
+    monitors = sorted({run.monitor for run in runs if run.monitor is not None}) or [USUAL_METRIC]
     if len(monitors) > 1:
         raise DataError(f"checkpoint.monitor differs between these runs: {', '.join(monitors)}; choose with --metric")
     return monitors[0]
@@ -193,6 +199,20 @@ def _notes(runs: Sequence[RunRecord], metric: str) -> Iterable[str]:
 
 PART_KEYS = ("data.split.", "data.window_size", "data.stride", "data.features", "data.fold", "data.layout")
 """Settings that decide what an error is measured on."""
+
+
+def meaning_of_spread(comparison: Comparison) -> str:
+    """Say what a spread in the table is of; return an empty text if no row has one.
+
+    Args:
+        comparison: the runs.
+    """
+    several = [row for row in comparison.rows if len(row.runs) > 1]
+    if not several:
+        return ""
+    if all(row.of_seeds for row in several):
+        return "± the standard deviation over seeds"
+    return "± the standard deviation over runs; a row of runs, not of seeds, has one seed more than once"
 
 
 def best_rows(comparison: Comparison) -> dict[str, int | None]:

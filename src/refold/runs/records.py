@@ -29,7 +29,8 @@ NOISE = ("resume", "trust", "run", "logger", "sweep", "hydra")
 """Sections that do not decide what a run computes."""
 
 LARGEST_RESULT = 50_000_000
-"""Bytes of a result.json that is read: a hundred times what a usual run has."""
+LARGEST_METRICS = 500_000_000
+"""Bytes of a result.json and of a metrics.csv that are read: a hundred times what a usual run has."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,7 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
         Name -> (optimizer step, value) of each row that has a value.
     """
     curves: dict[str, list[tuple[int, float]]] = {}
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > LARGEST_METRICS:
         return curves
     with suppress(OSError, csv.Error), path.open(newline="", errors="replace") as file:
         for row in csv.DictReader(file):

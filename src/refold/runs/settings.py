@@ -234,7 +234,8 @@ def give_anew(cfg: DictConfig, key: str, value: str) -> bool:
     withheld = OmegaConf.select(cfg, key, default=None)
     if not is_withheld(withheld):
         return False
-    value = value[1:-1] if value[:1] == value[-1:] and value[:1] in ("'", '"') else value
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":  # as Hydra reads a quoted text
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
     for path, text in list(_texts(OmegaConf.to_container(cfg, resolve=False), ())):
         if text == withheld and all(isinstance(part, str) for part in path):
             OmegaConf.update(cfg, ".".join(str(part) for part in path), value)

@@ -95,6 +95,11 @@ def _refuse_other_frequency(detector: Detector, bars: OrderedBars, where: str) -
     if step is None or not own > 0:
         return
     usual = float(seconds(np.float64(cast("float", step)), bars.schema["timestamp"]))
+    if usual == 0:
+        raise DataError(
+            f"{where} has more bars with equal times than with different ones, as a table of several assets has whose "
+            f"names are not read: give their column as data.source.table.columns.asset, or leave out the repeated bars"
+        )
     if not own / SAME_FREQUENCY < usual < own * SAME_FREQUENCY:
         raise DataError(
             f"{where} has a bar every {_duration(usual)}; the run was trained on one every {_duration(own)}: errors of "

@@ -45,7 +45,6 @@ class MetricsFile(Logger):
         super().__init__()
         self.path = path
         self.columns = ["epoch", "step"]
-        self.rows: list[dict[str, Any]] = []
         self.opened = False
 
     @property
@@ -61,17 +60,16 @@ class MetricsFile(Logger):
         if not self.opened:
             self._open(before_step=step or 0)
         row = {"step": step, **metrics}
-        self.rows.append(row)
         new_columns = [name for name in row if name not in self.columns]
         if new_columns:
             self.columns += new_columns
-            self._rewrite()
-        else:
-            try:
-                with self.path.open("a", newline="") as file:
-                    csv.DictWriter(file, self.columns).writerow(row)
-            except OSError as error:
-                raise RefoldError(f"{self.path} cannot be written: {error.strerror}") from error
+            self._rewrite([*self._rows(), row])
+            return
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except OSError as error:
+            raise RefoldError(f"{self.path} cannot be written: {error.strerror}") from error
 
     @rank_zero_only
     def log_end_row(self, metrics: dict[str, float], step: int) -> None:
@@ -93,20 +91,27 @@ class MetricsFile(Logger):
             without: names; rows that have a value under one of them are dropped, too.
         """
         self.opened = True
+        rows = []
         if self.path.exists():
             with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or self.columns)
-                kept = [row for row in reader if row["step"] and int(row["step"]) < before_step]
-                self.rows = [row for row in kept if not any(row.get(name) for name in without)]
-        self._rewrite()
+                self.columns = list(csv.DictReader(file).fieldnames or self.columns)
+            kept = [row for row in self._rows() if row["step"] and int(row["step"]) < before_step]
+            rows = [row for row in kept if not any(row.get(name) for name in without)]
+        self._rewrite(rows)
 
-    def _rewrite(self) -> None:
+    def _rows(self) -> list[dict[str, Any]]:
+        """Read the rows so far. They stay in the file between two new columns: a long run writes very many."""
+        if not self.path.exists():  # somebody removed it while the run went on
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write all rows again, under all columns."""
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, self.columns, restval="")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows(rows)
         write_atomically(self.path, table.getvalue())
 
     @rank_zero_only

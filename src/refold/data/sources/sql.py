@@ -1,6 +1,8 @@
 """Read bars from any database that ConnectorX reads: SQLite, PostgreSQL, MySQL, SQL Server, BigQuery, Redshift, ..."""
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -8,7 +10,7 @@ from refold.bounds import checked
 from refold.data.bars.table import Table
 from refold.data.sources.source import RawTable
 from refold.errors import DataError
-from refold.secrets import mask, redact
+from refold.secrets import mask, redact, remember
 
 
 class Sql:
@@ -40,14 +42,25 @@ class Sql:
         Raises:
             DataError: the connector is missing, or the database refuses.
         """
+        self._refuse_missing_file()
         try:
             result = pl.read_database_uri(self.query, self.uri, engine="connectorx")
         except ImportError:
             raise DataError('data=sql needs connectorx; install it with: pip install "refold[sql]"') from None
         except Exception as error:  # connectorx raises bare RuntimeErrors, and panics that are BaseExceptions elsewhere
+            remember(self.uri)  # drivers quote a password without its address
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"data.uri is {self._shown()!r}; the query failed: {redact(reason)}") from None
         return RawTable(result, self.table, str(self), "asset", tuple(result.columns))
+
+    def _refuse_missing_file(self) -> None:
+        """Refuse an SQLite database that is not there: SQLite would make an empty one under that name."""
+        path = unquote(self.uri.removeprefix("sqlite://"))
+        if path != self.uri and not Path(path).is_file():
+            raise DataError(
+                f"data.uri is {self._shown()!r}; there is no file {mask(path)}: sqlite:// and the path of a database, "
+                "with nothing after it"
+            )
 
     def identity(self) -> Any:
         """Return None: a database may change without a sign."""
