@@ -56,7 +56,12 @@ def windows(overrides: list[str]) -> dict[str, int]:
 def test_a_sound_table_is_described_and_ends_with_0(bars, monkeypatch, capsys):
     assert run(monkeypatch, bars) == 0
     said = capsys.readouterr().out
-    for line in ("1,180 rows, 7 columns, separator ','", "symbol     asset", "A: 600 bars", "interval   1 day (100.0%"):
+    for line in (
+        "1,180 rows, 7 columns, separator ','",
+        "symbol     asset",
+        "A: 600 bars",
+        "bars come  every 1 d (A, B), every day",
+    ):
         assert line in said
     assert "findings   none" in said
     command = shlex.split(said.strip().splitlines()[-1])

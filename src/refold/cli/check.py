@@ -110,14 +110,14 @@ def print_inspection(found: Inspection, settings: list[str]) -> None:
     console.print(f"bars       {found.bars:,} of {len(found.assets)} assets")
     for asset in found.assets[:ASSETS]:
         console.print(
-            f"  {asset['asset']}: {asset['bars']:,} bars, {asset['first']} to {asset['last']}, {asset['step']}"
+            f"  {asset['asset']}: {asset['bars']:,} bars, {asset['first']} to {asset['last']}, {asset['interval']}"
         )
     if len(found.assets) > ASSETS:
         console.print(f"  and {len(found.assets) - ASSETS} more assets")
     console.print(f"span       {found.first} to {found.last}")
-    console.print(f"interval   {found.interval}")
     console.print(f"time zone  {found.time_zone}")
-    console.print(f"sessions   {found.sessions}")
+    for number, line in enumerate(found.sessions[:ASSETS]):
+        console.print(f"{'' if number else 'bars come':<11}{line}")
     console.print(f"findings   {'' if found.findings else 'none'}")
     for finding in found.findings:
         console.print(

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.findings import CHECKS, FINDINGS, ROW, Policy
-from refold.data.bars.market import same_asset
+from refold.data.bars.intervals import describe, infer_timetables
+from refold.data.bars.timetable import Timetable
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
 from refold.data.recipe import Recipe
 from refold.data.sources.source import RawTable, Source, Tabular
@@ -67,12 +68,11 @@ class Inspection:
         rows: rows of the table as it is written.
         bars: rows of the canonical table.
         columns: those of the file, in their order.
-        assets: name, bars, first, last and usual step of each asset.
+        assets: name, bars, first, last and interval of each asset.
         first: time of the first bar.
         last: time of the last bar.
-        interval: usual time between bars, with the share of steps that have it.
         time_zone: of the times, or that there is none.
-        sessions: days of the week and times of the day with bars.
+        sessions: how often bars come, and on which days and hours, in words.
         findings: what the checks found, in the order of the checks.
         features: features that would be trained on.
         windows: part -> number of windows.
@@ -88,9 +88,8 @@ class Inspection:
     assets: tuple[dict[str, Any], ...]
     first: str
     last: str
-    interval: str
     time_zone: str
-    sessions: str
+    sessions: tuple[str, ...]
     findings: tuple[Finding, ...]
     features: tuple[str, ...]
     windows: dict[str, int]
@@ -127,24 +126,28 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     numbers = _row_numbers(raw, bars)
     heard = _with_policies(recipe, {name: _loudest(name) for name in CHECKS})
     checked = heard.checks.run(bars.with_row_index(ROW))
-    findings = checked.table
+    findings, runs = checked.table, checked.runs
     policies: dict[str, Policy] = {
         name: _MENDING.get(name, "mask")
         for name in findings["check"].unique()
         if recipe.checks.policies[name] == "error"
     }
     outlook = _outlook(bars, _with_policies(recipe, policies), recipe, stride)
-    findings = pl.concat([findings, outlook.findings.filter(pl.col("check") == "feature_not_finite")])
+    infinite = pl.col("check") == "feature_not_finite"
+    findings = pl.concat([findings, outlook.findings.filter(infinite)])
+    runs = [*runs, *(table.filter(infinite) for table in outlook.runs)]
     policies |= outlook.policies
     present = checked.bars.filter(pl.col(ROW).is_not_null())
+    timetables = infer_timetables(present)
     return Inspection(
         source=str(source),
         form={} if raw is None else raw.form,
         rows=bars.height if raw is None else raw.frame.height,
         bars=bars.height,
         columns=() if raw is None else _columns(raw),
-        **_times(present),
-        findings=_described(findings, bars, numbers, recipe.checks.policies),
+        assets=_assets(present, timetables),
+        **_times(present, timetables),
+        findings=_described(findings, runs, bars, numbers, recipe.checks.policies),
         features=outlook.features,
         windows=outlook.windows,
         obstacles=outlook.obstacles,
@@ -189,82 +192,57 @@ def _row_numbers(raw: RawTable | None, bars: pl.DataFrame) -> pl.Series | None:
     return raw.frame[NUMBER] + raw.table.cells.first_row
 
 
-def _times(bars: pl.DataFrame) -> dict[str, Any]:
-    """Describe the times of sorted bars: span, interval, time zone, sessions, and those of each asset."""
+def _assets(bars: pl.DataFrame, timetables: Mapping[str, Timetable | None]) -> tuple[dict[str, Any], ...]:
+    """Describe the bars of each asset: how many, from when to when, how often."""
+    each = bars.group_by("asset", maintain_order=True).agg(
+        pl.len().alias("bars"), pl.col("timestamp").min().alias("first"), pl.col("timestamp").max().alias("last")
+    )
+    assets = []
+    for asset, count, first, last in each.iter_rows():
+        timetable = timetables.get(str(asset))
+        interval = "unknown" if timetable is None else timetable.interval if timetable.regular else "irregular"
+        assets.append(
+            {"asset": str(asset), "bars": count, "first": str(first), "last": str(last), "interval": interval}
+        )
+    return tuple(assets)
+
+
+def _times(bars: pl.DataFrame, timetables: Mapping[str, Timetable | None]) -> dict[str, Any]:
+    """Describe the times of all bars: span, time zone, and how often and at which hours they come."""
     times = bars["timestamp"]
-    step = pl.when(same_asset()).then(pl.col("timestamp").diff())
-    steps = bars.select("asset", "timestamp", step.alias("step"))
-    each = steps.group_by("asset", maintain_order=True).agg(
-        pl.len().alias("bars"),
-        pl.col("timestamp").min().alias("first"),
-        pl.col("timestamp").max().alias("last"),
-        pl.col("step").median().alias("step"),
-    )
-    assets = tuple(
-        {
-            **row,
-            "asset": str(row["asset"]),
-            "first": str(row["first"]),
-            "last": str(row["last"]),
-            "step": _long(row["step"]),
-        }
-        for row in each.iter_rows(named=True)
-    )
-    usual = steps["step"].median()
-    share = (steps["step"] == usual).mean()
     zone = getattr(times.dtype, "time_zone", None)
     none = "none: days" if times.dtype == pl.Date else "none: times are taken as they are written"
     return {
-        "assets": assets,
         "first": str(times.min()),
         "last": str(times.max()),
-        "interval": "unknown" if usual is None else f"{_long(usual)} ({share or 0:.1%} of steps)",
         "time_zone": zone or none,
-        "sessions": _sessions(times),
+        "sessions": tuple(describe(timetables)),
     }
-
-
-def _sessions(times: pl.Series) -> str:
-    """Name the days of the week, and of intraday bars the times of the day, that have bars."""
-    names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-    days = times.dt.weekday().value_counts()
-    usual = days.filter(pl.col("count") > 0.02 * pl.col("count").max())  # a single Saturday is no session
-    listed = ", ".join(names[day - 1] for day in sorted(usual.to_series(0).to_list()))
-    if times.dtype == pl.Date:
-        return listed
-    clock = times.dt.time()
-    return f"{listed}, {clock.min()} to {clock.max()}"
-
-
-def _long(step: Any) -> str:
-    """Write a length of time in its largest whole unit."""
-    if step is None:
-        return "unknown"
-    seconds = step.total_seconds()
-    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
-        if seconds >= size:
-            count = seconds / size
-            return f"{count:g} {unit}{'s' * (count != 1)}"
-    return f"{seconds:g} seconds"
 
 
 # ---- findings -------------------------------------------------------------------------------------------------------
 
 
 def _described(
-    findings: pl.DataFrame, bars: pl.DataFrame, numbers: pl.Series | None, policies: Mapping[str, Policy]
+    findings: pl.DataFrame,
+    runs: Sequence[pl.DataFrame],
+    bars: pl.DataFrame,
+    numbers: pl.Series | None,
+    policies: Mapping[str, Policy],
 ) -> tuple[Finding, ...]:
-    """Describe the findings of each check, with the first bars."""
+    """Describe the findings of each check, with the first runs of faulty bars.
+
+    Args:
+        findings: one row per check and asset.
+        runs: of faulty bars; see `refold.data.bars.findings.FaultyRuns`.
+        bars: canonical.
+        numbers: row of the file of each bar; None if it is not known.
+        policies: check -> policy.
+    """
     described = []
-    numbered = bars if numbers is None else bars.with_columns(numbers.alias(ROW))
-    texts = numbered.lazy().with_columns(pl.col("timestamp").cast(pl.String), pl.col("asset").cast(pl.String))
     for (check,), found in findings.group_by("check", maintain_order=True):
-        first = found.head(EXAMPLES)
-        match = pl.any_horizontal(
-            pl.col("asset").eq_missing(asset) & pl.col("timestamp").eq_missing(when)
-            for asset, when in first.select("asset", "first").iter_rows()
-        )
-        rows = {} if check == "gap" else _first_rows(texts.filter(match).collect())
+        own = pl.concat(table for table in runs if table.height and table["check"][0] == check)
+        first = own.sort("first", maintain_order=True, nulls_last=True).head(EXAMPLES)
         described.append(
             Finding(
                 check=str(check),
@@ -272,26 +250,26 @@ def _described(
                 policy=policies[str(check)],
                 bars=int(found["bars"].sum()),
                 assets=found.height,
-                examples=tuple(_example(row, rows) for row in first.iter_rows(named=True)),
+                examples=tuple(_example(run, bars, numbers) for run in first.iter_rows(named=True)),
             )
         )
     return tuple(described)
 
 
-def _first_rows(rows: pl.DataFrame) -> dict[tuple[str | None, str | None], dict[str, Any]]:
-    return {(row["asset"], row["timestamp"]): row for row in rows.reverse().iter_rows(named=True)}
-
-
-def _example(found: Mapping[str, Any], rows: Mapping[tuple[str | None, str | None], Mapping[str, Any]]) -> str:
-    """Name the first faulty bar of an asset, with its row and its values."""
-    row = rows.get((found["asset"], found["first"]), {})
-    number = f"row {row[ROW]}, " if ROW in row else ""
-    hidden = ("timestamp", "asset", ROW)
+def _example(run: Mapping[str, Any], bars: pl.DataFrame, numbers: pl.Series | None) -> str:
+    """Name the first bar of a run of faulty ones, with its row in the file and its values."""
+    several = f" to {run['end']}, {run['bars']} bars" if run["bars"] > 1 else ""
+    name = f"{run['asset']} {run['start']}{several}"
+    if run["check"] == "gap" or run["first"] is None:
+        return name
+    row = bars.row(run["first"], named=True)
+    number = "" if numbers is None else f"row {numbers[run['first']]}, "
     values = ", ".join(
-        f"{name} {'empty' if value is None else value}" for name, value in row.items() if name not in hidden
+        f"{key} {'empty' if value is None else value}"
+        for key, value in row.items()
+        if key not in ("timestamp", "asset")
     )
-    more = f", {found['bars']} bars" if found["bars"] > 1 else ""
-    return f"{number}{found['asset']} {found['first']}{more}" + (f": {values}" if values else "")
+    return f"{number}{name}: {values}"
 
 
 # ---- how it would train ---------------------------------------------------------------------------------------------
@@ -306,6 +284,7 @@ class _Outlook(NamedTuple):
     overrides: tuple[str, ...]
     policies: dict[str, Policy]
     findings: pl.DataFrame
+    runs: Sequence[pl.DataFrame]
 
 
 def _outlook(bars: pl.DataFrame, mended: Recipe, recipe: Recipe, stride: int) -> _Outlook:
@@ -317,7 +296,7 @@ def _outlook(bars: pl.DataFrame, mended: Recipe, recipe: Recipe, stride: int) ->
     try:
         table = feature_table(bars.with_row_index(ROW), lenient, None)
     except DataError as error:
-        return _Outlook(recipe.features, empty, (str(error),), (), {}, pl.DataFrame(schema=FINDINGS))
+        return _Outlook(recipe.features, empty, (str(error),), (), {}, pl.DataFrame(schema=FINDINGS), ())
     table = panel_table([table], recipe) if recipe.layout == "panel" else table
     infinite = "feature_not_finite" in table.findings["check"]
     policies: dict[str, Policy] = {"feature_not_finite": "mask"} if infinite and lenient is not mended else {}
@@ -340,7 +319,7 @@ def _outlook(bars: pl.DataFrame, mended: Recipe, recipe: Recipe, stride: int) ->
         overrides = (*overrides, f"data.features=[{','.join(kept)}]")
     elif constant and not obstacles:
         obstacles.append(f"{', '.join(constant[:12])}: constant on the training rows")
-    return _Outlook(table.columns, windows, tuple(obstacles), overrides, policies, table.findings)
+    return _Outlook(table.columns, windows, tuple(obstacles), overrides, policies, table.findings, table.runs)
 
 
 def _windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tuple[dict[str, int], np.ndarray]:

@@ -47,6 +47,9 @@ _DAYS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 """Number of digits -> strptime codes."""
 
 _DAY = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])\d*")
+_MANY, _SHARED = 10_000, 3
+"""Rows from which on each moment is read once, if assets share it: a third of the texts or less are different."""
+
 _ISO_TIME = re.compile(
     r"\d{4}([-./])\d\d\1\d\d[T ]\d\d:\d\d(?P<seconds>:\d\d(\.(?P<fraction>\d+))?)?(?P<offset>Z|[+-]\d\d:?\d\d)?"
 )
@@ -130,29 +133,39 @@ class CellReader:
             self._refuse((integers.cast(pl.Float64) != column.cast(pl.Float64)).fill_null(True), column, "is no date")
             column = integers.alias(column.name)
         texts = _texts(column)
-        complaint = ""
         first = next(iter(texts.drop_nulls()), "")
-        if timestamp_format is not None:
-            pure_date = not any(code in timestamp_format for code in ("%H", "%I", "%s", "%T", "%R"))
-            parsed = texts.str.strptime(pl.Date if pure_date else pl.Datetime("us"), timestamp_format, strict=False)
-            complaint = f"does not fit data.source.table.timestamp_format {timestamp_format!r}"
-        elif len(first) in _DAYS and _DAY.fullmatch(first):
-            form = _DAYS[len(first)]
-            parsed = texts.str.strptime(pl.Date if len(first) == 8 else pl.Datetime("us"), form, strict=False)
-            complaint = f"is not a date such as {first}; see data.source.table.timestamp_format"
-            say(f"{self.where}: the numbers of column {column.name!r} are read as dates, {form}")
-        elif (unit := _epoch_unit(first)) is not None:
-            parsed = _since_1970(texts, unit)
-            complaint = f"is not a number of {unit} since 1970 as {first} is; see data.source.table.timestamp_format"
-            say(f"{self.where}: the numbers of column {column.name!r} are read as {unit} since 1970, UTC")
+        if texts.len() >= _MANY and texts.approx_n_unique() < texts.len() / _SHARED:
+            moments = texts.unique()
+            parsed, complaint = self._parsed(moments, first, timestamp_format, column.name)
+            read = pl.DataFrame({"text": moments, "timestamp": parsed})
+            parsed = texts.to_frame("text").join(read, on="text", how="left", maintain_order="left")["timestamp"]
         else:
-            parsed = _iso(texts, first)
+            parsed, complaint = self._parsed(texts, first, timestamp_format, column.name)
         wrong = parsed.is_null() & texts.is_not_null()
         if wrong.any():
             self._refuse(
                 wrong, column, complaint or _date_complaint(texts, first, str(texts[int(wrong.arg_max() or 0)]))
             )
         return parsed.alias("timestamp")
+
+    def _parsed(self, texts: pl.Series, first: str, timestamp_format: str | None, name: str) -> tuple[pl.Series, str]:
+        """Read texts as the first one of a column is read; return null for others, and what is wrong with those."""
+        if timestamp_format is not None:
+            pure_date = not any(code in timestamp_format for code in ("%H", "%I", "%s", "%T", "%R"))
+            kind = pl.Date if pure_date else pl.Datetime("us")
+            complaint = f"does not fit data.source.table.timestamp_format {timestamp_format!r}"
+            return texts.str.strptime(kind, timestamp_format, strict=False), complaint
+        if len(first) in _DAYS and _DAY.fullmatch(first):
+            form = _DAYS[len(first)]
+            say(f"{self.where}: the numbers of column {name!r} are read as dates, {form}")
+            kind = pl.Date if len(first) == 8 else pl.Datetime("us")
+            complaint = f"is not a date such as {first}; see data.source.table.timestamp_format"
+            return texts.str.strptime(kind, form, strict=False), complaint
+        if (unit := _epoch_unit(first)) is not None:
+            say(f"{self.where}: the numbers of column {name!r} are read as {unit} since 1970, UTC")
+            complaint = f"is not a number of {unit} since 1970 as {first} is; see data.source.table.timestamp_format"
+            return _since_1970(texts, unit), complaint
+        return _iso(texts, first), ""
 
     def asset(self, column: pl.Series) -> pl.Series:
         """Read the names of assets.
