@@ -182,8 +182,9 @@ class CellReader:
         if not (column.dtype.is_numeric() or _is_text(column.dtype) or column.dtype in (pl.Boolean, pl.Date)):
             self._refuse_type(column, "texts or whole numbers", "columns.asset")
         names = column.cast(pl.String).alias("asset")
-        blank = names.str.contains(r"^\s*$")
-        return names.set(blank, None) if blank.any() else names
+        if str(names.min() or "") > " ~":  # blanks sort before every other name
+            return names
+        return names.set(names.str.contains(r"^\s*$"), None)
 
     def number(self, column: pl.Series, key: str) -> pl.Series:
         """Read numbers.
