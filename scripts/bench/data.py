@@ -151,7 +151,9 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
         batch_size=B,
         split=ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0),
         fold=0,
-        checks=Checks(policies=policies, scoring_policies={}, calendar="union", stale_bars=5, split_tolerance=0.03),
+        checks=Checks(
+            policies=policies, scoring_policies={}, calendar="union", stale_bars=5, split_tolerance=0.03, kind="prices"
+        ),
         cache=folder,
         device="cpu",
         seed=0,
@@ -187,6 +189,7 @@ def first_batch(path: str, folder: str) -> dict[str, float]:
     imports = resident()
     started, worked = time.perf_counter(), time.process_time()  # the latter of all threads
     table = Table(
+        kind="prices",
         shape="auto",
         columns={},
         timestamp_format=None,
@@ -195,6 +198,7 @@ def first_batch(path: str, folder: str) -> dict[str, float]:
         assets=None,
         start=None,
         end=None,
+        values=None,
     )
     source = Csv(path=path, separator=",", table=table) if path.endswith("csv") else Parquet(path=path, table=table)
     module = module_of(source, folder)

@@ -96,7 +96,9 @@ def detector_of(model: Any, T: int) -> Detector:
     policies = {name: "warn" if "warn" in check.policies else "error" for name, check in CHECKS.items()}
     recipe = Recipe(
         FEATURES, "per_asset", 1.0, T, 0, ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0), 0,
-        Checks(policies=policies, scoring_policies={}, calendar="union", stale_bars=5, split_tolerance=0.03),
+        Checks(
+            policies=policies, scoring_policies={}, calendar="union", stale_bars=5, split_tolerance=0.03, kind="prices",
+        ),
     )  # fmt: skip
     return Detector(
         autoencoder=model, recipe=recipe, scaler=Scaler(torch.zeros(F), torch.ones(F)), columns=list(FEATURES),

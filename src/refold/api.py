@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 BARS = "bars.parquet"
 """File of a run directory: the bars that a run was trained on, if they came as a table in memory."""
 
+SERIES = "series"
+"""Option of data that reads any numbers."""
+
 _LOGGERS = ("refold", "lightning.pytorch", "lightning.fabric")
 
 
@@ -65,7 +68,8 @@ def train(
     Args:
         bars: a table of polars or pandas, the path of a CSV or Parquet file, or the name of an option of conf/data;
             None: the embedded stocks. Columns are found as those of a CSV file are. May be given as `data=`.
-        data: the same, or settings of the section data beside `bars`, such as {"window_size": 16}.
+        data: the same, or settings of the section data beside `bars`, such as {"window_size": 16}; "series" beside a
+            table or a file reads any numbers of it instead of prices.
         overrides: settings as on the command line, such as "optimizer.lr=3e-4".
         groups: group -> name of one of its options, or keys with values, such as trainer={"max_epochs": 5}; seed=1 and
             other keys of the configuration, too.
@@ -76,12 +80,15 @@ def train(
     Raises:
         RefoldError: a setting is wrong, the bars cannot be read, or training fails.
     """
-    if not isinstance(data, Mapping):
+    series = bars is not None and isinstance(data, str) and data == SERIES
+    if series:
+        data = None
+    elif not isinstance(data, Mapping):
         if bars is not None and data is not None:
             raise ConfigError("the bars are given twice, as the first argument and as data")
         bars, data = (bars if data is None else data), None
     frame = to_polars(bars) if is_frame(bars) else None
-    chosen = _data_overrides(bars)
+    chosen = _data_overrides(bars, series=series)
     settings = as_overrides({**groups, **({"data": data} if data else {})}, [*chosen, *overrides])
     given = settings[: len(settings) - len(chosen) - len(overrides)]
     overrides = [*chosen, *given, *overrides]
@@ -103,18 +110,20 @@ def train(
     return load_run(run_dir, trust=EVERYTHING)  # the parts are those that the caller has just trained
 
 
-def _data_overrides(bars: Any) -> list[str]:
+def _data_overrides(bars: Any, *, series: bool) -> list[str]:
     """Return overrides that choose the data: an option, a file, or the run directory's own file for a frame."""
     if bars is None:
         return []
     if is_frame(bars):
-        return ["data=parquet", "data.cache=null"]
+        return [f"data={SERIES if series else 'parquet'}", "data.cache=null"]
     if not isinstance(bars, str | os.PathLike):
         raise ConfigError(
             f"the bars are a {type(bars).__name__}; they must be a table of polars or pandas, the path of a file, or "
             f"an option of data, such as 'stocks'"
         )
     text = os.fspath(bars)
+    if series:
+        return as_overrides({"data": SERIES, "data.path": text})
     if (CONF / "data" / f"{text}.yaml").is_file():
         return [f"data={text}"]
     return file_overrides(text)

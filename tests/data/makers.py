@@ -10,7 +10,7 @@ import polars as pl
 from refold.data import WindowDataModule
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import CHECKS
-from refold.data.bars.table import Table
+from refold.data.bars.table import Kind, Table
 from refold.data.windows.split import ByFraction
 
 
@@ -59,14 +59,15 @@ def fractions(train: float = 0.6, val: float = 0.2, embargo: int = 0) -> ByFract
 
 def table(**others) -> Table:
     """How a table is read, with the defaults of conf/data/base/table.yaml."""
-    settings = {"shape": "auto", "columns": {}, "timestamp_format": None, "price_scale": 1.0, "adjusted": False}
-    return Table(**{**settings, "assets": None, "start": None, "end": None, **others})
+    settings = {"kind": "prices", "shape": "auto", "columns": {}, "timestamp_format": None, "price_scale": 1.0}
+    settings |= {"adjusted": False, "assets": None, "start": None, "end": None, "values": None}
+    return Table(**{**settings, **others})
 
 
 SOFT = ("out_of_order", "stale_run", "split_like", "unit_like", "off_session", "gap")
 
 
-def checks(*, calendar: str | None = "union", stale_bars: int = 5, **policies) -> Checks:
+def checks(*, calendar: str | None = "union", stale_bars: int = 5, kind: Kind = "prices", **policies) -> Checks:
     """Checks with the policies of conf/data/base/windows.yaml and some others."""
     usual = {name: "warn" if name in SOFT else "error" for name in CHECKS}
     scoring = {name: "mask" for name in CHECKS if name not in SOFT} | {"missing_timestamp": "drop", "duplicate": "drop"}
@@ -76,6 +77,7 @@ def checks(*, calendar: str | None = "union", stale_bars: int = 5, **policies) -
         calendar=calendar,
         stale_bars=stale_bars,
         split_tolerance=0.03,
+        kind=kind,
     )
 
 

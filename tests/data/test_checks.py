@@ -244,6 +244,7 @@ def test_lacking_policies_are_refused():
             calendar=None,
             stale_bars=5,
             split_tolerance=0.03,
+            kind="prices",
         )
 
 

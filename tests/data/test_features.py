@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from refold.data.bars.features import PLAIN, TRAILING, find, find_all, longest_lookback
+from refold.data.bars.entries import find_all
+from refold.data.bars.features import PLAIN, TRAILING, find, longest_lookback
 from refold.data.feature_table import compute_features
 from refold.errors import DataError
 from tests.data.makers import ALL_FEATURES, random_bars

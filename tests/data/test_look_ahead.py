@@ -244,6 +244,6 @@ def test_simulated_prices_do_not_look_ahead(layout, change):
 
 
 def test_every_source_is_here():
-    assert {*SOURCES, *OWN, "synthetic"} - {"csv adjusted"} == {
+    assert {*SOURCES, *OWN, "synthetic", "series"} - {"csv adjusted"} == {
         path.stem for path in (Path(__file__).parents[2] / "conf/data").glob("*.yaml")
     }

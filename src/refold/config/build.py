@@ -6,7 +6,7 @@ they are called, so that completion and `--help` do without them.
 
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from refold.data import Scaler, WindowDataModule
     from refold.data.bars.checks import Checks
+    from refold.data.bars.entries import Entry
     from refold.data.bars.table import Table
     from refold.data.recipe import Recipe
     from refold.data.sources.source import Source
@@ -91,13 +92,20 @@ def build_checks(cfg: DictConfig) -> "Checks":
     return _instantiate(cfg, "data.checks")
 
 
-def build_recipe(cfg: DictConfig) -> "Recipe":
-    """Build how bars become windows, without the data module, which would bring Lightning."""
+def build_recipe(cfg: DictConfig, entries: "Sequence[Entry] | None" = None) -> "Recipe":
+    """Build how bars become windows, without the data module, which would bring Lightning.
+
+    Args:
+        cfg: the configuration.
+        entries: of data.features, as a run has found and saved them; None takes those of the configuration.
+    """
     from refold.data.recipe import Recipe
 
     data = cfg.data
+    if entries is None and data.features is not None:
+        entries = to_plain(data)["features"]
     return Recipe(
-        features=tuple(data.features),
+        entries=None if entries is None else tuple(entries),
         layout=data.layout,
         min_assets=data.min_assets,
         window_size=data.window_size,

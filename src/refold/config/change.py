@@ -81,12 +81,19 @@ def all_thresholds(cfg: DictConfig, conf: Path) -> dict[str, DictConfig]:
 
 def _read_file(cfg: DictConfig, path: str, conf: Path) -> None:
     """Make a file the run's source; the end of its name says of which kind it is."""
+    own = cfg.data.source
+    if "path" in own and "uri" in own:  # it reads files of all kinds
+        own.path = cfg.data.path = str(Path(path).expanduser().absolute())
+        own.uri = cfg.data.uri = None
+        own.table.start = own.table.end = None
+        return
     composed = compose_settings([f"data={kind_of_file(path)}", "data.path=x"], conf).data
     source = OmegaConf.create(to_plain(composed.source))
-    own = cfg.data.source
     if "path" in own and "table" in own:
         source.table = own.table
         source.table.start = source.table.end = None
+    elif "table" in own:
+        source.table.kind = own.table.kind
     if own["_target_"] == source["_target_"]:
         source = OmegaConf.merge(source, own, {"table": source.table})
     source.path = str(Path(path).expanduser().absolute())

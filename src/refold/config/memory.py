@@ -55,7 +55,7 @@ def _bytes_by_part(cfg: DictConfig) -> dict[str, int]:
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")  # torch's own about settings that the check refuses
-            model: Any = build_autoencoder(cfg, num_features=max(1, len(cfg.data.features)))
+            model: Any = build_autoencoder(cfg, num_features=max(1, len(cfg.data.features or ())))
     except RuntimeError as error:
         if "overflow" not in str(error):  # a part of one's own that needs values in its constructor
             return {}

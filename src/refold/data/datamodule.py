@@ -1,6 +1,7 @@
 """Turn a source into loaders of windows, for Lightning and for plain Python."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from lightning import LightningDataModule
 
 from refold.bounds import at_least, checked, complaint, within
 from refold.data.bars.checks import Checks
-from refold.data.bars.features import find
+from refold.data.bars.entries import Entry, find_feature
 from refold.data.long import cache as caching
 from refold.data.long.ordered import read_sorted
 from refold.data.pipeline import Prepared, prepare
@@ -31,7 +32,7 @@ class WindowDataModule(LightningDataModule):
 
     Args:
         source: where the bars come from.
-        features: names; see `refold.data.bars.features`.
+        features: entries; see `refold.data.bars.entries`. None chooses them from the columns of the bars.
         layout: "per_asset" makes each asset a series of its own, "panel" makes all assets one series.
         min_assets: share of the assets that a moment of a panel needs to count as present, in (0, 1].
         window_size: T, bars in a window, at least 1.
@@ -65,7 +66,7 @@ class WindowDataModule(LightningDataModule):
         self,
         *,
         source: Source,
-        features: Sequence[str],
+        features: Sequence[str | Mapping[str, Any]] | None,
         layout: Layout,
         min_assets: Annotated[float, within(0, 1, open_start=True)],
         window_size: Annotated[int, at_least(1)],
@@ -97,12 +98,11 @@ class WindowDataModule(LightningDataModule):
         if max_masked >= shortest:  # a window without a present bar has nothing to learn from
             raise ValueError(f"data.max_masked is {max_masked}; it must be below data.{key}, {shortest}")
         _refuse_weights(asset_weights, layout)
-        if relative := [name for name in features if shuffle_bars and find(name).relative]:
-            raise ValueError(
-                f"data.shuffle_bars is true; it must be false for {relative[0]}, which is relative to the first bar"
-            )
         self.source = source
-        self.recipe = Recipe(tuple(features), layout, min_assets, window_size, max_masked, split, fold, checks)
+        entries = None if features is None else tuple(features)
+        if checks.kind == "prices" and entries is not None:
+            _refuse_shuffled(entries, shuffle_bars)
+        self.recipe = Recipe(entries, layout, min_assets, window_size, max_masked, split, fold, checks)
         self.window_size = window_size
         self.shortest_window = shortest_window
         self.shuffle_bars = shuffle_bars
@@ -213,6 +213,8 @@ class WindowDataModule(LightningDataModule):
         else:
             self.prepare_data()
             prepared = caching.read(folder)
+        _refuse_shuffled(prepared.entries, self.shuffle_bars)
+        self.recipe = replace(self.recipe, entries=prepared.entries)
         self._prepared = prepared
         self.scaler = prepared.scaler
         self._windows = {
@@ -290,7 +292,12 @@ class WindowDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to read the windows: scaler, features and window size."""
         scaler = self.scaler.state_dict() if self.scaler else None
-        return {"scaler": scaler, "features": list(self.recipe.features), "window_size": self.window_size}
+        return {
+            "scaler": scaler,
+            "features": list(self.recipe.features),
+            "entries": [entry if isinstance(entry, str) else dict(entry) for entry in self.recipe.entries or ()],
+            "window_size": self.window_size,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Scale as the checkpoint did.
@@ -310,6 +317,14 @@ class WindowDataModule(LightningDataModule):
             self.scaler, self._prepared = scaler, None
             self.setup()
         self.scaler = scaler or self.scaler
+
+
+def _refuse_shuffled(entries: Sequence[Entry], shuffle_bars: bool) -> None:
+    """Raise a ValueError for bars in a random order with a feature that is relative to the first of them."""
+    if relative := [feature.name for feature in map(find_feature, entries) if shuffle_bars and feature.relative]:
+        raise ValueError(
+            f"data.shuffle_bars is true; it must be false for {relative[0]}, which is relative to the first bar"
+        )
 
 
 def _refuse_weights(weights: AssetWeights | None, layout: Layout) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.checks import Checked, unbroken
-from refold.data.bars.features import Feature, find_all, longest_lookback
-from refold.data.bars.findings import EVERY_ROW, ROW, Findings
-from refold.data.bars.table import LABEL, NOT_VALUES
+from refold.data.bars.entries import find_all
+from refold.data.bars.features import Feature, longest_lookback
+from refold.data.bars.findings import EVERY_ROW, Findings
+from refold.data.bars.table import LABEL, OWN, value_columns
 from refold.data.recipe import Recipe
 from refold.data.windows.split import Interval, Part, cut
 from refold.errors import DataError
@@ -21,6 +22,9 @@ from refold.errors import DataError
 if TYPE_CHECKING:
     from refold.data.windows.scaler import Scaler
     from refold.data.windows.views import Series
+
+RUN = f"{OWN}run"
+"""Column with the number of the unbroken run of each bar, while features are computed."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ def feature_table(
         DataError: a check refuses the bars, or they lack a column that a feature needs.
     """
     checked = recipe.checks.run(bars, market, counted)
-    available = [name for name in checked.bars.columns if name not in (*NOT_VALUES, ROW)]
-    features = find_all(recipe.features, available)
+    recipe = recipe.resolved(value_columns(checked.bars.columns, recipe.checks.kind))
+    features = find_all(recipe.entries or (), checked.bars.columns)
     rows, found = _feature_rows(checked, features, recipe, counted)
     findings, runs = pl.concat([checked.table, found.table()]), [*checked.runs, *found.runs]
     # not the categories of the column: of some of them a policy may have dropped every bar
@@ -173,8 +177,8 @@ def compute_features(bars: pl.DataFrame, features: Sequence[Feature], run: np.nd
     Returns:
         N rows with a column per feature, null where a feature has no value.
     """
-    keyed = bars.with_columns(pl.Series("run", run))
-    return keyed.select(feature.expression.over("run").alias(feature.name) for feature in features)
+    keyed = bars.with_columns(pl.Series(RUN, run))
+    return keyed.select(feature.expression.over(RUN).alias(feature.name) for feature in features)
 
 
 def scaled(values: np.ndarray, scaler: "Scaler") -> np.ndarray:
@@ -210,10 +214,11 @@ def _feature_rows(
     run = unbroken(asset, checked.moment, holes_break=breaks)
     table = compute_features(bars, features, run)
     faulty = table.select(pl.any_horizontal(pl.all().is_not_null() & ~pl.all().is_finite())).to_series()
-    findings = Findings(policies, counted)
+    findings = Findings(policies, counted, recipe.checks.kind)
     if faulty.any():
-        keyed = pl.concat([bars, table], how="horizontal")
-        recipe.checks.features(keyed, faulty, [feature.name for feature in features], findings)
+        names = [feature.name for feature in features]
+        keyed = pl.concat([bars.drop(names, strict=False), table], how="horizontal")  # a column may be a feature itself
+        recipe.checks.features(keyed, faulty, names, findings)
     values = table.to_numpy(writable=True)  # nulls become NaN
     present = np.asarray(np.isfinite(values).all(axis=1))
     values[~present] = np.nan

@@ -13,6 +13,7 @@ import polars as pl
 
 from refold.data.bars.findings import CHECKS, FINDINGS, ROW, Policy
 from refold.data.bars.intervals import describe, infer_timetables
+from refold.data.bars.table import value_columns
 from refold.data.bars.timetable import Timetable
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
 from refold.data.recipe import Recipe
@@ -293,7 +294,10 @@ def _outlook(bars: pl.DataFrame, mended: Recipe, recipe: Recipe, stride: int) ->
     if recipe.checks.policies["feature_not_finite"] == "error":
         lenient = _with_policies(mended, {"feature_not_finite": "mask"})
     empty: dict[str, int] = dict.fromkeys(PARTS, 0)
+    chosen = recipe.entries is None
     try:
+        columns = value_columns(bars.columns, recipe.checks.kind)
+        recipe, lenient = recipe.resolved(columns), lenient.resolved(columns)
         table = feature_table(bars.with_row_index(ROW), lenient, None)
     except DataError as error:
         return _Outlook(recipe.features, empty, (str(error),), (), {}, pl.DataFrame(schema=FINDINGS), ())
@@ -316,7 +320,8 @@ def _outlook(bars: pl.DataFrame, mended: Recipe, recipe: Recipe, stride: int) ->
     constant = [name for name, spread in zip(table.columns, _spread(table, train), strict=True) if spread == 0]
     kept = tuple(name for name in recipe.features if name not in constant)
     if constant and recipe.layout == "per_asset" and kept:
-        overrides = (*overrides, f"data.features=[{','.join(kept)}]")
+        # chosen features that are constant are left out by training itself
+        overrides = overrides if chosen else (*overrides, f"data.features=[{','.join(kept)}]")
     elif constant and not obstacles:
         obstacles.append(f"{', '.join(constant[:12])}: constant on the training rows")
     return _Outlook(table.columns, windows, tuple(obstacles), overrides, policies, table.findings, table.runs)

@@ -4,6 +4,7 @@ Letters: N rows of a series, C columns.
 """
 
 import hashlib
+import logging
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,8 +14,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from refold.data.bars.entries import Entry, columns_of, name_of, some
 from refold.data.bars.findings import merge, summary
-from refold.data.bars.table import LABEL
+from refold.data.bars.table import LABEL, value_columns
 from refold.data.feature_table import FeatureRows, FeatureTable, feature_table, panel_table, rows_of, scaled
 from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
@@ -23,6 +25,8 @@ from refold.data.windows.scaler import Scaler, Statistics
 from refold.data.windows.split import PARTS, Interval, Part, timeline
 from refold.data.windows.views import Series
 from refold.errors import DataError
+
+log = logging.getLogger("refold.data")
 
 BARS = 2_000_000
 """Bars whose features are computed at a time, in some 0.5 GB, where the table may be longer than memory. An asset with
@@ -35,6 +39,7 @@ class Prepared:
 
     Attributes:
         series: the scaled features of all bars.
+        entries: of data.features, such as they mean the same features for any columns.
         column_names: names of the columns of the series.
         scaler: the scale.
         segments: part -> (S, 2) int64, first row and number of rows of each unbroken run.
@@ -45,6 +50,7 @@ class Prepared:
     """
 
     series: Series
+    entries: tuple[Entry, ...]
     column_names: tuple[str, ...]
     scaler: Scaler
     segments: dict[Part, np.ndarray]
@@ -71,12 +77,23 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
         DataError: a check refuses the bars, they lack a column that a feature needs, a part holds no window, or a
             feature is constant on the training rows.
     """
+    chosen = recipe.entries is None
+    columns = value_columns(bars.schema, recipe.checks.kind)
+    recipe = recipe.resolved(columns)
+    if recipe.checks.kind == "series":  # what no feature is made of is neither checked nor kept
+        bars = bars.keeping([name for name in columns if name in columns_of(recipe.entries or ())])
     market = bars.market()
     assembly = _Assembly(recipe, folder, bars.findings, fits=scaler is None)
     cuts = bars.cuts(BARS if folder else bars.rows, divide=False)
     tables = (assembly.count_bars(feature_table(bars.slice(cut.first, cut.end), recipe, market)) for cut in cuts)
     for table in [panel_table(list(tables), recipe)] if recipe.layout == "panel" else tables:
         assembly.add_features(table)
+    constant = assembly.constant_features() if chosen and scaler is None else []
+    if constant and len(constant) < len(recipe.features):
+        log.info("dropped, since they are constant on the training rows: %s", some(constant))
+        assembly.discard()
+        kept = tuple(entry for entry in recipe.entries or () if name_of(entry) not in constant)
+        return prepare(bars, replace(recipe, entries=kept), None, folder)
     return assembly.finish(scaler)
 
 
@@ -153,6 +170,17 @@ class _Assembly:
             so_far = self.spread.get(column, (0.0, 0))
             self.spread[column] = _spread(rows.values[:, column], segments, self.recipe.window_size, so_far)
 
+    def constant_features(self) -> list[str]:
+        """Return the features that are constant on the training rows, in all assets of a panel."""
+        number = np.arange(len(self.table.columns)) % len(self.recipe.features)
+        moves = self.statistics.moves(len(self.table.columns))
+        return [name for n, name in enumerate(self.recipe.features) if not moves[number == n].any()]
+
+    def discard(self) -> None:
+        """Free the memory of the arrays, or delete their files."""
+        for spool in (self.raw, self.present, self.times, self.close, self.label):
+            spool.discard()
+
     def finish(self, scaler: Scaler | None) -> Prepared:
         """Scale the series.
 
@@ -188,6 +216,7 @@ class _Assembly:
                 asset_starts=np.concatenate(self.starts),
                 relative=table.relative,
             ),
+            entries=self.recipe.entries or (),
             column_names=table.columns,
             scaler=scaler,
             segments=segments,

@@ -1,9 +1,11 @@
 """The settings that decide how bars become windows."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from refold.data.bars.checks import Checks
+from refold.data.bars.entries import Entry, choose, find_all, name_of
 from refold.data.windows.split import Split
 
 Layout = Literal["per_asset", "panel"]
@@ -14,7 +16,7 @@ class Recipe:
     """Settings of the preparation of windows. Together with the bars they decide the result.
 
     Attributes:
-        features: names of the features.
+        entries: of data.features; None means that they are chosen from the columns of the bars.
         layout: "per_asset" makes each asset a series of F features, "panel" all A assets one series of A x F.
         min_assets: share of the assets that must have a bar at a moment of a panel, in (0, 1].
         window_size: bars of a window, at least 1.
@@ -24,7 +26,7 @@ class Recipe:
         checks: the checks and their policies.
     """
 
-    features: tuple[str, ...]
+    entries: tuple[Entry, ...] | None
     layout: Layout
     min_assets: float
     window_size: int
@@ -32,3 +34,20 @@ class Recipe:
     split: Split
     fold: int
     checks: Checks
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the F features of a bar; none as long as they are to be chosen."""
+        return tuple(name_of(entry) for entry in self.entries or ())
+
+    def resolved(self, columns: Sequence[str]) -> "Recipe":
+        """Return the recipe for bars with some columns, with entries that mean the same features for any columns.
+
+        Args:
+            columns: names of the columns of values.
+
+        Raises:
+            DataError: there are no features, one is unknown or given twice, or needs another column.
+        """
+        entries = choose(columns, self.checks.kind) if self.entries is None else self.entries
+        return replace(self, entries=tuple(feature.saved for feature in find_all(entries, columns)))

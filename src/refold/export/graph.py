@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from refold.data import Scaler
-from refold.data.bars.features import find
+from refold.data.bars.entries import find_feature
 from refold.errors import ConfigError
 from refold.models import Autoencoder
 from refold.models.portable import portable
@@ -157,7 +157,7 @@ class Portable(nn.Module):
 
 def relative_columns(run: TrainedRun) -> list[int]:
     """List the columns that a window holds only relative to its first bar (`Feature.relative`)."""
-    own = [find(name).relative for name in fitted_detector(run).features]
+    own = [find_feature(entry).relative for entry in fitted_detector(run).recipe.entries or ()]
     return [column for column in range(len(run.scaler.mean)) if own[column % len(own)]]
 
 

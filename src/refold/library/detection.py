@@ -143,7 +143,7 @@ def _baselines(
     judged = {f"PCA, {components.autoencoder.code_size} components": flags}
     rows = bar_rows(series, detector)
     scorers: dict[str, RowScorer] = {
-        "isolation forest": Forest(detector.features, seed),
+        "isolation forest": Forest(detector.recipe.entries or (), seed),
         "robust z": RobustZ(),
         "random": Chance(seed),
     }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from refold.data import Scaler
+    from refold.data.bars.entries import Entry
     from refold.library.scoring import Judge
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
@@ -38,6 +39,7 @@ class Run:
         autoencoder: the trained model, in evaluation mode.
         scaler: from features to what the model sees, fitted to the training part.
         features: names of the features of a bar of one asset.
+        entries: of data.features that make those features, whatever columns a table has.
         detector: score and threshold, fitted; None if the run did not come to its end.
     """
 
@@ -48,6 +50,7 @@ class Run:
         autoencoder: "Autoencoder",
         scaler: "Scaler",
         features: list[str],
+        entries: "list[Entry]",
         detector: "Detector | None",
     ) -> None:
         self.directory = directory
@@ -55,6 +58,7 @@ class Run:
         self.autoencoder = autoencoder
         self.scaler = scaler
         self.features = features
+        self.entries = entries
         self.detector = detector
 
     def __repr__(self) -> str:
@@ -277,7 +281,8 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     checkpoint = read_checkpoint(weights)
     try:
         data, parameters = checkpoint["WindowDataModule"], checkpoint["state_dict"]
-        scaler, features = Scaler.from_state_dict(data["scaler"]), list(data["features"])
+        scaler = Scaler.from_state_dict(data["scaler"])
+        features, entries = list(data["features"]), list(data["entries"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{weights} lacks {error}; it is no checkpoint that Refold's training wrote") from None
     try:
@@ -303,10 +308,10 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     autoencoder.eval()
     detector = None
     if (directory / DETECTOR).exists():
-        detector = build_detector(cfg, autoencoder, build_recipe(cfg), scaler, columns=[])
+        detector = build_detector(cfg, autoencoder, build_recipe(cfg, entries), scaler, columns=[])
         fitted = read_checkpoint(directory / DETECTOR)
         try:
             detector.load_state_dict(fitted)
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / DETECTOR} lacks {error}; it is no detector that Refold wrote") from None
-    return Run(directory, cfg, autoencoder, scaler, features, detector)
+    return Run(directory, cfg, autoencoder, scaler, features, entries, detector)

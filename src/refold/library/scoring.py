@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ import polars as pl
 from refold.config.build import build_checks, build_data, build_detector, build_source, build_table, build_threshold
 from refold.config.change import all_thresholds, choose_anew
 from refold.config.compose import CONF
+from refold.data.bars.entries import columns_of
 from refold.data.bars.findings import FaultyRuns, merge
 from refold.data.bars.table import LABEL, Table
 from refold.data.long.ordered import OrderedBars, read_sorted
@@ -139,6 +141,7 @@ class Judge:
         """Load the data that the run was trained on, on the run's own scale."""
         data = build_data(self.run.config)
         data.scaler = self.run.scaler
+        data.recipe = replace(data.recipe, entries=tuple(self.run.entries))
         data.setup()
         trained_on = self.run.result.get("data_fingerprint", data.fingerprint)
         if data.fingerprint != trained_on:
@@ -169,9 +172,15 @@ class Judge:
         if place is not None:
             place.mkdir()
         with self.progress(None, "bars read") as count:
-            bars = read_sorted(batches_of(source), self.detector.recipe.checks, place, count)
+            bars = self._needed(read_sorted(batches_of(source), self.detector.recipe.checks, place, count))
         refuse_unlike(self.detector, bars, str(source))
         return bars
+
+    def _needed(self, bars: OrderedBars) -> OrderedBars:
+        """Leave out the columns of a series that the run's features are not made of: what they hold is no fault."""
+        if self.detector.recipe.checks.kind == "prices":
+            return bars
+        return bars.keeping(sorted(columns_of(self.detector.recipe.entries or ())))
 
     def score(self, *, thresholds: bool = False, evidence: bool = False) -> Scoring:
         """Score the bars.
@@ -203,7 +212,7 @@ class Judge:
     def _score_own(self, sample: "Sample | None", thresholds: bool) -> Scoring:
         """Score the validation and test parts of the data that the run was trained on."""
         data = self.own_data
-        bars = read_sorted([data.source.load()], self.detector.recipe.checks)
+        bars = self._needed(read_sorted([data.source.load()], self.detector.recipe.checks))
         parts = {part: data.segments(part) for part in ("val", "test")}
         compared = self._comparison(int(parts["test"][:, 1].sum())) if thresholds else None
         watch = sample and (lambda part, made: sample.of_part("validation" if part == "val" else part, made))

@@ -216,7 +216,8 @@ def draw_progress(fixed: FixedWindows, epoch: int) -> "Figure":
 def scored_assets(data: WindowDataModule) -> list[str]:
     """Return the names behind the numbers of assets in `Scores`."""
     if data.recipe.layout == "panel":  # one series of all assets: its columns say which
-        return [column.rpartition("/")[0] for column in data.feature_names[:: len(data.recipe.features)]]
+        first = f"/{data.recipe.features[0]}"
+        return [column.removesuffix(first) for column in data.feature_names[:: len(data.recipe.features)]]
     return list(data.test_windows.series.asset_names)
 
 

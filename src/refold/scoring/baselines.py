@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from refold.data import Windows
-from refold.data.bars.features import find_all
+from refold.data.bars.entries import Entry, find_all
 from refold.data.feature_table import compute_features
 
 _BATCH = 4096
@@ -172,13 +172,13 @@ class Forest:
     """Score bars with an isolation forest over the features of single bars. A bar that lacks a feature has no score.
 
     Args:
-        features: their names.
+        features: their entries in data.features.
         seed: of the forest.
 
     Source: Liu et al. 2008; scikit-learn's, with its default of 100 trees of 256 bars.
     """
 
-    def __init__(self, features: Sequence[str], seed: int) -> None:
+    def __init__(self, features: Sequence[Entry], seed: int) -> None:
         self.features = tuple(features)
         self.seed = seed
 

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.market import survey
+from refold.data.bars.table import Kind
 from refold.scoring.rules import RULES
 
 KINDS = ("unit", "split", "bad tick", "stale")
@@ -30,7 +31,7 @@ DONE = {"warn": "kept as it is", "mask": "kept without values", "drop": "dropped
 DONE_TO_GAP = {"warn": "series ends", "mask": "filled with bars without values"}
 
 
-def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None) -> pl.Series:
+def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: Kind = "prices") -> pl.Series:
     """Name the kind of error that each bar looks like: the most telling of those whose rule fires there or beside it.
 
     This is a description and not a score: most rules look at the bars after a bar, too.
@@ -38,25 +39,28 @@ def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None) -> pl.S
     Args:
         bars: N canonical bars, sorted by asset, then time.
         market: `checks.survey` of the table that the bars are a piece of; None: the bars are a table of their own.
+        kind: of the table; the rules are about prices, and none fires on a series of other numbers.
 
     Returns:
         (N,) a kind, or null where no rule fires.
     """
+    if kind == "series":
+        return pl.Series("kind", [None], dtype=pl.String).new_from_index(0, bars.height)
     market = survey(bars) if market is None else market
     nothing = bars.clear()  # a rule that was fitted to nothing takes nothing for usual, such as repeated closes
     marks = {}
-    for kind in KINDS:
+    for name in KINDS:
         found = pl.lit(None, pl.Float64)
         if "close" in bars.columns:
-            scores = RULES[kind]().fit(nothing, nothing).score(bars, market)
+            scores = RULES[name]().fit(nothing, nothing).score(bars, market)
             found = pl.lit(pl.Series(scores).fill_nan(None))
-        marks[kind] = found
-    table = bars.select("asset", *(mark.alias(kind) for kind, mark in marks.items()))
+        marks[name] = found
+    table = bars.select("asset", *(mark.alias(name) for name, mark in marks.items()))
     near = [
-        pl.any_horizontal((pl.col(kind).shift(lag) >= 1).over("asset").fill_null(False) for lag in (-1, 0, 1))
-        for kind in KINDS
+        pl.any_horizontal((pl.col(name).shift(lag) >= 1).over("asset").fill_null(False) for lag in (-1, 0, 1))
+        for name in KINDS
     ]
-    choice = pl.coalesce(pl.when(mark).then(pl.lit(kind)) for mark, kind in zip(near, KINDS, strict=True))
+    choice = pl.coalesce(pl.when(mark).then(pl.lit(name)) for mark, name in zip(near, KINDS, strict=True))
     return table.select(choice.alias("kind")).to_series()
 
 

@@ -3,14 +3,15 @@
 A piece takes along as many bars before and after it as its scores depend on, so that the scores are those of the whole.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
 import polars as pl
 
-from refold.data.bars.features import find, longest_lookback
+from refold.data.bars.entries import find_feature
+from refold.data.bars.features import longest_lookback
 from refold.data.bars.findings import FaultyRuns
 from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.long.ordered import Cut, OrderedBars
@@ -49,7 +50,7 @@ def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
             another frequency, or an asset's price never moves.
     """
     recipe = detector.recipe
-    features = [find(name) for name in recipe.features]
+    features = [find_feature(entry) for entry in recipe.entries or ()]
     needed = list(dict.fromkeys(column for feature in features for column in feature.columns))
     present = [name for name in bars.schema if name not in NOT_VALUES]
     if missing := [name for name in needed if name not in present]:
@@ -59,7 +60,8 @@ def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
         )
     if recipe.layout == "panel":
         _refuse_other_assets(detector, bars, where)
-    price = "close" if "close" in present else needed[0]
+    series = recipe.checks.kind == "series"
+    judged = needed if series else ["close" if "close" in present else needed[0]]
     shortest = recipe.window_size + longest_lookback(features) - 1
     longest = max(bars.assets.values())
     if longest < shortest:
@@ -67,18 +69,28 @@ def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
             f"{where} has at most {longest} bars of an asset; a window of data.window_size = "
             f"{recipe.window_size} bars needs {shortest} with the look-back of the features"
         )
-    range_ = bars.bars.group_by("asset").agg(pl.col(price).min().alias("low"), pl.col(price).max().alias("high"))
-    for asset, low, high in range_.sort("asset").collect(engine="streaming").iter_rows():
-        if low == high and bars.assets[asset] >= shortest:
-            raise DataError(
-                f"{where}: {asset} has the {price} {low:g} in all of its {bars.assets[asset]} bars; a constant "
-                f"series cannot be judged: leave it out with data.source.table.assets"
-            )
+    _refuse_constant(bars, judged, shortest, where)
     _refuse_other_frequency(detector, bars, where)
 
 
+def _refuse_constant(bars: OrderedBars, columns: Sequence[str], shortest: int, where: str) -> None:
+    """Refuse assets none of whose columns moves."""
+    low, high = (pl.col(columns).name.prefix("low/"), pl.col(columns).name.prefix("high/"))
+    ends = bars.bars.group_by("asset").agg(low.min(), high.max()).sort("asset").collect(engine="streaming")
+    for row in ends.iter_rows(named=True):
+        asset, count = row["asset"], bars.assets[row["asset"]]
+        still = all(row[f"low/{name}"] == row[f"high/{name}"] for name in columns)
+        if columns and still and count >= shortest:
+            values = ", ".join(f"the {name} {row[f'low/{name}']:g}" for name in columns[:4])
+            raise DataError(
+                f"{where}: {asset} has {values} in all of its {count} bars; a constant "
+                f"series cannot be judged: leave it out with data.source.table.assets"
+            )
+
+
 def _refuse_other_assets(detector: Detector, bars: OrderedBars, where: str) -> None:
-    own = list(dict.fromkeys(column.rpartition("/")[0] for column in detector.columns))
+    first = f"/{detector.features[0]}"
+    own = [column.removesuffix(first) for column in detector.columns[:: len(detector.features)]]
     missing, unknown = sorted(set(own) - set(bars.assets)), sorted(set(bars.assets) - set(own))
     if missing or unknown:
         parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
@@ -161,7 +173,7 @@ def scan(
             made.series, made.segments, made.origin, watch=watch and watch(here), bridge=made.bridge
         )
         reason = here.made.reasons(detector.recipe.window_size)
-        kinds = likely_kinds(here.part, here.market)
+        kinds = likely_kinds(here.part, here.market, detector.recipe.checks.kind)
         rows = frame(detector, here.part, scored, tails, here.kept, kinds, reason, features)
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
         progress(rows.height)
@@ -237,7 +249,7 @@ def scan_parts(
         a window may hold to the last.
     """
     made = unsplit_series(bars, detector.recipe, detector.scaler)
-    likely, shown = likely_kinds(bars), np.zeros(bars.height, dtype=bool)
+    likely, shown = likely_kinds(bars, kind=detector.recipe.checks.kind), np.zeros(bars.height, dtype=bool)
     for part, runs in segments.items():
         own = replace(made, segments=runs)
         seen = watch and watch(part, own)
@@ -275,7 +287,7 @@ def context(detector: Detector) -> tuple[int, int]:
     recipe, score = detector.recipe, detector.score_function
     # a window, and the longest stretch of masked bars that another window may run over: refold.data.unsplit.Bridge
     around = (recipe.window_size - 1) + recipe.window_size
-    lookback = longest_lookback([find(name) for name in recipe.features]) - 1
+    lookback = longest_lookback([find_feature(entry) for entry in recipe.entries or ()]) - 1
     before = around + lookback + recipe.checks.stale_bars + score.before
     return max(before, CONTEXT), max(around + score.after, CONTEXT)
 

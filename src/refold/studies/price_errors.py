@@ -108,7 +108,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         MODEL: model(),
         f"PCA, {size} components": pca(),
         "robust z of returns": RobustReturn(),
-        "isolation forest": Forest(data.recipe.features, seed),
+        "isolation forest": Forest(data.recipe.entries or (), seed),
         "spike-reversal rule": SpikeReversal(),
         "stale-run rule": StaleRun(),
         "split-ratio rule": SplitRatio(),
@@ -293,6 +293,7 @@ def _share_found(bars: pl.DataFrame, kind: str, checks: Checks, **settings: Any)
         calendar=checks.calendar,
         stale_bars=checks.stale_bars,
         split_tolerance=checks.split_tolerance,
+        kind=checks.kind,
     )
     counts = []
     for table in (spoilt, bars):

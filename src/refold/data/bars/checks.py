@@ -35,8 +35,11 @@ from refold.data.bars.market import (
     same_asset,
     survey,
 )
-from refold.data.bars.table import OHLCV, PRICES
+from refold.data.bars.table import OWN, PRICES, Kind, value_columns
 from refold.errors import DataError
+
+_KNOWN = f"{OWN}known"
+"""Column that is true for the last bars of the rows before, while a table is read some rows at a time."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Checks:
             each session of that exchange, None expects nothing.
         stale_bars: number of equal closes in a row that is too many, at least 2.
         split_tolerance: how far the log of a price ratio may be from that of a split, above 0.
+        kind: "prices", or "series" of any numbers, to which the checks of prices do not apply.
 
     Raises:
         ValueError: a check or a policy is unknown, a check lacks a policy, or a number is out of bounds.
@@ -82,6 +86,7 @@ class Checks:
         calendar: str | None,
         stale_bars: Annotated[int, at_least(2)],
         split_tolerance: Annotated[float, more_than(0)],
+        kind: Kind,
     ) -> None:
         for key, chosen in (("policies", policies), ("scoring_policies", scoring_policies)):
             _refuse_policies(key, chosen)
@@ -93,6 +98,7 @@ class Checks:
         self.calendar = calendar
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
+        self.kind: Kind = kind
 
     def when_scoring(self, kept: Collection[str] = ()) -> "Checks":
         """Return checks that flag faulty bars where these would stop, as a finished run needs them to score bars.
@@ -123,7 +129,7 @@ class Checks:
         Raises:
             DataError: a check whose policy is error found something.
         """
-        findings = Findings(self.policies, counted)
+        findings = Findings(self.policies, counted, self.kind)
         bars = in_order(self._drop_nameless(bars, findings))
         market = survey(bars) if market is None else market
         exchange = None if self.calendar in (None, "union") else self.calendar
@@ -152,13 +158,13 @@ class Checks:
         Raises:
             DataError: a check whose policy is error found something.
         """
-        findings = Findings(self.policies, ~pl.col("known"))
-        rows = [last.with_columns(known=True), bars.with_columns(known=False)]
+        findings = Findings(self.policies, ~pl.col(_KNOWN), self.kind)
+        rows = [last.with_columns(pl.lit(True).alias(_KNOWN)), bars.with_columns(pl.lit(False).alias(_KNOWN))]
         row = (first_row + pl.int_range(pl.len()).over("asset")).alias(ROW)
         arrived = self._drop_nameless(pl.concat(rows, how="diagonal").with_columns(row), findings)
         arrived = arrived.with_columns(pl.col("asset").cast(pl.String))
         last = arrived.select("timestamp", "asset").unique("asset", keep="last", maintain_order=True)
-        return arrived.filter(~pl.col("known")).select(bars.columns), last, findings
+        return arrived.filter(~pl.col(_KNOWN)).select(bars.columns), last, findings
 
     def features(self, rows: pl.DataFrame, wrong: pl.Series, names: Sequence[str], findings: Findings) -> None:
         """Find the features that are not finite although their bars and look-back are there.
@@ -194,7 +200,16 @@ class Checks:
 
     def _faults(self, columns: Sequence[str], market: pl.DataFrame) -> dict[str, pl.Expr]:
         """Return check -> expression that is true for the faulty bars of a sorted table."""
-        values = [pl.col(name) for name in OHLCV if name in columns]
+        values = [pl.col(name) for name in value_columns(columns, self.kind)]
+        common = {
+            # a second bar of the same moment is at fault, not the first: drop keeps the one that came first
+            "duplicate": same_asset() & (pl.col("timestamp") == pl.col("timestamp").shift(1)),
+            "missing_value": pl.any_horizontal(value.is_null() for value in values),
+            "not_finite": pl.any_horizontal(~value.is_finite() for value in values),
+        }
+        if self.kind == "series":
+            still = [_equal_before(value) >= self.stale_bars - 1 for value in value_columns(columns, self.kind)]
+            return common | {"stale_run": pl.any_horizontal(still)}
         prices = [pl.col(name) for name in PRICES if name in columns]
         nothing = pl.lit(False)
         negative = pl.col("volume") < 0 if "volume" in columns else nothing
@@ -202,11 +217,7 @@ class Checks:
         broken = [pl.col("low") > pl.min_horizontal(*body, "high")] if "low" in columns and "high" in columns else []
         broken += [pl.col("high") < pl.max_horizontal(*body, "low")] if broken else []
         jump = overnight_jump(columns)
-        return {
-            # a second bar of the same moment is at fault, not the first: drop keeps the one that came first
-            "duplicate": same_asset() & (pl.col("timestamp") == pl.col("timestamp").shift(1)),
-            "missing_value": pl.any_horizontal(value.is_null() for value in values),
-            "not_finite": pl.any_horizontal(~value.is_finite() for value in values),
+        return common | {
             "non_positive": pl.any_horizontal(*(price <= 0 for price in prices), negative),
             "broken_bar": pl.any_horizontal(broken) if broken else nothing,
             "stale_run": _equal_before("close") >= self.stale_bars - 1 if "close" in columns else nothing,
@@ -226,7 +237,7 @@ class Checks:
         masked = [name for name in found if self.policies[name] == "mask"]
         if masked:
             absent = flags.select(pl.any_horizontal(masked)).to_series()
-            values = [name for name in OHLCV if name in bars.columns]
+            values = value_columns(bars.columns, self.kind)
             bars = bars.with_columns(pl.when(absent).then(None).otherwise(pl.col(name)).alias(name) for name in values)
         dropped = [name for name in found if self.policies[name] == "drop"]
         return bars.filter(~flags.select(pl.any_horizontal(dropped)).to_series()) if dropped else bars
@@ -244,7 +255,8 @@ class Checks:
         counts = skipped[after]
         # each hole, written out: the positions between the bar before it and the bar after it
         holes = np.repeat(moment[after] - counts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        absent = bars.drop("timestamp", *OHLCV, strict=False)[np.repeat(after, counts)]  # as the bar after the hole
+        empty = bars.drop("timestamp", *value_columns(bars.columns, self.kind))
+        absent = empty[np.repeat(after, counts)]  # as the bar after the hole
         absent = absent.with_columns(calendar.gather(holes).alias("timestamp"))
         findings.add("gap", absent)
         if self.policies["gap"] != "mask":

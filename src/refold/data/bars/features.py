@@ -8,8 +8,9 @@ values of a run of bars are null. Names that end in a number are trailing statis
 import difflib
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -30,6 +31,7 @@ class Feature:
         unit: for documentation and plots.
         origin: where the formula is from, for documentation.
         relative: True if the value of the window's first present bar is subtracted when the window is gathered.
+        entry: of data.features, which makes the feature again without the columns of the bars; None: its name.
     """
 
     name: str
@@ -39,6 +41,12 @@ class Feature:
     unit: str
     origin: str = "definition"
     relative: bool = False
+    entry: Mapping[str, Any] | None = None
+
+    @property
+    def saved(self) -> str | dict[str, Any]:
+        """Return the entry of data.features that makes this feature whatever the columns of a table are."""
+        return self.name if self.entry is None else dict(self.entry)
 
 
 def _log_ratio(price: pl.Expr, reference: pl.Expr) -> pl.Expr:
@@ -146,6 +154,16 @@ TRAILING = {
 }
 
 
+def is_built_in(name: str) -> bool:
+    """Test whether a name is one of a built-in feature, whatever the number at its end.
+
+    Args:
+        name: as in data.features.
+    """
+    match = re.fullmatch(r"(\w+)_(\d+)", name, re.ASCII)
+    return name in PLAIN or (match is not None and match[1] in TRAILING)
+
+
 def find(name: str) -> Feature:
     """Find the feature of a name such as `log_return` or `relative_volume_20`.
 
@@ -174,35 +192,6 @@ def find(name: str) -> Feature:
     raise DataError(
         f"data.features has {name!r}; {hint}There are {', '.join(names)}, where 20 can be any number of bars from 2"
     )
-
-
-def find_all(names: Sequence[str], available: Collection[str]) -> tuple[Feature, ...]:
-    """Find the features of data.features, and refuse those that the columns at hand do not allow.
-
-    Args:
-        names: as in data.features.
-        available: columns of the bars.
-
-    Returns:
-        The features, in the order of the names.
-
-    Raises:
-        DataError: there are no names, or a name is unknown, is given twice, or needs a column that is not available.
-    """
-    if not names:
-        raise DataError("data.features is empty; name at least one, such as [log_return]")
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise DataError(f"data.features has {', '.join(twice)} more than once")
-    features = tuple(find(name) for name in names)
-    for feature in features:
-        lacking = [column for column in feature.columns if column not in available]
-        if lacking:
-            raise DataError(
-                f"data.features has {feature.name}, which needs {', '.join(lacking)}; the source has only "
-                f"{', '.join(column for column in available if column not in ('timestamp', 'asset'))}"
-            )
-    return features
 
 
 def longest_lookback(features: Sequence[Feature]) -> int:

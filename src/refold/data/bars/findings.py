@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import polars as pl
 
-from refold.data.bars.table import OHLCV
+from refold.data.bars.table import OWN, Kind, value_columns
 from refold.errors import DataError
 
 Policy = Literal["error", "warn", "mask", "drop"]
@@ -38,13 +38,16 @@ CHECKS = {
 FINDINGS = {"check": pl.String, "policy": pl.String, "asset": pl.String, "bars": pl.Int64, "first": pl.String}
 """Columns of a table of findings: one row per check and asset, with the number of bars and the time of the first."""
 
-ROW = "row of the bars"
+ROW = f"{OWN}row"
 """Column that a table's row numbers travel in while it is checked, sorted and given bars for its holes."""
 
 MOST_RUNS = 20_000
 """Runs of faulty bars that are listed one by one. Of more, neighbouring ones of a check and an asset are joined."""
 
 EVERY_ROW = pl.lit(True)
+
+MOST_VALUES = 8
+"""Values of a bar that a message shows."""
 
 
 class Findings:
@@ -53,11 +56,13 @@ class Findings:
     Args:
         policies: check -> policy, for all of `CHECKS`.
         counted: boolean expression over bars that selects the rows to count; the others are only looked back on.
+        kind: of the table; values of a series are named in messages under their own names.
     """
 
-    def __init__(self, policies: Mapping[str, Policy], counted: pl.Expr) -> None:
+    def __init__(self, policies: Mapping[str, Policy], counted: pl.Expr, kind: Kind = "prices") -> None:
         self.policies = policies
         self.counted = counted
+        self.kind: Kind = kind
         self.tables = [pl.DataFrame(schema=FINDINGS)]
         self.runs: list[pl.DataFrame] = []
 
@@ -73,7 +78,7 @@ class Findings:
         """
         if self.policies[name] == "error":
             row = found.row(0, named=True)
-            values = ", ".join(f"{key} {_short(row[key])}" for key in OHLCV if key in row)
+            values = ", ".join(f"{key} {_short(row[key])}" for key in value_columns(row, self.kind)[:MOST_VALUES])
             values = "" if name == "gap" else f"; it has {values}"
             more = f" ({found.height} such bars)" if found.height > 1 else ""
             others = ", ".join(policy for policy in CHECKS[name].policies if policy != "error")

@@ -1,7 +1,8 @@
 """Read a user's table into the canonical one: timestamp, asset, and those of open, high, low, close, volume it has.
 
 Long tables have one row per asset and bar; wide tables have one row per bar and a column of closes per asset. A column
-of labels, if one is named, becomes the column `label`: 1 where a bar is known to be anomalous, else 0.
+of labels, if one is named, becomes the column `label`: 1 where a bar is known to be anomalous, else 0. Tables of any
+numbers (`kind` "series") keep their columns of numbers under their own names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import polars as pl
 
 from refold.bounds import checked, more_than
 from refold.data.bars.cells import PLAIN, CellFormat, CellReader, say
+from refold.data.bars.series_columns import HEAD, SeriesColumns, find_series_columns
 from refold.errors import DataError
 
 OHLCV = ("open", "high", "low", "close", "volume")
@@ -28,7 +30,11 @@ COLUMNS = ("timestamp", "asset", LABEL, *NUMBERS)
 ROW = "row of the table"
 """Column with the number of each row, from 0, so that messages can name it."""
 
+OWN = "refold/"
+"""Begins the names of columns that travel with bars for a while, so that they are no values of a series."""
+
 Shape = Literal["auto", "long", "wide"]
+Kind = Literal["prices", "series"]
 
 # lower case, blanks and dashes as underscores
 _USUAL_NAMES = {
@@ -45,6 +51,8 @@ class Table:
     """Read a user's table. All sources of tables share this class; its keys stand under data.source.table.
 
     Args:
+        kind: "prices" reads open, high, low, close and volume, "series" any columns of numbers under their own names,
+            in a row per moment (or per moment and asset, with an asset column).
         shape: "auto" reads a table with an asset column, or with one of open, high, low, close, as long, any other as
             wide.
         columns: canonical name -> the table's, for columns without a usual name, and for the column of labels.
@@ -55,15 +63,17 @@ class Table:
         assets: assets to keep; None keeps all.
         start: ISO date; bars from then on are kept; None is no limit.
         end: ISO date; bars before then are kept; None is no limit.
+        values: of a series, the columns of numbers to read; None reads all.
 
     Raises:
-        ValueError: a setting is out of bounds, or start or end is not a date.
+        ValueError: a setting is out of bounds or means nothing for the kind, or start or end is not a date.
     """
 
     @checked("data.source.table")
     def __init__(
         self,
         *,
+        kind: Kind,
         shape: Shape,
         columns: Mapping[str, str | None],
         timestamp_format: str | None,
@@ -72,7 +82,9 @@ class Table:
         assets: Sequence[str] | None,
         start: str | None,
         end: str | None,
+        values: Sequence[str] | None,
     ) -> None:
+        self.kind = kind
         self.shape = shape
         self.columns = dict(columns)
         self.timestamp_format = timestamp_format
@@ -82,7 +94,24 @@ class Table:
         self.start = _date_setting("start", start)
         self.end = _date_setting("end", end)
         self.cells = PLAIN
+        self.values = None if values is None else tuple(values)
         self.label_may_lack = False
+        self.series: SeriesColumns | None = None
+        self._refuse_meaningless()
+
+    def _refuse_meaningless(self) -> None:
+        """Raise a ValueError for a setting that the kind of table has no use for."""
+        prices = [f"columns.{part}" for part in NUMBERS if self.columns.get(part) is not None]
+        meaningless = [
+            *(f"{key} is {self.columns[key.partition('.')[2]]!r}" for key in prices),
+            *([f"shape is {self.shape!r}"] if self.shape != "auto" else []),
+            *([f"price_scale is {self.price_scale:g}"] if self.price_scale != 1 else []),
+            *(["adjusted is true"] if self.adjusted else []),
+        ]
+        if self.kind == "series" and meaningless:
+            raise ValueError(f"data.source.table.{meaningless[0]}; it means nothing for data.source.table.kind=series")
+        if self.kind == "prices" and self.values is not None:
+            raise ValueError("data.source.table.values is for data.source.table.kind=series; prices have usual names")
 
     def with_cells(self, cells: CellFormat) -> "Table":
         """Copy the settings for a file whose numbers are written in a format of its own.
@@ -111,7 +140,7 @@ class Table:
 
         Returns:
             timestamp, asset, label (Int8) if a column of labels is named, and the columns of `OHLCV` that the table
-            has, as float64.
+            has, or the values of a series, as float64.
 
         Raises:
             DataError: there are no rows, a column is missing or of a type that does not fit, a text is not a date or a
@@ -121,8 +150,10 @@ class Table:
         table = table.drop(ROW, strict=False)
         if table.height == 0 and not piece:
             raise DataError(f"{where} has no rows; it needs a header and at least data.window_size bars")
-        found = self.find(table.columns, where)
         read = CellReader(where, rows, self.cells)
+        if self.kind == "series":
+            return self._kept(self._series(table, read, single_asset), where, piece)
+        found = self.find(table.columns, where)
         bars = self._wide(table, found, read) if self.is_wide(found) else self._long(table, found, read, single_asset)
         read.finish()
         bars = bars.with_columns(
@@ -138,6 +169,11 @@ class Table:
                 f"{where}: the prices are Databento's fixed-point numbers, in units of 1e-9; "
                 f"data.source.table.price_scale=1e-9 reads them in units of the currency"
             )
+        kept = self._kept(bars, where, piece)
+        return kept.select(name for name in (*NOT_VALUES, *OHLCV) if name in kept.columns)
+
+    def _kept(self, bars: pl.DataFrame, where: str, piece: bool) -> pl.DataFrame:
+        """Return the bars of the assets and dates that are kept."""
         kept = bars.filter(*self._wanted(bars.schema))
         if kept.height == 0 and not piece:
             raise DataError(
@@ -145,7 +181,7 @@ class Table:
                 f"{self.start} to before data.source.table.end {self.end}; it has "
                 f"{_some(bars['asset'].unique().sort())} from {bars['timestamp'].min()} to {bars['timestamp'].max()}"
             )
-        return kept.select(name for name in (*NOT_VALUES, *OHLCV) if name in kept.columns)
+        return kept
 
     def push_down(self, scan: pl.LazyFrame, where: str) -> pl.LazyFrame:
         """Select the columns and rows that `canonical` would keep, before a table is read.
@@ -162,6 +198,13 @@ class Table:
         """
         schema = scan.collect_schema()
         number = [ROW] if ROW in schema.names() else []
+        if self.kind == "series":
+            settled = self.settled(scan.head(HEAD).collect() if self.series is None else pl.DataFrame(), where)
+            assert settled.series is not None
+            keys = settled.series.keys
+            scan = scan.select(*keys.values(), *settled.series.values, *number)
+            types = {part: schema[column] for part, column in keys.items()}
+            return scan.filter(*self._wanted(types, keys))
         found = self.find([name for name in schema.names() if name != ROW], where)
         if self.is_wide(found):
             keys = [found[part] for part in ("timestamp", LABEL) if part in found]
@@ -170,6 +213,27 @@ class Table:
         else:
             scan = scan.select(sorted({*found.values(), *number}, key=schema.names().index))
         return scan.filter(*self._wanted({part: schema[column] for part, column in found.items()}, found))
+
+    def settled(self, head: pl.DataFrame, where: str) -> "Table":
+        """Return the settings for a series whose columns are told apart by its first rows; of prices, the same ones.
+
+        Args:
+            head: the first rows of the table, with all columns.
+            where: what the table is, for messages.
+
+        Raises:
+            DataError: it cannot be told which columns are times or numbers.
+        """
+        if self.kind == "prices" or self.series is not None:
+            return self
+        head = head.drop(ROW, strict=False)
+        found = {part: column for part, column in self._find(head.columns, where).items() if part in NOT_VALUES}
+        other = copy(self)
+        other.series = find_series_columns(head.head(HEAD), found, self.values, where, self.cells)
+        if other.series.timestamp is None and (self.start or self.end):
+            key = "start" if self.start else "end"
+            raise DataError(f"data.source.table.{key} is a date; {where} has no time column")
+        return other
 
     def keeps(self, asset: str) -> bool:
         """Test whether an asset is among those to keep.
@@ -193,9 +257,20 @@ class Table:
             DataError: a chosen column does not exist, two columns have usual names of the same, there is no timestamp,
                 or the column of labels has another part already.
         """
+        found = self._find(present, where)
+        if "timestamp" not in found:
+            usual = ", ".join(_USUAL_NAMES["timestamp"][:4])
+            raise DataError(
+                f"{where} has no date column; its columns are {_some(present)}, and none of them is {usual}. "
+                f"Name it with data.source.table.columns.timestamp"
+            )
+        return found
+
+    def _find(self, present: Sequence[str], where: str) -> dict[str, str]:
+        """Find the columns that are given or have usual names."""
         plain = {column: column.strip().lower().replace(" ", "_").replace("-", "_") for column in present}
         found = {}
-        for part in COLUMNS:
+        for part in COLUMNS if self.kind == "prices" else NOT_VALUES:
             chosen = self.columns.get(part)
             if part == LABEL and self.label_may_lack and chosen not in present:
                 continue
@@ -208,12 +283,6 @@ class Table:
                 )
             if chosen is not None or candidates:
                 found[part] = chosen or candidates[0]
-        if "timestamp" not in found:
-            usual = ", ".join(_USUAL_NAMES["timestamp"][:4])
-            raise DataError(
-                f"{where} has no date column; its columns are {_some(present)}, and none of them is {usual}. "
-                f"Name it with data.source.table.columns.timestamp"
-            )
         others = {column: part for part, column in found.items() if part != LABEL}
         if (part := others.get(found.get(LABEL, ""))) is not None:
             raise DataError(
@@ -236,13 +305,36 @@ class Table:
         filters = []
         if self.assets is not None and schema.get("asset") == pl.String:
             filters.append(pl.col(names["asset"]).is_in(self.assets))
-        if schema["timestamp"] == pl.Date or isinstance(schema["timestamp"], pl.Datetime):
+        time = schema.get("timestamp")
+        if time is not None and (time == pl.Date or isinstance(time, pl.Datetime)):
             moment = pl.col(names["timestamp"])
             if self.start is not None:
-                filters.append(moment >= as_moment(self.start, schema["timestamp"]))
+                filters.append(moment >= as_moment(self.start, time))
             if self.end is not None:
-                filters.append(moment < as_moment(self.end, schema["timestamp"]))
+                filters.append(moment < as_moment(self.end, time))
         return filters
+
+    def _series(self, table: pl.DataFrame, read: CellReader, single: str) -> pl.DataFrame:
+        """Read a table of any numbers: a row per moment, or per moment and asset, and a column per value."""
+        found = self.settled(table, read.where).series
+        assert found is not None
+        if found.timestamp is None:
+            rows = pl.int_range(table.height, eager=True) if read.rows is None else read.rows.cast(pl.Int64)
+            times = (rows * 1_000_000).cast(pl.Datetime("us")).alias("timestamp")
+        else:
+            times = read.timestamp(table[found.timestamp], self.timestamp_format)
+        parts = [times]
+        if found.asset is None:
+            parts.append(pl.Series("asset", [single]).new_from_index(0, table.height))
+        else:
+            parts.append(read.asset(table[found.asset]))
+        if found.label is not None:
+            parts.append(read.label(table[found.label]))
+        for name in found.values:
+            column = table[name].cast(pl.Float64) if table.schema[name] == pl.Boolean else table[name]
+            parts.append(read.number(column, "values").alias(name))
+        read.finish()
+        return pl.DataFrame(parts)
 
     def _wide(self, table: pl.DataFrame, found: Mapping[str, str], read: CellReader) -> pl.DataFrame:
         """Read a wide table into one row per asset and moment."""
@@ -309,6 +401,19 @@ def as_moment(when: datetime, dtype: pl.DataType) -> pl.Expr:
     if when.tzinfo is None:
         return pl.lit(when).cast(pl.Datetime(unit)).dt.replace_time_zone(zone)
     return pl.lit(when.astimezone(UTC)).dt.convert_time_zone(zone).cast(pl.Datetime(unit, zone))
+
+
+def value_columns(columns: Iterable[str], kind: Kind) -> list[str]:
+    """List the columns of canonical bars that hold values.
+
+    Args:
+        columns: of the bars; names that begin with OWN are passed over.
+        kind: of the table.
+    """
+    if kind == "prices":
+        present = set(columns)
+        return [name for name in OHLCV if name in present]
+    return [name for name in columns if name not in NOT_VALUES and not name.startswith(OWN)]
 
 
 def _some(names: Iterable[str]) -> str:

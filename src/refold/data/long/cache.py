@@ -25,7 +25,7 @@ from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS
 from refold.data.windows.views import Series
 
-_VERSION = 2  # of the format and of the meaning of what is in it
+_VERSION = 3  # of the format and of the meaning of what is in it
 
 
 def key(identity: Any, recipe: Recipe, scaler: Scaler | None) -> str:
@@ -83,6 +83,7 @@ def _meta(prepared: Prepared) -> dict[str, Any]:
         "time": ["datetime", dtype.time_unit, dtype.time_zone] if isinstance(dtype, pl.Datetime) else ["date"],
         "asset_names": prepared.series.asset_names,
         "asset_starts": prepared.series.asset_starts.tolist(),
+        "entries": prepared.entries,
         "column_names": prepared.column_names,
         "relative": prepared.series.relative,
         "mean": prepared.scaler.mean.tolist(),
@@ -118,6 +119,7 @@ def read(folder: Path) -> Prepared:
             relative=tuple(meta["relative"]),
             pages=tuple(pages),
         ),
+        entries=tuple(meta["entries"]),
         column_names=tuple(meta["column_names"]),
         scaler=Scaler(torch.tensor(meta["mean"], dtype=torch.float64), torch.tensor(meta["std"], dtype=torch.float64)),
         segments={part: np.array(meta["segments"][part], dtype=np.int64).reshape(-1, 2) for part in PARTS},

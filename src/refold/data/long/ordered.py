@@ -5,7 +5,8 @@ asset has to fit into memory.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import polars as pl
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import FaultyRuns, merge
 from refold.data.bars.market import count_jumps, is_sorted, mark_jumps, refuse_two_kinds
+from refold.data.bars.table import NOT_VALUES
 from refold.data.long.spool import TableSpool, store
 from refold.errors import DataError
 
@@ -76,6 +78,17 @@ class OrderedBars:
     def rows(self) -> int:
         """Number of rows, N."""
         return int(self.starts[-1])
+
+    def keeping(self, values: Sequence[str]) -> "OrderedBars":
+        """Return the same bars with some columns of values alone.
+
+        Args:
+            values: names of the columns to keep beside timestamp, asset and label.
+        """
+        other = copy(self)
+        other.bars = self.bars.select(*(name for name in self.schema if name in NOT_VALUES or name in values))
+        other.schema = other.bars.collect_schema()
+        return other
 
     def slice(self, first: int, end: int) -> pl.DataFrame:
         """Read the rows from `first` to before `end`."""

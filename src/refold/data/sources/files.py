@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
+from refold.data.bars.series_columns import HEAD
 from refold.data.bars.table import ROW, Table
 
 ROWS = 100_000
@@ -51,6 +52,8 @@ def canonical_batches(
     """
     empty = True
     for part in parts:
+        if table.series is None:  # what the first rows say of the columns holds for all
+            table = table.settled(part.head(HEAD).collect(), where)
         rows = table.push_down(part, where).collect()
         bars = table.canonical(rows, where=where, single_asset=single_asset, piece=True)
         if bars.height:
@@ -74,7 +77,8 @@ def slices(scan: Callable[[], pl.LazyFrame], table: Table, where: str) -> Iterat
         The slices, not read yet.
     """
     names = [name for name in scan().collect_schema().names() if name != ROW]
-    step = max(1, ROWS // len(names)) if table.is_wide(table.find(names, where)) else ROWS
+    wide = table.kind == "prices" and table.is_wide(table.find(names, where))
+    step = max(1, ROWS // len(names)) if wide else max(1, ROWS * 8 // max(8, len(names)))
     rows = scan().select(pl.len()).collect(engine="streaming").item()
     for start in range(0, rows, step):
         yield scan().slice(start, step)

@@ -108,6 +108,17 @@ class Statistics:
         self.mean = self.mean + apart * (count / total)
         self.count = self.count + count
 
+    def moves(self, features: int) -> np.ndarray:
+        """Tell which features are not constant on the rows so far, (F,) bool; those without values count as moving.
+
+        Args:
+            features: F.
+        """
+        stds = np.sqrt(np.broadcast_to(self.squares / np.maximum(self.count, 1), features))
+        means = np.broadcast_to(self.mean, features)
+        # float noise of a constant column is about 1e-16 of its size
+        return (stds > 1e-12 * np.maximum(np.abs(means), 1e-12)) | (np.broadcast_to(self.count, features) == 0)
+
     def scaler(self, names: Sequence[str]) -> Scaler:
         """Return the scaler with the mean and the standard deviation (maximum likelihood) of the rows so far.
 
@@ -120,16 +131,15 @@ class Statistics:
         means = np.broadcast_to(self.mean, len(names))
         stds = np.sqrt(np.broadcast_to(self.squares / np.maximum(self.count, 1), len(names)))
         rows = int(np.max(self.count))
-        for name, values, centre, spread in zip(
-            names, np.broadcast_to(self.count, len(names)), means, stds, strict=True
+        for name, values, centre, moves in zip(
+            names, np.broadcast_to(self.count, len(names)), means, self.moves(len(names)), strict=True
         ):
             if not values:
                 raise DataError(
                     f"{name} has no value on the {rows} training rows: does the asset enter later? Leave it out with "
                     f"data.source.table.assets, or make the training part longer"
                 )
-            # float noise of a constant column is about 1e-16 of its size
-            if not spread > 1e-12 * max(abs(centre), 1e-12):
+            if not moves:
                 raise DataError(
                     f"data.features has {name}, which is constant ({centre:g}) on the {values} training rows; its "
                     f"standard deviation must be above 0. Leave it out, or make the training part longer"
