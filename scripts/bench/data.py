@@ -152,7 +152,13 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
         split=ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0),
         fold=0,
         checks=Checks(
-            policies=policies, scoring_policies={}, calendar="union", stale_bars=5, split_tolerance=0.03, kind="prices"
+            policies=policies,
+            scoring_policies={},
+            interval=None,
+            calendar="union",
+            stale_bars=5,
+            split_tolerance=0.03,
+            kind="prices",
         ),
         cache=folder,
         device="cpu",

@@ -97,7 +97,8 @@ def detector_of(model: Any, T: int) -> Detector:
     recipe = Recipe(
         FEATURES, "per_asset", 1.0, T, 0, ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0), 0,
         Checks(
-            policies=policies, scoring_policies={}, calendar="union", stale_bars=5, split_tolerance=0.03, kind="prices",
+            policies=policies, scoring_policies={}, interval=None, calendar="union", stale_bars=5, split_tolerance=0.03,
+            kind="prices",
         ),
     )  # fmt: skip
     return Detector(

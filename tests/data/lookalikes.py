@@ -1,7 +1,8 @@
 """Times of bars as markets have them: made here, with the hours, holidays and clocks of the real ones."""
 
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 
+import numpy as np
 import polars as pl
 
 from refold.data.bars.calendar import sessions
@@ -28,7 +29,7 @@ def in_zone(times: pl.Series, zone: str) -> pl.Series:
 
 def crypto(days: int = 20, step: str = "1m") -> pl.Series:
     """Day and night, from a Monday on."""
-    return every(datetime(2024, 1, 1), datetime(2024, 1, 1 + days), step)
+    return every(datetime(2024, 1, 1), datetime(2024, 1, 1) + timedelta(days=days), step)
 
 
 def new_york(first: date = date(2024, 1, 2), last: date = date(2025, 2, 1), step: str = "5m") -> pl.Series:
@@ -74,3 +75,15 @@ def currency(step: str = "1h", hours: tuple[int, ...] = tuple(range(24))) -> pl.
     hour, weekday = times.dt.hour(), times.dt.weekday()
     within_week = (weekday <= 4) | ((weekday == 5) & (hour < 17)) | ((weekday == 7) & (hour >= 17))
     return in_zone(times.filter(within_week & hour.is_in(hours)), "America/New_York")
+
+
+def walk(times: pl.Series, asset: str = "A", *, seed: int = 0) -> pl.DataFrame:
+    """Bars of a random walk at some times."""
+    generator = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(generator.normal(0, 0.001, len(times))))
+    open_ = close * np.exp(generator.normal(0, 0.0005, len(times)))
+    high, low = np.maximum(open_, close) * 1.001, np.minimum(open_, close) * 0.999
+    volume = np.round(1e4 * np.exp(generator.normal(0, 0.3, len(times))))
+    table = {"open": open_, "high": high, "low": low, "close": close, "volume": volume}
+    times = times.cast(pl.Datetime("us", getattr(times.dtype, "time_zone", None)))
+    return pl.DataFrame({"timestamp": times, "asset": [asset] * len(times), **table})

@@ -64,16 +64,24 @@ def table(**others) -> Table:
     return Table(**{**settings, **others})
 
 
-SOFT = ("out_of_order", "stale_run", "split_like", "unit_like", "off_session", "gap")
+SOFT = ("out_of_order", "stale_run", "split_like", "unit_like", "off_session", "off_grid", "gap")
 
 
-def checks(*, calendar: str | None = "union", stale_bars: int = 5, kind: Kind = "prices", **policies) -> Checks:
+def checks(
+    *,
+    calendar: str | None = "union",
+    interval: str | None = None,
+    stale_bars: int = 5,
+    kind: Kind = "prices",
+    **policies,
+) -> Checks:
     """Checks with the policies of conf/data/base/windows.yaml and some others."""
     usual = {name: "warn" if name in SOFT else "error" for name in CHECKS}
     scoring = {name: "mask" for name in CHECKS if name not in SOFT} | {"missing_timestamp": "drop", "duplicate": "drop"}
     return Checks(
         policies={**usual, **policies},
-        scoring_policies=scoring,
+        scoring_policies={**scoring, "mixed_interval": "warn"},
+        interval=interval,
         calendar=calendar,
         stale_bars=stale_bars,
         split_tolerance=0.03,

@@ -75,6 +75,28 @@ def stale() -> list[str]:
     return spoilt
 
 
+def _at(line: str) -> str:
+    """A line of the sound file at midnight of its day."""
+    day, rest = line.split(",", 1)
+    return f"{day} 00:00:00,{rest}"
+
+
+def _after(lines: list[str]) -> list[str]:
+    """Lines of minutes as those of the day after the sound file, with all its columns."""
+    cells = [line.split(",") for line in lines[1:]]
+    return [f"2020-02-10 {at.split()[1]},{name},{close},{close},{close},{close},1" for at, name, close in cells]
+
+
+def minutes(*lacking: int, days: int = 0, off: int | None = None) -> list[str]:
+    """A file of bars every five minutes, without those of some numbers, and days of another asset or of the same."""
+    lines = ["date,symbol,close"]
+    for number in range(100):
+        second = 17 if number == off else 0
+        if number not in lacking:
+            lines.append(f"2020-01-01 {number // 12:02}:{number % 12 * 5:02}:{second:02},A,{_price(number):.2f}")
+    return lines + [f"{FIRST + timedelta(days=day)} 00:00:00,B,{_price(day):.2f}" for day in range(days)]
+
+
 @dataclass(frozen=True)
 class Case:
     """A spoilt file, and the settings it is read with. parquet: columns to replace in the same table as Parquet."""
@@ -200,6 +222,17 @@ CASES = [
     Case("a missing day", without(ROW)),
     Case("a missing session", without(10), settings={"calendar": "XNYS"}),
     Case("a missing session, not allowed", without(10), {"gap": "error"}, settings={"calendar": "XNYS"}),
+    Case("an interval that is none", SOUND, settings={"interval": "daily"}),
+    Case("minutes with a hole", minutes(*range(20, 40))),
+    Case("minutes with a hole, masked", minutes(20, 21), {"gap": "mask"}),
+    Case("minutes with a hole, not expected", minutes(*range(20, 40)), settings={"interval": "none"}),
+    Case("minutes with a hole, not allowed", minutes(*range(20, 40)), {"gap": "error"}),
+    Case("a bar between two minutes", minutes(off=30)),
+    Case("a bar between two minutes, masked", minutes(off=30), {"off_grid": "mask"}),
+    Case("minutes of one asset, days of another", minutes(days=40)),
+    Case("the same, let pass", minutes(days=40), {"mixed_interval": "warn"}),
+    Case("days that become minutes", [SOUND[0], *(_at(line) for line in SOUND[1:]), *_after(minutes())]),
+    Case("minutes held to days", minutes(), settings={"interval": "1d"}),
     Case("a wide file", wide()),
     Case("a wide file with a text", wide(A="one")),
     Case("a wide file with NaN", wide(B="nan")),

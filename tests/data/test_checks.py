@@ -53,7 +53,8 @@ SPOILT_WITH_EXCHANGE = {"off_session": BARS}  # 2020-01-01 is a holiday, and the
 
 
 def test_every_check_is_tested():
-    assert set(SPOILT) | set(SPOILT_WITH_EXCHANGE) | {"feature_not_finite"} == set(CHECKS)
+    of_timetables = {"off_grid", "mixed_interval"}  # test_gaps.py
+    assert set(SPOILT) | set(SPOILT_WITH_EXCHANGE) | {"feature_not_finite"} | of_timetables == set(CHECKS)
 
 
 @pytest.mark.parametrize("name", SPOILT)
@@ -241,6 +242,7 @@ def test_lacking_policies_are_refused():
         Checks(
             policies={name: "error" for name in CHECKS if name != "gap"},
             scoring_policies={},
+            interval=None,
             calendar=None,
             stale_bars=5,
             split_tolerance=0.03,
@@ -268,8 +270,9 @@ def test_summary_names_check_policy_asset_and_count():
 
 def test_runs_end_with_asset_and_hole():
     asset, moment = np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0, 1, 3, 3, 4, 4, 5])
-    assert unbroken(asset, moment, holes_break=True).tolist() == [1, 1, 2, 3, 3, 4, 4]
-    assert unbroken(asset, moment, holes_break=False).tolist() == [1, 1, 1, 2, 2, 3, 3]
+    hole = np.array([False, False, True, False, False, False, False])
+    assert unbroken(asset, moment, hole).tolist() == [1, 1, 2, 3, 3, 4, 4]
+    assert unbroken(asset, moment, None).tolist() == [1, 1, 1, 2, 2, 3, 3]
 
 
 def test_soft_checks_of_the_makers_are_those_of_the_configuration():

@@ -211,7 +211,7 @@ def _feature_rows(
     bars, policies = checked.bars, recipe.checks.policies
     asset = bars["asset"].rle_id().to_numpy().astype(np.int64)
     breaks = recipe.layout == "panel" or recipe.checks.calendar is not None
-    run = unbroken(asset, checked.moment, holes_break=breaks)
+    run = unbroken(asset, checked.moment, checked.hole if breaks else None)
     table = compute_features(bars, features, run)
     faulty = table.select(pl.any_horizontal(pl.all().is_not_null() & ~pl.all().is_finite())).to_series()
     findings = Findings(policies, counted, recipe.checks.kind)

@@ -18,7 +18,7 @@ from refold.data.bars.timetable import Timetable
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
 from refold.data.recipe import Recipe
 from refold.data.sources.source import RawTable, Source, Tabular
-from refold.data.windows.split import PARTS
+from refold.data.windows.split import PARTS, divide
 from refold.errors import DataError
 
 EXAMPLES = 3
@@ -331,7 +331,7 @@ def _windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tup
     """Count the windows of a size in each part, and return the rows that the scale would be fitted to."""
     rows, calendar = table.rows, table.checked.calendar
     gap = (size - 1) + (table.lookback - 1) + recipe.split.embargo
-    intervals = recipe.split.intervals(calendar, recipe.fold)
+    intervals = divide(recipe.split, recipe.fold, calendar, table.checked.occurs)
     segments = rows.segments(rows.usable(min(recipe.max_masked, size - 1)), intervals, gap)
     counts = {part: int(np.maximum(0, (segments[part][:, 1] - size) // stride + 1).sum()) for part in PARTS}
     train = rows_of({"train": segments["train"]})

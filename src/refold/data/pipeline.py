@@ -22,7 +22,7 @@ from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
 from refold.data.recipe import Recipe
 from refold.data.windows.scaler import Scaler, Statistics
-from refold.data.windows.split import PARTS, Interval, Part, timeline
+from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
 from refold.data.windows.views import Series
 from refold.errors import DataError
 
@@ -83,6 +83,7 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
     if recipe.checks.kind == "series":  # what no feature is made of is neither checked nor kept
         bars = bars.keeping([name for name in columns if name in columns_of(recipe.entries or ())])
     market = bars.market()
+    recipe = replace(recipe, checks=recipe.checks.knowing(bars.timetables))
     assembly = _Assembly(recipe, folder, bars.findings, fits=scaler is None)
     cuts = bars.cuts(BARS if folder else bars.rows, divide=False)
     tables = (assembly.count_bars(feature_table(bars.slice(cut.first, cut.end), recipe, market)) for cut in cuts)
@@ -140,7 +141,7 @@ class _Assembly:
         recipe, rows, calendar = self.recipe, table.rows, table.checked.calendar
         self.table = table
         self.gap = (recipe.window_size - 1) + (table.lookback - 1) + recipe.split.embargo
-        self.intervals = recipe.split.intervals(calendar, recipe.fold)
+        self.intervals = divide(recipe.split, recipe.fold, calendar, table.checked.occurs)
         usable = rows.usable(recipe.max_masked)
         segments = rows.segments(usable, self.intervals, self.gap)
         anywhere = rows.segments(usable, [Interval("train", 0, len(calendar))], gap=0)["train"]
@@ -254,6 +255,7 @@ class _Assembly:
             f"{self.bars:,} bars of {self.assets} asset{'s' * (self.assets != 1)}, {layout}, "
             f"{calendar[0]} to {calendar[-1]}\n"
             f"features: {', '.join(self.recipe.features)}\n"
+            f"{'; '.join(f'bars {words}' for words in self.recipe.checks.intervals())}\n"
             f"checks: {summary(findings)}\n"
             f"{timeline(self.intervals, calendar, self.gap)}"
         )

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.entries import find_feature
+from refold.data.bars.expected import OF
 from refold.data.bars.features import longest_lookback
 from refold.data.bars.findings import FaultyRuns
 from refold.data.bars.table import LABEL, NOT_VALUES
@@ -201,6 +202,7 @@ def pieces(detector: Detector, bars: OrderedBars, piece: int) -> Iterator[Piece]
         bars: sorted by asset, then time.
         piece: rows that a piece keeps.
     """
+    detector = detector.checking(detector.recipe.checks.knowing(bars.timetables))
     if detector.recipe.layout == "panel":  # a moment is in as many places of the table as there are assets
         piece = bars.rows
     for cut in bars.cuts(piece):
@@ -288,7 +290,7 @@ def context(detector: Detector) -> tuple[int, int]:
     # a window, and the longest stretch of masked bars that another window may run over: refold.data.unsplit.Bridge
     around = (recipe.window_size - 1) + recipe.window_size
     lookback = longest_lookback([find_feature(entry) for entry in recipe.entries or ()]) - 1
-    before = around + lookback + recipe.checks.stale_bars + score.before
+    before = around + lookback + max(recipe.checks.stale_bars, OF) + score.before
     return max(before, CONTEXT), max(around + score.after, CONTEXT)
 
 

@@ -22,7 +22,7 @@ from refold.data import WindowDataModule
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import CHECKS
 from refold.data.recipe import Recipe
-from refold.data.windows.split import PARTS, Part
+from refold.data.windows.split import PARTS, Part, divide
 from refold.errors import DataError
 from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
 from refold.scoring.detection_metrics import (
@@ -72,7 +72,7 @@ def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
     parts = {}
     for part in PARTS:
         inside = np.zeros(len(checked_bars.moment), dtype=bool)
-        for interval in recipe.split.intervals(checked_bars.calendar, recipe.fold):
+        for interval in divide(recipe.split, recipe.fold, checked_bars.calendar, checked_bars.occurs):
             if interval.part == part:
                 inside |= (checked_bars.moment >= interval.start) & (checked_bars.moment < interval.end)
         parts[part] = checked_bars.bars.filter(pl.Series(inside)).with_columns(pl.col("asset").cast(pl.String))
@@ -290,6 +290,7 @@ def _share_found(bars: pl.DataFrame, kind: str, checks: Checks, **settings: Any)
     counting = Checks(
         policies=lenient,
         scoring_policies={},
+        interval=checks.interval,
         calendar=checks.calendar,
         stale_bars=checks.stale_bars,
         split_tolerance=checks.split_tolerance,

@@ -30,11 +30,16 @@ def sessions(exchange: str, first: date, last: date) -> pl.Series:
         near = difflib.get_close_matches(exchange, codes, n=1)
         hint = f"; did you mean {near[0]}?" if near else " such as XNYS, XLON or XJPX"
         raise DataError(
-            f"data.checks.calendar is {exchange!r}; it must be union, null or the code of an exchange{hint}"
+            f"data.checks.calendar is {exchange!r}; it must be union, 24x7, weekdays, null or the code of an "
+            f"exchange{hint}"
         )
     closed = holidays.financial_holidays(exchange, years=range(first.year, last.year + 1))
     days = pl.date_range(first, last, eager=True).alias("timestamp")
     return days.filter((days.dt.weekday() <= 5) & ~days.is_in(list(closed)))
+
+
+WEEKS = ("24x7", "weekdays")
+"""Calendars that say on which days of the week bars come, and name no exchange."""
 
 
 def moments(timestamps: pl.Series, exchange: str | None) -> tuple[pl.Series, pl.Series | None]:
@@ -66,12 +71,13 @@ def moments(timestamps: pl.Series, exchange: str | None) -> tuple[pl.Series, pl.
     return pl.concat([union, midnights]).sort(), open_days
 
 
-def not_session(open_days: pl.Series | None) -> pl.Expr:
+def not_session(open_days: pl.Series | None, week: str | None = None) -> pl.Expr:
     """Return an expression that is true for bars on a day without a session.
 
     Args:
-        open_days: dates of the sessions; None expects none, and the expression is false everywhere.
+        open_days: dates of the sessions; None if no exchange is named.
+        week: one of `WEEKS`; Saturdays and Sundays are closed under "weekdays".
     """
     if open_days is None:
-        return pl.lit(False)
+        return pl.col("timestamp").dt.weekday() > 5 if week == "weekdays" else pl.lit(False)
     return ~pl.col("timestamp").dt.date().is_in(open_days.implode())

@@ -14,7 +14,7 @@ feeds.
 
 import difflib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,8 +23,20 @@ import numpy as np
 import polars as pl
 
 from refold.bounds import at_least, checked, more_than
-from refold.data.bars.calendar import moments, not_session
-from refold.data.bars.findings import CHECKS, EVERY_ROW, ROW, Findings, Policy, place
+from refold.data.bars.calendar import WEEKS, moments, not_session
+from refold.data.bars.expected import (
+    NOTHING,
+    Timetables,
+    find_timetables,
+    long_steps,
+    mark_changed,
+    mark_off_grid,
+    read_holes,
+    with_expected,
+)
+from refold.data.bars.findings import CHECKS, EVERY_ROW, FINDINGS, ROW, Findings, Policy, place
+from refold.data.bars.gaps import Gaps, find_gaps
+from refold.data.bars.intervals import parse_interval
 from refold.data.bars.market import (
     SPLIT_RATIOS,
     UNIT_RATIOS,
@@ -49,14 +61,21 @@ class Checked:
     Args:
         bars: sorted by asset, then time; `asset` is an Enum; masked bars have null values.
         calendar: sorted unique timestamps.
+        occurs: (M,) bool, False for moments at which a bar is expected and no asset has one; the split counts the
+            others alone.
         moment: (N,) int64, position of each bar on the calendar.
+        hole: (N,) bool, whether bars are missing right before the bar.
+        closing: (N,) bool, whether the market closed right before the bar, as it does every day.
         table: findings, one row per check and asset; see `refold.data.bars.findings.FINDINGS`.
         runs: tables of the runs of faulty bars, if the bars came with the column `ROW`.
     """
 
     bars: pl.DataFrame
     calendar: pl.Series
+    occurs: np.ndarray
     moment: np.ndarray
+    hole: np.ndarray
+    closing: np.ndarray
     table: pl.DataFrame
     runs: list[pl.DataFrame]
 
@@ -67,8 +86,11 @@ class Checks:
     Args:
         policies: check -> policy, for all of `refold.data.bars.findings.CHECKS`.
         scoring_policies: check -> policy that takes the place of error when a finished run scores; see `when_scoring`.
-        calendar: "union" expects a bar wherever any asset has one, a market identifier code such as XNYS expects one in
-            each session of that exchange, None expects nothing.
+        interval: None infers each asset's interval and hours, and expects bars accordingly; "5m", "1h", "1d" and the
+            like hold all bars to it; "none" expects no bar beside those of other assets.
+        calendar: "union" expects a bar wherever any asset with the same timetable has one, and infers days and hours;
+            a market identifier code such as XNYS expects bars in each session of that exchange; "24x7" always,
+            "weekdays" from Monday to Friday; None expects nothing.
         stale_bars: number of equal closes in a row that is too many, at least 2.
         split_tolerance: how far the log of a price ratio may be from that of a split, above 0.
         kind: "prices", or "series" of any numbers, to which the checks of prices do not apply.
@@ -83,6 +105,7 @@ class Checks:
         *,
         policies: Mapping[str, Policy],
         scoring_policies: Mapping[str, Policy],
+        interval: str | None,
         calendar: str | None,
         stale_bars: Annotated[int, at_least(2)],
         split_tolerance: Annotated[float, more_than(0)],
@@ -93,12 +116,120 @@ class Checks:
         lacking = [name for name in CHECKS if name not in policies]
         if lacking:
             raise ValueError(f"data.checks.policies lacks {', '.join(lacking)}")
+        if interval not in (None, "none"):
+            parse_interval(interval)
         self.policies = dict(policies)
         self.scoring_policies = dict(scoring_policies)
+        self.interval = interval
         self.calendar = calendar
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
         self.kind: Kind = kind
+        self.timetables: Timetables | None = None
+
+    def knowing(self, timetables: Timetables | None) -> "Checks":
+        """Copy the checks for a table whose timetables are known.
+
+        Args:
+            timetables: of its assets; None infers them from the bars.
+        """
+        other = copy(self)
+        other.timetables = timetables
+        return other
+
+    def intervals(self) -> list[str]:
+        """Describe the known timetables, a line for assets with the same one."""
+        lines = [] if self.timetables is None else self.timetables.describe()
+        return lines or ["at no known interval (data.checks.interval is none)"]
+
+    @property
+    def exchange(self) -> str | None:
+        """The exchange of the calendar, if it names one."""
+        return None if self.calendar in (None, "union", *WEEKS) else self.calendar
+
+    def timetables_of(self, bars: pl.LazyFrame, assets: int) -> Timetables:
+        """Return the timetables that the bars of a table are held to: those that are known, or else inferred ones.
+
+        Args:
+            bars: canonical, sorted by asset, then time; every bar has both.
+            assets: number of assets.
+        """
+        if self.timetables is not None:
+            return self.timetables
+        if self.interval == "none":
+            return NOTHING
+        week = self.calendar if self.calendar in WEEKS else None
+        return find_timetables(bars, assets, self.interval, week)
+
+    def compare(self, timetables: Timetables, assets: Mapping[str, int]) -> pl.DataFrame:
+        """Compare the intervals of the assets of a table.
+
+        Args:
+            timetables: of the assets.
+            assets: name -> number of bars.
+
+        Returns:
+            A finding for each asset that has another interval than most.
+
+        Raises:
+            DataError: there is one, and the policy of mixed_interval is error.
+        """
+        found = pl.DataFrame(schema=FINDINGS)
+        intervals: dict[str, list[str]] = {}
+        for asset in assets:
+            timetable = timetables.find(asset)
+            if timetable is not None:
+                intervals.setdefault(timetable.interval, []).append(asset)
+        if len(intervals) < 2:
+            return found
+        if self.policies["mixed_interval"] == "error":
+            each = ", ".join(
+                f"{interval} ({', '.join(names[:4])}{' and more' * (len(names) > 4)})"
+                for interval, names in intervals.items()
+            )
+            raise DataError(
+                f"the assets have bars of different intervals, {each}: choose those of one with "
+                f"data.source.table.assets. data.checks.policies.mixed_interval is error; it can be warn"
+            )
+        most = max(intervals.values(), key=len)
+        rows = [
+            ("mixed_interval", "warn", asset, assets[asset], None)
+            for names in intervals.values()
+            if names is not most
+            for asset in names
+        ]
+        return pl.DataFrame(rows, schema=FINDINGS, orient="row")
+
+    def survey(self, bars: pl.DataFrame, timetables: Timetables) -> pl.DataFrame:
+        """Return what all assets did at each moment, with the moments at which a bar is missing; see `market.survey`.
+
+        Args:
+            bars: canonical, sorted by asset, then time.
+            timetables: of the assets.
+        """
+        market = survey(bars, timetables.apart)
+        assets = bars["asset"].unique().cast(pl.String).to_list()
+        return with_expected(market, self.expected(bars.lazy(), timetables, assets, market["timestamp"]))
+
+    def expected(
+        self, bars: pl.LazyFrame, timetables: Timetables, assets: Iterable[str], moments_there: pl.Series
+    ) -> pl.Series:
+        """List the times at which a bar of some asset is missing according to its timetable.
+
+        Args:
+            bars: canonical, sorted by asset, then time.
+            timetables: of the assets.
+            assets: of the bars.
+            moments_there: times of the bars, for the days of the exchange.
+        """
+        steps = long_steps(bars, timetables, assets).collect(engine="streaming")
+        if self.calendar is None or not steps.height:
+            return steps["timestamp"].clear()
+        return read_holes(steps, timetables, self._open_days(moments_there))[1]["timestamp"]
+
+    def _open_days(self, times: pl.Series) -> pl.Series | None:
+        """Return the days on which the exchange traded in a stretch of times."""
+        return moments(times, self.exchange)[1]
 
     def when_scoring(self, kept: Collection[str] = ()) -> "Checks":
         """Return checks that flag faulty bars where these would stop, as a finished run needs them to score bars.
@@ -131,15 +262,22 @@ class Checks:
         """
         findings = Findings(self.policies, counted, self.kind)
         bars = in_order(self._drop_nameless(bars, findings))
-        market = survey(bars) if market is None else market
-        exchange = None if self.calendar in (None, "union") else self.calendar
-        calendar, open_days = moments(market["timestamp"], exchange)
-        faults = self._faults(bars.columns, market) | {"off_session": not_session(open_days)}
+        timetables = self.timetables_of(bars.lazy(), bars["asset"].n_unique())
+        market = self.survey(bars, timetables) if market is None else market
+        calendar, open_days = moments(market["timestamp"], self.exchange)
+        faults = self._faults(bars.columns, market) | {"off_session": not_session(open_days, self.calendar)}
+        if timetables.kinds:
+            faults |= _against(bars, timetables, open_days)
         bars = self._apply(bars, faults, findings)
+        expects = self.calendar is not None
+        gaps = find_gaps(bars, calendar, market, timetables, open_days, expects=expects)
+        hole, closing = gaps.hole, gaps.closing
+        if expects and gaps.absent.height:
+            bars, hole, closing = self._fill_gaps(bars, gaps, findings)
+        occurs = np.ones(len(calendar), dtype=bool)
+        occurs[_positions(calendar, market.filter(pl.col("assets") == 0)["timestamp"])] = False
         moment = _positions(calendar, bars["timestamp"])
-        if self.calendar is not None and bars.height:
-            bars, moment = self._fill_gaps(bars, moment, calendar, findings)
-        return Checked(bars, calendar, moment, findings.table(), findings.runs)
+        return Checked(bars, calendar, occurs, moment, hole, closing, findings.table(), findings.runs)
 
     def arrive(
         self, bars: pl.DataFrame, last: pl.DataFrame, first_row: int = 0
@@ -243,28 +381,21 @@ class Checks:
         return bars.filter(~flags.select(pl.any_horizontal(dropped)).to_series()) if dropped else bars
 
     def _fill_gaps(
-        self, bars: pl.DataFrame, moment: np.ndarray, calendar: pl.Series, findings: Findings
-    ) -> tuple[pl.DataFrame, np.ndarray]:
-        """Count moments without a bar between an asset's first and last; under mask, give them a bar without values."""
-        codes = bars["asset"].to_physical().to_numpy()
-        skipped = np.diff(moment, prepend=moment[0]) - 1
-        skipped[1:][codes[1:] != codes[:-1]] = 0
-        after = np.flatnonzero(skipped > 0)
-        if not len(after):
-            return bars, moment
-        counts = skipped[after]
-        # each hole, written out: the positions between the bar before it and the bar after it
-        holes = np.repeat(moment[after] - counts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        self, bars: pl.DataFrame, gaps: Gaps, findings: Findings
+    ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
+        """Count the missing bars; under mask, give them a bar without values. Return bars, holes and closings."""
         empty = bars.drop("timestamp", *value_columns(bars.columns, self.kind))
-        absent = empty[np.repeat(after, counts)]  # as the bar after the hole
-        absent = absent.with_columns(calendar.gather(holes).alias("timestamp"))
+        absent = empty[gaps.absent["row"]]  # as the bar after the hole
+        absent = absent.with_columns(gaps.absent["timestamp"])
         findings.add("gap", absent)
         if self.policies["gap"] != "mask":
-            return bars, moment
-        bars = pl.concat([bars, absent.select("asset", "timestamp")], how="diagonal").sort(
+            return bars, gaps.hole, gaps.closing
+        marked = bars.with_columns(pl.Series("closing", gaps.closing))
+        marked = pl.concat([marked, absent.select("asset", "timestamp")], how="diagonal").sort(
             "asset", "timestamp", maintain_order=True
         )
-        return bars, _positions(calendar, bars["timestamp"])
+        closing = marked["closing"].fill_null(False).to_numpy()
+        return marked.drop("closing"), np.zeros(marked.height, dtype=bool), closing
 
 
 def _refuse_policies(key: str, policies: Mapping[str, Policy]) -> None:
@@ -279,13 +410,21 @@ def _refuse_policies(key: str, policies: Mapping[str, Policy]) -> None:
             raise ValueError(f"data.checks.{key}.{name} is {policy!r}; it must be one of {allowed}")
 
 
-def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.ndarray:
+def _against(bars: pl.DataFrame, timetables: Timetables, open_days: pl.Series | None) -> dict[str, pl.Expr]:
+    """Return check -> expression that is true where a sorted table does not keep to its timetables."""
+    assets = bars["asset"].unique().cast(pl.String).to_list()
+    steps = read_holes(long_steps(bars.lazy(), timetables, assets).collect(), timetables, open_days)[0]
+    changed = mark_changed(bars, steps.filter(pl.col("missing") > 0), timetables)
+    return {"off_grid": pl.lit(mark_off_grid(bars, timetables)), "mixed_interval": pl.lit(changed)}
+
+
+def unbroken(asset: np.ndarray, moment: np.ndarray, hole: np.ndarray | None) -> np.ndarray:
     """Number the unbroken runs of bars.
 
     Args:
         asset: (N,) int, number of each bar's asset; bars are sorted by asset, then time.
         moment: (N,) int, position of each bar on the calendar.
-        holes_break: True ends a run where a moment of the calendar is missing or comes twice, False only where it comes
+        hole: (N,) bool, True where bars are missing right before the bar; None ends runs only where a moment comes
             twice.
 
     Returns:
@@ -293,7 +432,7 @@ def unbroken(asset: np.ndarray, moment: np.ndarray, *, holes_break: bool) -> np.
     """
     changed = np.diff(asset, prepend=asset[:1] - 1) != 0
     step = np.diff(moment, prepend=moment[:1] - 1)
-    return np.cumsum(changed | (step != 1 if holes_break else step < 1))
+    return np.cumsum(changed | (step < 1) | (False if hole is None else hole))
 
 
 def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:

@@ -29,7 +29,11 @@ CHECKS = {
     "stale_run": Check("the close has not moved for data.checks.stale_bars bars"),
     "split_like": Check("the price jumps by the ratio of a split; adjust it, or let it pass"),
     "unit_like": Check("the price jumps by a factor of 100 or 1000, as when the unit changes"),
-    "off_session": Check("the exchange of data.checks.calendar was closed"),
+    "off_session": Check("the market of data.checks.calendar was closed"),
+    "off_grid": Check("its time is not one of those at which the asset's bars come"),
+    "mixed_interval": Check(
+        "its bars come at another interval than those before, or than data.checks.interval", ("error", "warn")
+    ),
     "gap": Check("the calendar expects a bar that is not there", ("error", "warn", "mask")),
     "feature_not_finite": Check("a feature must be a finite number", ("error", "mask", "drop")),
 }

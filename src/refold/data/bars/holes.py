@@ -248,6 +248,23 @@ def missing_times(
     return step[there], times.filter(times.is_not_null())
 
 
+def outside_hours(timetable: Timetable, times: pl.Series) -> np.ndarray:
+    """Mark the times at which the market is closed as a rule.
+
+    Args:
+        timetable: of the asset.
+        times: (N,) without nulls.
+
+    Returns:
+        (N,) bool.
+    """
+    if timetable.always or timetable.unit in ("week", "month"):
+        return np.zeros(len(times), dtype=bool)
+    week = _week(timetable)
+    place = (slots(timetable, times) - week.origin) % (len(week.before) - 1)
+    return np.diff(week.before)[place] == 0
+
+
 def off_grid(timetable: Timetable, times: pl.Series) -> np.ndarray:
     """Mark the bars that lie off the grid of their timetable.
 
@@ -262,11 +279,7 @@ def off_grid(timetable: Timetable, times: pl.Series) -> np.ndarray:
     if not timetable.regular or timetable.unit in ("week", "month"):
         return nothing
     if timetable.unit == "day":
-        if timetable.always:
-            return nothing
-        week = _week(timetable)
-        place = (slots(timetable, times) - week.origin) % 7
-        return np.diff(week.before)[place] == 0
+        return outside_hours(timetable, times)
     if not timetable.grid:
         return nothing
     us = clock_us(in_utc(times) if timetable.always else times, timetable.zone)

@@ -12,7 +12,7 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 
-from refold.data.bars.holes import clock_us, in_utc, read_steps, slots
+from refold.data.bars.holes import clock_us, in_utc, outside_hours, read_steps, slots
 from refold.data.bars.timetable import (
     ALL_WEEK,
     CLOCKS,
@@ -35,6 +35,8 @@ FEWEST = 20
 """Bars below which an asset has no timetable."""
 REGULAR = 0.95
 """Share of the steps from bar to bar that a timetable has to explain; two of them it never has to."""
+WITHIN = 0.8
+"""Share of the bars that come within the hours of a timetable."""
 ALL_DAY = 0.8
 """Share of a week with bars from which on a market never closes: currencies reach 0.72."""
 MOSTLY = 0.6
@@ -162,6 +164,17 @@ def infer(times: pl.Series, interval: str | None = None, week: str | None = None
         return None
     start = times[FEWEST - 1]  # a few wrong dates, such as 1970-01-01, do not count
     sample = times.head(max(SAMPLED, int((times <= start + SAMPLE).sum())))
+    found = [_infer(times, sample.head(bars), interval, week) for bars in _heads(len(sample))]
+    return next((one for one in found if one.regular), found[0])
+
+
+def _heads(bars: int) -> list[int]:
+    """Return numbers of first bars to infer from: fewer of them, if the interval changes among the first."""
+    return [bars, *(part for part in (bars // 2, bars // 4) if part >= FEWEST)]
+
+
+def _infer(times: pl.Series, sample: pl.Series, interval: str | None, week: str | None) -> Timetable:
+    """Infer a timetable from a sample of an asset's times."""
     steps = np.diff(clock_us(sample, None)) / _US
     unit, count = parse_interval(interval) if interval else _usual(steps)
     made = _made(unit, count, sample, None, week)
@@ -169,8 +182,10 @@ def infer(times: pl.Series, interval: str | None = None, week: str | None = None
         made = _made(unit, count, sample, zone, week)
     read = read_steps(made, sample[:-1], sample[1:])
     faults = int((read.missing > 0).sum()) + int((read.slots <= 0).sum())
-    regular = bool(interval or week) or faults <= max(2, (1 - REGULAR) * len(steps))
-    return made if regular else replace(made, regular=False)
+    odd = unit == "day" and count > 1  # bars every other day are those of a daily asset with holes
+    within = 1 - outside_hours(made, sample).mean() >= WITHIN
+    regular = bool(interval or week) or (within and not odd and faults <= max(2, (1 - REGULAR) * len(steps)))
+    return replace(made, regular=regular)
 
 
 def _usual(steps: np.ndarray) -> tuple[Unit, float]:
@@ -218,7 +233,8 @@ def _with_grid(timetable: Timetable, sample: pl.Series) -> Timetable:
     off = us[us % width != phase]
     times, counts = np.unique(off % (DAY * _US), return_counts=True)
     days = len(np.unique(us // (DAY * _US)))
-    return replace(timetable, phase=phase / _US, also=tuple((times[counts >= 0.5 * days] / _US).tolist()))
+    daily = times[counts >= max(0.5 * days, 3)]
+    return replace(timetable, phase=phase / _US, also=tuple((daily / _US).tolist()))
 
 
 def _open_days(day: np.ndarray) -> list[int]:
@@ -254,11 +270,16 @@ def _open_slots(slot: np.ndarray, per_day: int, *, fixed: bool) -> list[int]:
         return np.bincount(place[chosen], minlength=per_day) >= max(0.5 * days, 1)
 
     core = usual([0, 1, 2, 3])
+    if day[0] == day[-1]:  # nothing says that the market breaks at the same time each day
+        core[place[0] : place[-1]] = True
+    if core.all() and not fixed:  # a few days without a night, and no weekend yet: nothing says that there is one
+        unseen = set(range(7)) - set((np.arange(day[0], day[-1] + 1) % 7).tolist())
+        open_days = sorted({*open_days, *unseen})
     found = []
     for weekday in open_days:
         own = core
         if weekday > 3 and (day % 7 == weekday).any():
-            own = usual([weekday])
+            own = usual([weekday]) if day[0] < day[-1] else core
             ends = np.flatnonzero(own)
             own[ends[0] : ends[-1]] |= core[ends[0] : ends[-1]]
         found += (weekday * per_day + np.flatnonzero(own)).tolist()

@@ -4,7 +4,7 @@ A split moves one asset overnight and leaves the traded value as it is. A crash 
 raises the traded value. These measures tell the two apart.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
@@ -101,17 +101,25 @@ def quiet_peers(jump: pl.Expr, market: pl.DataFrame) -> pl.Expr:
     return ~pl.when(jump > 0).then(moment.is_in(loud["up"])).otherwise(moment.is_in(loud["down"]))
 
 
-def mark_jumps(bars: pl.LazyFrame) -> pl.LazyFrame:
+def mark_jumps(bars: pl.LazyFrame, kinds: Mapping[str, int] | None = None) -> pl.LazyFrame:
     """Mark the bars whose price jumped up or down by 10 %.
 
     Args:
         bars: canonical table, sorted by asset, then time.
+        kinds: asset -> number of its kind; None or empty if there is one.
 
     Returns:
-        Table in the order of the bars with the columns timestamp, up and down (bool; null on an asset's first bar).
+        Table in the order of the bars with the columns timestamp, up and down (bool; null on an asset's first bar), and
+        with kinds a column peers_<number> for each of them (bool).
     """
     jump = overnight_jump(bars.collect_schema().names())
-    return bars.select("timestamp", (jump >= _MOVE).alias("up"), (jump <= -_MOVE).alias("down"))
+    columns = ["timestamp", (jump >= _MOVE).alias("up"), (jump <= -_MOVE).alias("down")]
+    if kinds:
+        kind = pl.col("asset").cast(pl.String).replace_strict(kinds, default=None, return_dtype=pl.Int64)
+        columns += [
+            (kind == number).fill_null(False).alias(f"peers_{number}") for number in range(max(kinds.values()) + 1)
+        ]
+    return bars.select(columns)
 
 
 def count_jumps(marked: pl.LazyFrame) -> pl.LazyFrame:
@@ -121,23 +129,24 @@ def count_jumps(marked: pl.LazyFrame) -> pl.LazyFrame:
         marked: what `mark_jumps` returns, or all its rows of some moments.
 
     Returns:
-        Table sorted by timestamp with the columns timestamp, assets, up and down (counts, int64).
+        Table sorted by timestamp with the columns timestamp, assets and those that were marked (counts, int64).
     """
-    counts = pl.len().alias("assets"), pl.col("up", "down").sum()
+    counts = pl.len().alias("assets"), pl.exclude("timestamp").sum()
     return marked.group_by("timestamp").agg(count.cast(pl.Int64) for count in counts).sort("timestamp")
 
 
-def survey(bars: pl.DataFrame) -> pl.DataFrame:
+def survey(bars: pl.DataFrame, kinds: Mapping[str, int] | None = None) -> pl.DataFrame:
     """Count at each moment the assets with a bar, and those that jumped up or down by 10 %.
 
     Args:
         bars: canonical table, in any order.
+        kinds: as for `mark_jumps`.
 
     Returns:
-        Table sorted by timestamp with the columns timestamp, assets, up and down (counts, int64).
+        Table sorted by timestamp with the columns timestamp, assets, up and down (counts, int64), and those of kinds.
     """
     bars = in_order(bars.filter(pl.all_horizontal(pl.col("timestamp", "asset").is_not_null())))
-    return count_jumps(mark_jumps(bars.lazy())).collect()
+    return count_jumps(mark_jumps(bars.lazy(), kinds)).collect()
 
 
 def refuse_two_kinds(one: pl.DataFrame, other: pl.DataFrame) -> None:

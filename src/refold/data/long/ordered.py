@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.checks import Checks
+from refold.data.bars.expected import with_expected
 from refold.data.bars.findings import FaultyRuns, merge
 from refold.data.bars.market import count_jumps, is_sorted, mark_jumps, refuse_two_kinds
 from refold.data.bars.table import NOT_VALUES
@@ -51,9 +52,13 @@ class OrderedBars:
         bars: the table.
         assets: name -> rows, in the order of the table.
         findings: what `Checks.arrive` found.
+        checks: say which bars are expected.
         folder: where to keep what the market did; None keeps it in memory.
         faulty: the runs of faulty bars that `Checks.arrive` found; their rows are not those of the sorted table.
         nameless: the rows without a date or an asset, which are in no other table.
+
+    Attributes:
+        timetables: of the assets, known or inferred.
     """
 
     def __init__(
@@ -61,18 +66,20 @@ class OrderedBars:
         bars: pl.LazyFrame,
         assets: dict[str, int],
         findings: pl.DataFrame,
+        checks: Checks,
         folder: Path | None,
         faulty: FaultyRuns | None = None,
         nameless: TableSpool | None = None,
     ) -> None:
         self.bars = bars
         self.assets = assets
-        self.findings = findings
         self.faulty = faulty or FaultyRuns()
         self.nameless = nameless or TableSpool(None)
         self.starts = _starts(assets)
         self.schema = bars.collect_schema()
-        self._market = self._survey(folder)
+        self.timetables = checks.timetables_of(bars, len(assets))
+        self.findings = merge([findings, checks.compare(self.timetables, assets)])
+        self._market = self._survey(checks, folder)
 
     @property
     def rows(self) -> int:
@@ -135,15 +142,18 @@ class OrderedBars:
         time = bars["timestamp"]
         return self._market.filter(pl.col("timestamp").is_between(time.min(), time.max())).collect()
 
-    def _survey(self, folder: Path | None) -> pl.LazyFrame:
-        """Count the jumps at each moment, in one stretch of time after the other."""
-        marked = store(mark_jumps(self.bars), folder and folder / "jumps.parquet")
+    def _survey(self, checks: Checks, folder: Path | None) -> pl.LazyFrame:
+        """Count the jumps at each moment, in one stretch of time after the other, and add those without a bar."""
+        marked = store(mark_jumps(self.bars, self.timetables.apart), folder and folder / "jumps.parquet")
         market, time = TableSpool(folder and folder / "market.parquet"), pl.col("timestamp").to_physical()
         ends = marked.select(time.min().alias("first"), time.max().alias("last")).collect(engine="streaming")
         first, last = ends.row(0)
+        span = pl.Series("timestamp", [first, last]).cast(self.schema["timestamp"])
+        missing = checks.expected(self.bars, self.timetables, self.assets, span)
         for low, high in stretches(first, last, max(self.assets.values()) // MOMENTS + 1):
             here = marked.filter(time >= low, time < high)
-            market.add(count_jumps(here).collect(engine="streaming"))
+            lost = missing.filter(missing.to_physical().is_between(low, high, closed="left"))
+            market.add(with_expected(count_jumps(here).collect(engine="streaming"), lost))
         return market.parts()
 
 
@@ -211,7 +221,7 @@ def read_sorted(
     bars, assets = spool.parts(), dict(sorted(counts.items()))
     if not ordered:
         bars = _sorted(bars, assets, TableSpool(folder and folder / "sorted.parquet"))
-    return OrderedBars(bars, assets, merge(findings), folder, faulty, nameless)
+    return OrderedBars(bars, assets, merge(findings), checks, folder, faulty, nameless)
 
 
 def _sorted(bars: pl.LazyFrame, assets: dict[str, int], spool: TableSpool) -> pl.LazyFrame:

@@ -54,6 +54,26 @@ class Split(Protocol):
         ...
 
 
+def divide(split: Split, fold: int, calendar: pl.Series, occurs: np.ndarray) -> list[Interval]:
+    """Divide a calendar that has moments without any bar, which do not count for the shares of the parts.
+
+    Args:
+        split: the rule.
+        fold: number of the fold, from 0.
+        calendar: (M,) sorted, unique timestamps.
+        occurs: (M,) bool, False for moments that do not count.
+
+    Returns:
+        Intervals of positions on the calendar, in order of time, without overlap.
+
+    Raises:
+        DataError: there is no such fold.
+    """
+    place = np.append(np.flatnonzero(occurs), len(calendar))
+    intervals = split.intervals(calendar.filter(pl.Series(occurs)), fold)
+    return [Interval(part, int(place[start]), int(place[end])) for part, start, end in intervals]
+
+
 def _refuse_fold(fold: int, folds: int, split: str) -> None:
     if not 0 <= fold < folds:
         only = "only fold 0" if folds == 1 else f"folds 0 to {folds - 1}"

@@ -1,0 +1,150 @@
+"""Holes, closings and intervals of look-alikes of markets, from the checks to the windows."""
+
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from refold.data.bars.expected import find_timetables
+from refold.errors import DataError
+from tests.data.lookalikes import crypto, days_of, futures, in_zone, new_york, walk, without
+from tests.data.makers import checks, ready
+
+NEW_YORK = new_york(date(2024, 1, 2), date(2024, 4, 1))
+CRYPTO = crypto(4)
+FEATURES = {"features": ["log_return"], "window_size": 8}
+
+
+def gaps(bars: pl.DataFrame, **settings) -> list[tuple]:
+    """The findings of gaps: asset, bars, first."""
+    found = checks(**settings).run(bars).table.filter(pl.col("check") == "gap")
+    return found.select("asset", "bars", "first").rows()
+
+
+def test_a_hole_of_two_days_ends_a_series_of_one_asset():
+    times = without(crypto(8), datetime(2024, 1, 3, 5), datetime(2024, 1, 5, 5))
+    bars = walk(times)
+    assert gaps(bars) == [("A", 2880, "2024-01-03 05:00:00.000000")]
+    data = ready(bars, **FEATURES)
+    for part in ("train", "val", "test"):
+        windows = data.windows(part)
+        stamps = windows.timestamps(np.arange(len(windows)))
+        assert (np.diff(stamps, axis=1) == np.timedelta64(60, "s")).all()
+    assert len(data.train_windows) == len(ready(bars, **FEATURES, checks=checks(interval="none")).train_windows) - 8
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "settings", "bars"),
+    [
+        (date(2024, 2, 6), date(2024, 2, 8), {}, 156),
+        (date(2024, 2, 6), date(2024, 2, 7), {}, None),
+        (date(2024, 2, 6), date(2024, 2, 7), {"calendar": "XNYS"}, 78),
+        (date(2024, 2, 6), date(2024, 2, 7), {"calendar": "weekdays"}, 4 * 78),  # with three holidays
+        (datetime(2024, 2, 6, 11), datetime(2024, 2, 6, 12), {}, 12),
+        (datetime(2024, 2, 6, 11), datetime(2024, 2, 6, 12), {"interval": "5m"}, 12),
+        (datetime(2024, 2, 6, 11), datetime(2024, 2, 6, 12), {"interval": "none"}, None),
+        (datetime(2024, 2, 6, 11), datetime(2024, 2, 6, 12), {"calendar": None}, None),
+    ],
+)
+@pytest.mark.parametrize("zone", [None, "America/New_York"])
+def test_holes_of_exchange_hours(first, last, settings, bars, zone):
+    times = without(NEW_YORK, first, last)
+    times = times if zone is None else in_zone(times, zone)
+    assert sum(count for _, count, _ in gaps(walk(times), **settings)) == (bars or 0)
+
+
+def test_nights_holidays_and_early_closes_are_no_holes():
+    for times in (new_york(), futures(), in_zone(futures(), "America/Chicago")):
+        assert checks().run(walk(times)).table.filter(pl.col("check") != "split_like").rows() == []
+
+
+def test_a_hole_that_is_masked_gets_the_bars_it_lacks():
+    bars = walk(without(CRYPTO, datetime(2024, 1, 2, 5), datetime(2024, 1, 2, 5, 3)))
+    checked = checks(gap="mask").run(bars)
+    assert checked.bars["close"].null_count() == 3
+    assert checked.bars["timestamp"].equals(walk(CRYPTO)["timestamp"])
+    assert not checked.hole.any()
+    data = ready(bars, **FEATURES, checks=checks(gap="mask"), max_masked=4)
+    assert data.segments("train")[0, 0] == 1  # the first bar has no return
+    assert abs(len(data.train_windows) - len(ready(walk(CRYPTO), **FEATURES).train_windows)) <= 2  # of 3 bars fewer
+
+
+def test_a_whole_market_that_stands_still_is_a_hole_of_all_assets():
+    bars = pl.concat([walk(without(CRYPTO, date(2024, 1, 2), date(2024, 1, 3)), name) for name in "AB"])
+    assert gaps(bars) == [(name, 1440, "2024-01-02 00:00:00.000000") for name in "AB"]
+
+
+def test_assets_of_other_hours_are_no_peers():
+    """New York's nights are no holes because a coin trades then; its hours are, where the coin alone has bars."""
+    coin = walk(crypto(90, "5m"), "COIN")
+    assert gaps(pl.concat([walk(NEW_YORK, "NY"), coin])) == []
+    one_day = walk(without(NEW_YORK, date(2024, 2, 6), date(2024, 2, 7)), "NY")
+    assert gaps(pl.concat([one_day, coin])) == []  # as far as it is known, a holiday
+    assert gaps(pl.concat([one_day, coin, walk(NEW_YORK, "PEER")])) == [("NY", 78, "2024-02-06 09:30:00.000000")]
+
+
+def test_daily_bars_of_weekdays_are_no_peers_of_those_of_every_day():
+    bars = pl.concat([walk(days_of("12345"), "STOCK"), walk(days_of("1234567"), "COIN")])
+    assert gaps(bars) == []
+
+
+def test_a_bar_off_the_grid_is_found():
+    times = NEW_YORK.to_list()
+    times[500] += timedelta(seconds=90)
+    found = checks().run(walk(pl.Series("timestamp", times))).table
+    assert found.select("check", "policy", "asset", "bars", "first").rows() == [
+        ("off_grid", "warn", "A", 1, str(times[500]) + ".000000")
+    ]
+
+
+def test_assets_of_different_intervals_are_refused_or_said():
+    bars = pl.concat([walk(NEW_YORK[:400], "MINUTES"), walk(days_of("12345", date(2024, 1, 2)), "DAYS")])
+    with pytest.raises(DataError) as error:
+        ready(bars, **FEATURES)
+    assert str(error.value) == (
+        "the assets have bars of different intervals, 1 d (DAYS), 5 min (MINUTES): choose those of one with "
+        "data.source.table.assets. data.checks.policies.mixed_interval is error; it can be warn"
+    )
+    data = ready(bars, **FEATURES, checks=checks(mixed_interval="warn"))
+    assert data.findings.rows() == [("mixed_interval", "warn", "MINUTES", 400, None)]
+
+
+@pytest.mark.parametrize("finer", [True, False])
+def test_an_interval_that_changes_is_found(finer):
+    """Days that become hours, and hours of a market that never closes that become days."""
+    days, hours = days_of("1234567", last=date(2023, 6, 1)), crypto(60, "1h")
+    if finer:
+        times = pl.concat([days.cast(pl.Datetime("us")), hours])
+    else:
+        times = pl.concat([hours, (days + timedelta(days=500)).cast(pl.Datetime("us"))]).sort()
+    with pytest.raises(DataError, match="its bars come at another interval than those before"):
+        ready(walk(times), **FEATURES)
+    found = checks(mixed_interval="warn").run(walk(times)).table.filter(pl.col("check") == "mixed_interval")
+    assert found["bars"].sum() > 100
+    change = len(days) if finer else len(hours)
+    assert timedelta(0) < datetime.fromisoformat(found["first"][0]) - times[change] <= timedelta(days=20)
+
+
+def test_a_timetable_is_that_of_the_first_bars():
+    bars = walk(NEW_YORK)
+    found = find_timetables(bars.lazy(), 1, None, None)
+    assert found.describe() == ["every 5 min (A), Mon-Fri 09:30-16:00, the clock of the timestamps"]
+    assert find_timetables(bars[:2000].lazy(), 1, None, None) == found
+
+
+def test_bars_of_a_thin_market_are_not_expected():
+    kept = pl.Series(np.random.default_rng(0).random(len(NEW_YORK)) < 0.7)
+    assert gaps(walk(NEW_YORK.filter(kept))) == []
+    assert "no regular interval (A): usually 5 min" in ready(walk(NEW_YORK.filter(kept)), **FEATURES).description
+
+
+def test_the_interval_is_said():
+    assert "bars every 1 min (A), 24/7" in ready(walk(CRYPTO), **FEATURES).description
+
+
+def test_wrong_intervals_are_refused():
+    with pytest.raises(DataError, match=r"another interval than those before, or than data\.checks\.interval"):
+        checks(interval="10m").run(walk(NEW_YORK))
+    with pytest.raises(ValueError, match=r"data\.checks\.interval is 'daily'; it must be null"):
+        checks(interval="daily")
