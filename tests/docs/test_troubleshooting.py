@@ -186,7 +186,8 @@ def without_onnx(patch: pytest.MonkeyPatch) -> str:
 
 
 def scored_on_closes() -> str:
-    recipe = SimpleNamespace(features=["overnight_return"], layout="per_asset")
+    names = ["overnight_return"]
+    recipe = SimpleNamespace(entries=names, features=names, layout="per_asset")
     bars = pl.DataFrame({"timestamp": [1], "asset": ["A"], "close": [1.0]})
     return raised(refuse_unlike, SimpleNamespace(recipe=recipe), bars, "prices.csv")
 

@@ -14,12 +14,13 @@ import numpy as np
 import polars as pl
 import torch
 
-from refold.data.bars.entries import Entry, columns_of, name_of, some
+from refold.data.bars.entries import Entry, columns_of, find_feature, name_of, some
 from refold.data.bars.findings import merge, summary
 from refold.data.bars.table import LABEL, value_columns
 from refold.data.feature_table import FeatureRows, FeatureTable, feature_table, panel_table, rows_of, scaled
 from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
+from refold.data.look_ahead import LookAheadTest
 from refold.data.recipe import Recipe
 from refold.data.windows.scaler import Scaler, Statistics
 from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
@@ -122,6 +123,7 @@ class _Assembly:
         self.starts: list[np.ndarray] = []
         self.segments: dict[Part, list[np.ndarray]] = {part: [] for part in PARTS}
         self.statistics = Statistics()
+        self.look_ahead = LookAheadTest()
         self.spread: dict[int, tuple[float, int]] = {}
 
     def _spool(self, name: str) -> Spool:
@@ -130,11 +132,22 @@ class _Assembly:
     def count_bars(self, table: FeatureTable) -> FeatureTable:
         """Add the bars of a table to hash, counts and findings, and return the table without them."""
         bars = table.checked.bars
+        if self.fits:
+            self._test_features(table)
         self.findings.append(table.findings)
         self.bars += bars.height
         self.assets += len(table.names)
         _hash_bars(self.digest, bars)
         return replace(table, checked=replace(table.checked, bars=bars.clear()))
+
+    def _test_features(self, table: FeatureTable) -> None:
+        """Refuse a user's feature that looks ahead, or further back than it says."""
+        moment, calendar = table.checked.moment, table.checked.calendar
+        train = np.zeros(len(calendar), dtype=bool)
+        for part, start, end in self.recipe.split.intervals(calendar, self.recipe.fold):
+            train[start:end] |= part == "train"
+        features = [find_feature(entry) for entry in self.recipe.entries or ()]
+        self.look_ahead.run(table.checked.bars, features, table.rows.run, train[moment])
 
     def add_features(self, table: FeatureTable) -> None:
         """Add the features of a table to the arrays, the parts and the scale."""

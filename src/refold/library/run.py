@@ -50,15 +50,15 @@ class Run:
         autoencoder: "Autoencoder",
         scaler: "Scaler",
         features: list[str],
-        entries: "list[Entry]",
         detector: "Detector | None",
+        entries: "list[Entry] | None" = None,
     ) -> None:
         self.directory = directory
         self.config = config
         self.autoencoder = autoencoder
         self.scaler = scaler
         self.features = features
-        self.entries = entries
+        self.entries = features if entries is None else entries
         self.detector = detector
 
     def __repr__(self) -> str:
@@ -314,4 +314,4 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
             detector.load_state_dict(fitted)
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{directory / DETECTOR} lacks {error}; it is no detector that Refold wrote") from None
-    return Run(directory, cfg, autoencoder, scaler, features, entries, detector)
+    return Run(directory, cfg, autoencoder, scaler, features, detector, entries)

@@ -66,7 +66,9 @@ def _nodes(expression: pl.Expr) -> Iterator[tuple[str, str]]:
                 yield "Agg", next(iter(node["Agg"]), "").lower()
             if "Len" in node:
                 yield "Agg", "count"
-            if node.get("function") in ("Shift", "ShiftAndFill") and (rows := _integer(node.get("input", [])[1:2])) < 0:
+            moved = node.get("input", []) if node.get("function") in ("Shift", "ShiftAndFill") else []
+            # a running sum compares neighbouring times, which looks at no later value
+            if moved and moved[0] != {"Column": "timestamp"} and (rows := _integer(moved[1:2])) < 0:
                 yield "Lead", str(-rows)
 
 

@@ -44,6 +44,11 @@ class Feature:
     entry: Mapping[str, Any] | None = None
 
     @property
+    def tested(self) -> bool:
+        """Whether what it looks at is a user's word, which is tested on the training rows."""
+        return self.entry is not None and "expression" in self.entry
+
+    @property
     def saved(self) -> str | dict[str, Any]:
         """Return the entry of data.features that makes this feature whatever the columns of a table are."""
         return self.name if self.entry is None else dict(self.entry)
