@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Compose the configuration that `refold train` would run with.
 
     Args:
-        overrides: as on the command line, such as "decoder=autoregressive" or "trainer.max_epochs=5".
+        overrides: overrides as typed on the command line, such as "decoder=autoregressive" or "trainer.max_epochs=5".
 
     Returns:
         Section -> key -> value, as plain dicts and lists; "???" stands for a value that a run must be given.

@@ -11,7 +11,7 @@ def command(name: str) -> str:
     """Return the words that start a subcommand the way that this process was started.
 
     Args:
-        name: of the subcommand, such as "train".
+        name: name of the subcommand, such as "train".
 
     Returns:
         `python train.py` or `python scripts/score.py` where a script of the checkout was started, else `refold train`.
@@ -25,6 +25,6 @@ def as_started(text: str) -> str:
     """Return a text in which every command of Refold is written the way that this process was started.
 
     Args:
-        text: with commands such as `python train.py` and `python scripts/score.py`.
+        text: a text with commands such as `python train.py` and `python scripts/score.py`.
     """
     return _SCRIPT.sub(lambda found: command(found[1]), text)

@@ -97,7 +97,7 @@ def print_inspection(found: Inspection, settings: list[str]) -> None:
 
     Args:
         found: the facts.
-        settings: with which it would train.
+        settings: the settings with which it would train.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     form = "".join(f", {name} {value}" for name, value in found.form.items())

@@ -68,7 +68,7 @@ def unforeseen(error: Exception, log: Path | None = None) -> UnforeseenError:
     """Write the traceback of an unexpected error into a log, and return an error that names the log.
 
     Args:
-        error: what was raised.
+        error: the error that was raised.
         log: file to append to; a new file in the folder of temporary files if None, or if it cannot be written.
     """
     text = redact("".join(traceback.format_exception(error)))
@@ -129,7 +129,7 @@ def settings(arguments: list[str], usage: str | None) -> dict[str, str]:
     """Read command-line arguments of the form key=value.
 
     Args:
-        arguments: of the command line, without the name of the program.
+        arguments: the words of the command line, without the name of the program.
         usage: the module's docstring, printed for -h and --help, after which the program exits.
 
     Returns:

@@ -56,7 +56,7 @@ def write_csv(path: Path, comparison: Comparison) -> None:
     """Write one row per run: its directory, status, seed, the settings that differ, and all its metrics.
 
     Args:
-        path: of the CSV file; an error leaves an earlier one as it was.
+        path: path of the CSV file; an error leaves an earlier one as it was.
         comparison: the runs.
 
     Raises:

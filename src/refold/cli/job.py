@@ -46,9 +46,9 @@ def start(arguments: list[str], run_composed: Callable[[DictConfig], float], tra
     """Compose and run a job or a sweep, or take part in a job that another process composed.
 
     Args:
-        arguments: of the command line, without the program's name.
+        arguments: the words of the command line, without the program's name.
         run_composed: runs one job that Hydra composed.
-        train: what each process of a job runs.
+        train: the function that each process of a job runs.
 
     Raises:
         RefoldError: the job is refused, or failed.
@@ -174,10 +174,10 @@ def begin(
     """Complete the configuration of a fresh run, in place.
 
     Args:
-        cfg: as composed, without Hydra's section.
+        cfg: the composed configuration, without Hydra's section.
         run_dir: the run directory, which gives the run its id.
         choices: chosen option by group.
-        overrides: what was given on the command line.
+        overrides: the overrides that were given on the command line.
         group: name of the sweep that the run is a job of; None: of none.
 
     Returns:

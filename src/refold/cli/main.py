@@ -36,7 +36,7 @@ def run_subcommand(name: str) -> int:
     """Run one subcommand on the arguments in `sys.argv`.
 
     Args:
-        name: of the subcommand, one of `COMMANDS`.
+        name: name of the subcommand, one of `COMMANDS`.
 
     Returns:
         The exit status.

@@ -28,7 +28,7 @@ def describe_options(arguments: list[str], conf: Path) -> str:
     """Return the help of `refold train`: its commands, and each group with its options.
 
     Args:
-        arguments: of the command line; `--config-dir FOLDER` adds the options of that folder.
+        arguments: the words of the command line; `--config-dir FOLDER` adds the options of that folder.
         conf: folder of the configuration.
     """
     groups: dict[str, set[str]] = {}

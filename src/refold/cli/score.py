@@ -55,7 +55,7 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
 
     Args:
         console: to print on.
-        facts: as in scoring.json.
+        facts: the content of scoring.json.
     """
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items()) or "none"
     if rates := facts["thresholds"]:

@@ -106,7 +106,7 @@ def find_earlier(digest: str, run_dir: Path) -> Path | None:
 
     Args:
         digest: see `settings_digest`.
-        run_dir: of the job at hand, in its sweep's directory.
+        run_dir: directory of this job, in its sweep's directory.
 
     Returns:
         A finished run; else one that was interrupted and has a checkpoint; None if there is neither.

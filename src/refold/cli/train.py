@@ -80,9 +80,9 @@ def train_on(
         hardware: processes, and the trainer's settings for them; the configuration has those already.
         cfg: checked configuration.
         run_dir: the run directory.
-        cores: of this machine.
+        cores: number of CPU cores of this machine.
         world: processes that another program started, this one being the first; None if there are none.
-        parts: of the configuration, as the check built them; None builds them.
+        parts: the parts of the configuration, as the check built them; None builds them.
 
     Returns:
         What result.json holds.
@@ -105,7 +105,7 @@ def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> 
     Args:
         cfg: checked configuration.
         run_dir: open run directory.
-        parts: of the configuration, as the check built them; None builds them.
+        parts: the parts of the configuration, as the check built them; None builds them.
 
     Returns:
         What result.json holds, on the first process; None on the others.

@@ -15,7 +15,7 @@ def hide_arguments(arguments: list[str]) -> list[str]:
     Hydra, W&B and Refold itself write the command line down; none of them sees the password then.
 
     Args:
-        arguments: of the command line, without the program's name.
+        arguments: the words of the command line, without the program's name.
 
     Returns:
         The arguments, with `data.uri=${oc.env:REFOLD_DATA_URI}` in the place of one that holds a password.
@@ -30,7 +30,7 @@ def quoted_mark(argument: str) -> str:
     """Quote the mark in `data.source.decimal=,` and the like, which Hydra and YAML would not take for a text.
 
     Args:
-        argument: of a command line.
+        argument: one word of a command line.
 
     Returns:
         The argument, with a quoted value if it sets a separator or a mark of numbers to one character.
@@ -63,7 +63,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     """With resume=..., let Hydra use the directory of that run instead of a new one.
 
     Args:
-        arguments: of the command line, without the program's name.
+        arguments: the words of the command line, without the program's name.
 
     Returns:
         The arguments for Hydra; the same ones if no run is resumed.
@@ -102,7 +102,7 @@ def split_settings(arguments: Sequence[str]) -> dict[str, str]:
     """Split arguments of the form key=value.
 
     Args:
-        arguments: of a command line, or overrides from Python.
+        arguments: the words of a command line, or overrides from Python.
 
     Returns:
         Values by key, in the order of the arguments.

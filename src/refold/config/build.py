@@ -207,10 +207,10 @@ def build_detector(
     Args:
         cfg: names the three.
         autoencoder: trained.
-        recipe: how bars become its windows.
-        scaler: from features to what it sees.
+        recipe: the rules by which bars become its windows.
+        scaler: the scale from features to what it sees.
         columns: names of the columns of a window.
-        parts: of the configuration, where some have been built; None builds them.
+        parts: the parts of the configuration, where some have been built; None builds them.
     """
     from refold.scoring.detector import Detector
 
@@ -232,7 +232,7 @@ def build_module(cfg: DictConfig, num_features: int, parts: Parts | None = None)
     Args:
         cfg: the configuration.
         num_features: F.
-        parts: of the configuration, where some have been built; None builds them.
+        parts: the parts of the configuration, where some have been built; None builds them.
     """
     from refold.training.module import AutoencoderModule
 

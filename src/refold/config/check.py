@@ -58,9 +58,9 @@ def check(cfg: DictConfig, parts: Parts | None = None) -> list[str]:
     """Refuse a configuration that cannot run, before any data is read.
 
     Args:
-        cfg: as composed, with a section `run`.
-        parts: of the configuration; the check builds those whose constructors have rules of their own. None builds them
-            for the check alone.
+        cfg: the composed configuration, with a section `run`.
+        parts: the parts of the configuration; the check builds those whose constructors have rules of their own.
+            None builds them for the check alone.
 
     Returns:
         Warnings: settings that are valid and will have no effect.
@@ -351,7 +351,7 @@ def explain(error: Exception, conf: Path) -> str | None:
     """Explain an error of Hydra's composition in one message with the nearest valid name.
 
     Args:
-        error: what was raised.
+        error: the error that was raised.
         conf: folder of the configuration, whose default composition knows the valid keys.
 
     Returns:

@@ -38,7 +38,7 @@ def compose_settings(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
     """Compose the configuration of a run, with Hydra's own section.
 
     Args:
-        overrides: as on the command line, such as "decoder=autoregressive" or "trainer.max_epochs=5".
+        overrides: overrides as typed on the command line, such as "decoder=autoregressive" or "trainer.max_epochs=5".
         conf: folder of the options.
 
     Returns:
@@ -92,7 +92,7 @@ def kind_of_file(path: str) -> str:
     """Return the option of data that reads a file: csv, excel or parquet, which the end of its name tells.
 
     Args:
-        path: of the file, of a folder, or a pattern of files.
+        path: path of the file, of a folder, or a pattern of files.
     """
     if Path(path).is_dir() or path.endswith((".parquet", ".pq")):
         return "parquet"
@@ -103,7 +103,7 @@ def file_overrides(path: str) -> list[str]:
     """Return the overrides that choose a file as the data of a run.
 
     Args:
-        path: of a CSV file or a spreadsheet, or of a Parquet file, folder or pattern of files.
+        path: path of a CSV file or a spreadsheet, or of a Parquet file, folder or pattern of files.
     """
     plain = re.fullmatch(r"[./]*[A-Za-z_][\w./-]*", path) and path.lower() not in _NOT_TEXTS
     return [f"data={kind_of_file(path)}", f"data.path={path if plain else quoted(path)}"]

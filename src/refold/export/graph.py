@@ -119,7 +119,7 @@ class Portable(nn.Module):
     """Put windows through scaler, autoencoder and score. Every bar of a window must be there.
 
     Args:
-        run: with a fitted detector.
+        run: a run with a fitted detector.
     """
 
     mean: Tensor

@@ -62,8 +62,8 @@ def export_run(run: TrainedRun, path: Path, format: str) -> float:
     """Export a run, and keep the file only if it computes what the run computes.
 
     Args:
-        run: with a fitted detector.
-        path: of the file, in a folder that exists.
+        run: a run with a fitted detector.
+        path: path of the file, in a folder that exists.
         format: onnx or torch_export.
 
     Returns:
@@ -113,7 +113,7 @@ def largest_difference(run: TrainedRun, call: Callable[[Tensor], Sequence[Tensor
     """Return the largest difference between a file and the run, over random features of several B and T.
 
     Args:
-        run: with a fitted detector.
+        run: a run with a fitted detector.
         call: features (B, T, F) -> the OUTPUTS, by the file.
 
     Returns:

@@ -36,7 +36,7 @@ class World(NamedTuple):
 
     Attributes:
         rank: number of this process, from 0.
-        processes: how many there are on all machines.
+        processes: number of processes on all machines.
         nodes: number of machines.
         starter: the program that started them, "torchrun" or "srun".
     """

@@ -1,4 +1,4 @@
-"""What a trainer's settings mean on the machine at hand: device, number of processes, precision."""
+"""Work out what a trainer's settings mean on this machine: device, number of processes, precision."""
 
 import os
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Plan:
 
     Attributes:
         settings: the trainer's, without `auto`.
-        processes: of the job, on all machines.
+        processes: processes of the job, on all machines.
         notes: sentences for the user.
         warnings: sentences to warn the user with.
     """

@@ -114,7 +114,7 @@ def run_workers(command: Sequence[str], run_dir: Path, plan: Plan, cores: int) -
     Args:
         command: words that start a process of Refold.
         run_dir: the run directory, with its resolved.yaml.
-        plan: how the job runs on this machine.
+        plan: the devices, processes and settings of the job on this machine.
         cores: CPU cores that the processes share.
 
     Returns:
@@ -152,9 +152,9 @@ class Failure(NamedTuple):
     """Why the first process of a job failed.
 
     Attributes:
-        message: what to tell the user.
+        message: the text for the user.
         status: exit status of the process.
-        traceback: of its error; empty if there is none to show.
+        traceback: traceback of its error; empty if there is none to show.
     """
 
     message: str
@@ -195,7 +195,7 @@ class Workers:
         """Start the processes.
 
         Args:
-            count: how many, at least 1.
+            count: number of processes, at least 1.
             shared: environment variables that all of them get.
         """
         for rank in range(count):

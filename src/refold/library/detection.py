@@ -54,7 +54,7 @@ class Detection(NamedTuple):
 
     Attributes:
         metrics: `split/detection/quantity` of the model; NaN where there is none.
-        parts: for result.json: part -> counts of labels, scorer -> metrics, and false alarms of the model.
+        parts: entries of result.json: part -> counts of labels, scorer -> metrics, and false alarms of the model.
         reasons: name of a metric -> why it may have no value.
     """
 
@@ -71,10 +71,10 @@ def measure_detection(
     Args:
         detector: fitted.
         pca: fitted, with as many components as the model's code has numbers.
-        data: of the run, set up.
+        data: the data module of the run, set up.
         assets: names of the assets that `Scores.asset` numbers.
         test: the model's scores of the test part.
-        seed: of the forest and of chance.
+        seed: seed of the forest and of the random scores, at least 0.
 
     Returns:
         What was measured; None if the data has no labels.
@@ -164,7 +164,7 @@ def bar_rows(series: Series, detector: Detector) -> np.ndarray:
     """Return the scaled features of single bars, asset after asset as `Scores` has them.
 
     Args:
-        series: of R rows.
+        series: a series of R rows.
         detector: says how many features an asset has.
 
     Returns:

@@ -37,8 +37,8 @@ def find_divergence(
     """Say whether the best weights are far worse than predicting the training mean.
 
     Args:
-        metrics: of best.ckpt, with `val/reconstruction_mse`.
-        baselines: with `val/reconstruction_mse` of the training mean, as "mean".
+        metrics: metrics of best.ckpt, among them `val/reconstruction_mse`.
+        baselines: the baselines, with `val/reconstruction_mse` of the training mean, as "mean".
         lr: the learning rate that the training began with, if it is known.
 
     Returns:

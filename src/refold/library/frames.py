@@ -24,7 +24,7 @@ class FrameSource:
 
     Args:
         frame: the user's table, long or wide.
-        table: how it is read.
+        table: the settings by which the table is read.
     """
 
     def __init__(self, frame: pl.DataFrame, table: Table) -> None:
@@ -61,8 +61,8 @@ def to_polars(frame: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> pl.DataFra
     """Return a table as a DataFrame of polars.
 
     Args:
-        frame: of polars, or of pandas; an index of dates, or with a name, becomes a column. Columns of two levels, as
-            yfinance makes them, are those of prices and of tickers, in either order.
+        frame: a frame of polars or of pandas; an index of dates, or with a name, becomes a column. Columns of two
+            levels, as yfinance makes them, are those of prices and of tickers, in either order.
 
     Raises:
         DataError: it is no table, or its columns are not of one kind.
@@ -135,7 +135,7 @@ def returned_like(frame: Any, table: pl.DataFrame) -> "pl.DataFrame | pd.DataFra
     """Convert a polars table to the library that the caller's table came from.
 
     Args:
-        frame: what the caller gave.
+        frame: the frame that the caller gave.
         table: the answer.
     """
     if not is_pandas(frame):

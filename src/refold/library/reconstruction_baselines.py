@@ -32,7 +32,7 @@ def fit_baselines(code_size: int, seed: int, data: WindowDataModule) -> Baseline
 
     Args:
         code_size: Z of the model; PCA gets as many components.
-        seed: of PCA's randomised decomposition.
+        seed: seed of PCA's randomised decomposition.
         data: set up.
 
     Returns:
@@ -91,7 +91,7 @@ def measure_neighbours(
     Args:
         encode: windows (B, T, F) and mask (B, T) or None -> codes (B, Z).
         data: set up.
-        device: of the encoder.
+        device: device of the encoder.
 
     Returns:
         Share in [0, 1]; NaN for fewer than 3 windows, and where all windows are alike.

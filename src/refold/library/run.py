@@ -37,7 +37,7 @@ class Run:
         directory: the run directory.
         config: the run's configuration.
         autoencoder: the trained model, in evaluation mode.
-        scaler: from features to what the model sees, fitted to the training part.
+        scaler: the scale from features to what the model sees, fitted to the training part.
         features: names of the features of a bar of one asset.
         entries: of data.features that make those features, whatever columns a table has.
         detector: score and threshold, fitted; None if the run did not come to its end.
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the run measured at its end, as in result.json; empty if it did not come to its end."""
+        """The measures of the run's end, as in result.json; empty if it did not come to its end."""
         path = self.directory / RESULT
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -112,7 +112,7 @@ class Run:
         """Find runs of neighbouring flagged bars.
 
         Args:
-            bars: as of `score`, like the other arguments.
+            bars: as for `score`, like the other arguments.
             score: name of an option of conf/score.
             threshold: name of an option of conf/threshold.
             alignment: mean, median, max or last.
@@ -141,7 +141,7 @@ class Run:
         """Measure scores and verdicts against the labels of some bars.
 
         Args:
-            bars: as of `score`, like the other arguments, with the column of labels that the run was trained with, or
+            bars: as for `score`, like the other arguments, with the column of labels that the run was trained with, or
                 that `overrides` names as data.source.table.columns.label.
             score: name of an option of conf/score.
             threshold: name of an option of conf/threshold.
@@ -168,7 +168,7 @@ class Run:
         """Return what the model makes of each bar.
 
         Args:
-            bars: as of `score`.
+            bars: as for `score`.
 
         Returns:
             A row per bar, sorted by asset, then time: timestamp, asset, each feature as it is reconstructed, in its own
@@ -185,7 +185,7 @@ class Run:
         """Encode each window of some bars.
 
         Args:
-            bars: as of `score`.
+            bars: as for `score`.
 
         Returns:
             A row per window: timestamp of its last bar, asset, z_0, z_1, ... Of pandas, if `bars` is.
@@ -201,8 +201,8 @@ class Run:
         """Score bars and write the page about them.
 
         Args:
-            path: of the HTML file.
-            bars: as of `score`; None: the run's own validation and test parts.
+            path: path of the HTML file.
+            bars: as for `score`; None: the run's own validation and test parts.
 
         Returns:
             The path.
@@ -219,7 +219,7 @@ class Run:
         """Write scaler, autoencoder and score as one file that needs no Refold.
 
         Args:
-            path: of the file; None: model.onnx or model.pt2 in the run directory.
+            path: path of the file; None: model.onnx or model.pt2 in the run directory.
             format: onnx or torch_export.
 
         Returns:

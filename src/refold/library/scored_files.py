@@ -22,9 +22,9 @@ def write_scored_files(run: "Run", scoring: Scoring, folder: Path) -> dict[str, 
     """Write everything beside scores.parquet, which is there already.
 
     Args:
-        run: whose model scored.
-        scoring: with evidence.
-        folder: of the scoring.
+        run: the run whose model scored.
+        scoring: the scored bars, with evidence.
+        folder: folder of the scoring.
 
     Returns:
         What scoring.json says.
@@ -60,9 +60,9 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
     """Write the page about scored bars.
 
     Args:
-        run: whose model scored.
-        scoring: with evidence.
-        path: of the HTML file.
+        run: the run whose model scored.
+        scoring: the scored bars, with evidence.
+        path: path of the HTML file.
     """
     from refold.report.page import write_page
     from refold.report.summary import LABELLED, labelled_rows, tables

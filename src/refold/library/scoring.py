@@ -61,7 +61,7 @@ def no_progress(total: int | None, what: str) -> AbstractContextManager[Callable
 
 
 class Scoring(NamedTuple):
-    """What a scoring found.
+    """Hold the scores, verdicts and counts of a scoring.
 
     Attributes:
         detector: what judged.

@@ -35,11 +35,11 @@ def build(
         num_features: F, values in one bar, at least 1.
         encoder: "bilstm" reads windows in both directions, "lstm" from the first bar to the last. None is "bilstm", or
             "lstm" under bridge="states", which needs encoder states of the decoder's size.
-        bridge: from the encoder's state to the decoder's. "latent" is a bottleneck; "latent_normalized" is one that
-            reads windows in units of their own size; "latent_pca" is one with linear maps beside the LSTMs, to be
-            started with `Autoencoder.start_from_components`; "states" hands all states over.
-        decoder: what the decoder reads at each step. "repeat": the code. "autoregressive": the bar before.
-            "conditional": both.
+        bridge: what leads from the encoder's state to the decoder's. "latent" is a bottleneck; "latent_normalized" is
+            one that reads windows in units of their own size; "latent_pca" is one with linear maps beside the LSTMs, to
+            be started with `Autoencoder.start_from_components`; "states" hands all states over.
+        decoder: kind of decoder, named by what it reads at each step. "repeat": the code. "autoregressive": the bar
+            before. "conditional": both.
         layers: L, stacked LSTM layers, at least 1.
         hidden_size: H of each layer and direction, at least 1.
         latent_dim: Z, numbers of the code, at least 1. bridge="states" does not use it: its codes have 2 L H numbers.

@@ -80,7 +80,7 @@ def weights_of(lstm: nn.LSTM, projection: nn.Linear) -> Weights:
     """Collect the weights of two modules for the functions of this file.
 
     Args:
-        lstm: with batch_first and biases.
+        lstm: an LSTM with batch_first and biases.
         projection: (B, T, H) -> (B, T, F).
 
     Returns:
@@ -127,7 +127,7 @@ def fold(weights: Weights) -> Layer:
     The fold is computed in the weights' own precision, under autocast too: in bf16 it would be rounded twice.
 
     Args:
-        weights: of one layer.
+        weights: weights of one layer.
 
     Returns:
         The layer that runs free: its input is the difference of what is fed to it and its own last output.
@@ -164,7 +164,7 @@ def by_segments(weights: Weights, fed: Tensor, coins: list[bool], conditioning: 
     """Decode with one layer, in one fused call per segment.
 
     Args:
-        weights: of one layer.
+        weights: weights of one layer.
         fed: (B, T, F), the input of the steps whose coin is True.
         coins: T, the first True.
         conditioning: (B, C) beside each input, or None.
@@ -195,7 +195,7 @@ def truth_fed(weights: Weights, fed: Tensor, conditioning: Tensor | None, state:
     """Decode with every step fed from outside, in one fused call for any number of layers.
 
     Args:
-        weights: of the decoder.
+        weights: weights of the decoder.
         fed: (B, T, F), the inputs.
         conditioning: (B, C) beside each input, or None.
         state: first (h, c), each (L, B, H).
@@ -236,7 +236,7 @@ def unroll(
     """Decode T steps in a closed loop, by the fastest exact way that the coins allow.
 
     Args:
-        weights: of the decoder.
+        weights: weights of the decoder.
         start_token: (F,), input of step 0.
         conditioning: (B, C) beside each input, or None.
         state: first (h, c), each (L, B, H).

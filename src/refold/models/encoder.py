@@ -38,7 +38,7 @@ def states_of_present(lstm: nn.LSTM, windows: Tensor, mask: Tensor) -> State:
     h = o * tanh(0) = 0, and no gradient passes.
 
     Args:
-        lstm: with batch_first and biases.
+        lstm: an LSTM with batch_first and biases.
         windows: (B, T, F), anything at absent bars.
         mask: (B, T) bool, True at present bars.
 

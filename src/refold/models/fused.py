@@ -37,7 +37,7 @@ def in_one_piece(weights: list[Tensor]) -> list[Tensor]:
     cuDNN would otherwise copy them itself, with a warning.
 
     Args:
-        weights: of any shapes, all on one device and of one type.
+        weights: weights of any shapes, all on one device and of one type.
 
     Returns:
         Tensors of the same shapes and values.

@@ -35,7 +35,7 @@ def asset_series(
 
     Args:
         scan: rows of scores.parquet, sorted by asset, then time.
-        events: of the model: asset, start, end, kind, with times of the wall clock; None if there are none.
+        events: events of the model: asset, start, end, kind, with times of the wall clock; None if there are none.
         findings: events that checks found, with bars and done; None if they are not known.
 
     Returns:
@@ -104,7 +104,7 @@ def without_scores(bars: pl.DataFrame, first: int = 0) -> pl.DataFrame:
     """Find the stretches of bars that have no score for one reason.
 
     Args:
-        bars: of one asset in order of time: timestamp, score, perhaps reason.
+        bars: bars of one asset in order of time: timestamp, score, perhaps reason.
         first: number of the first of them.
 
     Returns:
@@ -159,7 +159,7 @@ def thin_bars(bars: pl.DataFrame, points: int) -> pl.DataFrame:
     each bin of neighbours.
 
     Args:
-        bars: in order of time, with score and verdict, perhaps close; no NaN.
+        bars: bars in order of time, with score and verdict, perhaps close; no NaN.
         points: at least 4.
     """
     if bars.height <= points:

@@ -41,9 +41,9 @@ def write_comparison(path: Path, comparison: Comparison, title: str) -> None:
     """Write the page; an error leaves an earlier one as it was.
 
     Args:
-        path: of the HTML file.
+        path: path of the HTML file.
         comparison: the runs.
-        title: of the page; any text.
+        title: title of the page; any text.
 
     Raises:
         RefoldError: the file cannot be written.

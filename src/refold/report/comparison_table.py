@@ -21,7 +21,7 @@ def comparison_table(comparison: Comparison, metrics: Sequence[str], title: str 
     Args:
         comparison: the runs.
         metrics: those of its metrics to show.
-        title: of the table.
+        title: title of the table.
     """
     table = Table(title=None if title is None else Text(title))
     for name in [*short_names(comparison.settings), "run"]:
@@ -77,7 +77,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None, tit
     Args:
         comparison: the runs.
         console: to print on; None for the standard output.
-        title: of the table.
+        title: title of the table.
     """
     console = console or Console(highlight=False)
     metrics = list(comparison.metrics)

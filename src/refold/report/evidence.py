@@ -33,7 +33,7 @@ MOST_SCORES = 100_000
 
 
 class Evidence(NamedTuple):
-    """What the page shows beside scores.
+    """Hold everything that the page shows beside scores.
 
     Attributes:
         windows: to look at.
@@ -50,11 +50,11 @@ class _Seen(NamedTuple):
     """Some windows of a part.
 
     Attributes:
-        place: of the first one, to sort by.
+        place: number of the first one, to sort by.
         keys: timestamp and asset of their last bars.
         codes: (B, Z).
         squares: (F,) sums of squared errors over bars.
-        bars: how many.
+        bars: number of bars.
     """
 
     place: int
@@ -80,7 +80,7 @@ class Sample:
         """Return the argument `watch` of `scan`.
 
         Args:
-            name: of the bars, as a part.
+            name: name under which the bars are shown, like that of a part.
             rows: number of bars in all pieces.
         """
 
@@ -100,7 +100,7 @@ class Sample:
         """Return a function that collects codes and errors from the windows of a part of a series.
 
         Args:
-            name: of the part.
+            name: name of the part.
             made: the series, with the part's runs.
         """
         self.windows.append(self._cut(made))
@@ -115,9 +115,9 @@ class Sample:
         """Return a function that collects codes and errors from windows that are spread evenly over a part.
 
         Args:
-            name: of the part.
+            name: name of the part.
             place: (N,) number of each row of the series in the whole part; -1 for rows of which no window is kept.
-            rows: of the whole part.
+            rows: number of rows of the part.
         """
         step = max(1, math.ceil(rows / MOST_WINDOWS))
         seen = self._seen.setdefault(name, [])
@@ -163,10 +163,10 @@ def gather(sample: Sample, bars: OrderedBars | None, scores: pl.LazyFrame) -> Ev
     """Return what the page shows beside the scores of bars.
 
     Args:
-        sample: what was collected while the bars were scored.
+        sample: the windows that were collected while the bars were scored.
         bars: all bars; if they were scored in pieces, windows around remarkable ones are cut from them once more. None
             if a run's own parts were scored.
-        scores: as in scores.parquet.
+        scores: the columns of scores.parquet.
     """
     detector, remarked = sample.detector, remarkable(scores)
     windows: Iterable[Windows] = sample.windows
@@ -194,7 +194,7 @@ def with_scores(latents: pl.DataFrame, scores: pl.LazyFrame, *, panel: bool) -> 
 
     Args:
         latents: timestamp, asset, z0, ...
-        scores: as in scores.parquet.
+        scores: the columns of scores.parquet.
         panel: whether a window holds all assets; its score is then the highest of theirs.
 
     Returns:
@@ -210,7 +210,7 @@ def remarkable(scores: pl.LazyFrame) -> pl.DataFrame:
     """Find bars worth a look: of each asset the highest score and the median one.
 
     Args:
-        scores: as in scores.parquet.
+        scores: the columns of scores.parquet.
 
     Returns:
         asset, timestamp, label; assets with the highest scores first, at most MOST_ASSETS.
@@ -232,7 +232,7 @@ def examples(detector: Detector, parts: Iterable[Windows], bars: pl.DataFrame) -
     """Find for each bar of a list the window that has it nearest to its middle, and reconstruct it.
 
     Args:
-        detector: whose model reconstructs.
+        detector: the detector whose model reconstructs.
         parts: windows of stride 1.
         bars: asset, timestamp, label. Bars that no window holds are left out.
 
@@ -277,8 +277,8 @@ def middle_window(windows: Windows, row: int) -> int | None:
     """Return the number of the window that has a row nearest to its middle; None if no window holds it.
 
     Args:
-        windows: of stride 1.
-        row: of their series.
+        windows: windows of stride 1.
+        row: number of a row of their series.
     """
     segment = int(np.searchsorted(windows.first_rows, row, side="right")) - 1
     if segment < 0:

@@ -36,7 +36,7 @@ class ScoredPart:
     """Scores of the bars of a part, and their verdicts.
 
     Attributes:
-        scores: of N bars.
+        scores: scores of N bars.
         levels: (N,) threshold of each bar.
         flagged: (N,) bool, True where the score is above the threshold.
     """
@@ -60,7 +60,7 @@ def draw_figures(
         module: the trained module.
         data: its windows.
         baselines: name -> fitted baseline, drawn beside the model.
-        test_scores: of the test part; None where the run has no threshold.
+        test_scores: scores of the test part; None where the run has no threshold.
 
     Returns:
         Name -> PNG file.
@@ -94,7 +94,7 @@ def save(figure: "Figure", path: Path) -> Path:
 
     Args:
         figure: to write.
-        path: of the file; after an error there is no such file.
+        path: path of the file; after an error there is no such file.
 
     Raises:
         RefoldError: it cannot be written.
@@ -147,7 +147,7 @@ def draw_loss_curves(metrics_csv: Path) -> "Figure":
     """Draw training loss and validation error over optimizer steps, and the teacher-forcing ratio on a second axis.
 
     Args:
-        metrics_csv: of a run.
+        metrics_csv: metrics.csv of a run.
     """
     with metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))

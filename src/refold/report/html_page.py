@@ -26,9 +26,9 @@ def assemble_page(title: str, payload: Mapping[str, Any], name: str = "page") ->
     """Return the text of a self-contained HTML page that draws some data.
 
     Args:
-        title: of the page; any text.
-        payload: what the page's script draws; JSON values, without NaN and infinities.
-        name: of the template and of the script in this folder, "page" or "compare".
+        title: title of the page; any text.
+        payload: values that the page's script draws; JSON values, without NaN and infinities.
+        name: name of the template and of the script in this folder, "page" or "compare".
 
     Raises:
         ValueError: the payload holds a number that JSON does not have.
@@ -88,7 +88,7 @@ def wall_clock(frame: Frame, zone: str | None, *columns: str) -> Frame:
     """Replace times of any zone by what a clock in one zone shows then.
 
     Args:
-        frame: with columns of times; those without a zone stay as they are.
+        frame: a frame with columns of times; those without a zone stay as they are.
         zone: name of the zone, such as "America/New_York"; None for UTC.
         columns: names of the columns.
     """

@@ -45,8 +45,8 @@ def write_page(
     The file is complete or unchanged: an error leaves an earlier page as it was.
 
     Args:
-        path: of the HTML file.
-        title: of the page; any text.
+        path: path of the HTML file.
+        title: title of the page; any text.
         scores: rows of scores.parquet: timestamp, asset, score, threshold, verdict; close, reconstructed_close and
             contribution/<feature> as far as there. A frame may be in any order. A lazy frame must be sorted by asset,
             then time; it is read some rows at a time.
@@ -61,7 +61,7 @@ def write_page(
         alarm_rates: threshold -> column -> value: how many alarms each would give.
         baselines: caption of a table -> row -> column -> value: the model and the baselines that it has to beat.
         facts: name -> text, shown at the top beside the counts.
-        unit: of the windows' values.
+        unit: unit of the windows' values, for the axis.
 
     Raises:
         RefoldError: the file cannot be written.

@@ -81,7 +81,7 @@ def window_lines(example: WindowExample, names: Sequence[str] | None) -> dict[st
 
     Args:
         example: the window.
-        names: of its F features.
+        names: names of its F features.
 
     Raises:
         ValueError: the names are not as many as the features.
@@ -139,7 +139,7 @@ def number_table(caption: str, rows: Mapping[str, Mapping[str, float | None]]) -
     """Return a table of numbers, with an empty cell where a row lacks a column.
 
     Args:
-        caption: of the table.
+        caption: caption of the table.
         rows: row -> column -> value.
     """
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))

@@ -132,7 +132,7 @@ def false_alarm_line(listed: list[dict[str, Any]], count: int, where: str) -> st
 
     Args:
         listed: asset, start and end of some, the highest scores first.
-        count: how many there are.
+        count: number of false alarms in all.
         where: the bars, such as "on test".
     """
     shown = "; ".join(
@@ -147,7 +147,7 @@ def number_table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> 
     """Return a table of numbers for a terminal.
 
     Args:
-        title: of the table.
+        title: title of the table.
         rows: row -> column -> value, None where there is none.
     """
     table = Table(title=title)

@@ -40,7 +40,7 @@ class Row:
 
     @property
     def finished(self) -> bool:
-        """Whether the metrics of the runs of this row are final."""
+        """True if the metrics of the runs of this row are final."""
         return self.runs[0].status == "finished"
 
     def values(self, metric: str) -> list[float]:
@@ -68,7 +68,7 @@ class Comparison:
         runs: all of them.
         settings: keys of the columns.
         metrics: names of the columns; the rows are sorted by the first.
-        rows: of the table.
+        rows: rows of the table.
         notes: sentences that a reader must know before he trusts a difference.
     """
 

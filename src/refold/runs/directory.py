@@ -63,7 +63,7 @@ def full_disk_as_refold_error(directory: Path) -> Iterator[None]:
     Polars raises errors of its own for a disk without room; they are known by their text.
 
     Args:
-        directory: what the message names if the error names no file.
+        directory: the path that the message names if the error names no file.
 
     Raises:
         RefoldError: there was no room on the disk.
@@ -86,7 +86,7 @@ def atomic_folder(folder: Path, key: str, files: Sequence[str]) -> Iterator[Path
     """Write a folder completely or not at all; a completed one replaces an earlier one.
 
     Args:
-        folder: where the folder appears when the block has ended without an error.
+        folder: the place where the folder appears when the block has ended without an error.
         key: the setting that names the folder, for messages.
         files: names that an earlier folder may hold, and loses.
 
@@ -223,6 +223,6 @@ def write_result(directory: Path, result: dict[str, Any]) -> None:
 
     Args:
         directory: the run directory.
-        result: what JSON can hold.
+        result: values that JSON can hold.
     """
     write_atomically(directory / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")

@@ -39,16 +39,16 @@ class RunRecord:
 
     Attributes:
         directory: the run directory.
-        id: of the run; the directory's name if the run has none.
+        id: id of the run; the directory's name if the run has none.
         group: name of its sweep, if it was a job of one.
-        status: how it stands.
+        status: the state of the run.
         note: why it failed or cannot be read, or how far it is.
         monitor: the metric that it was stopped and chosen by; None if its settings cannot be read.
         settings: dotted key -> value, and group -> chosen option; lists are texts.
         stated: those of the settings that the user chose.
         metrics: finite numbers, of best.ckpt, or the best so far of a run that has not finished.
-        problems: what is wrong with its result, one short text each.
-        fingerprint: of the data; None if the result does not say.
+        problems: the faults of its result, one short text each.
+        fingerprint: fingerprint of the data; None if the result does not say.
     """
 
     directory: Path
@@ -74,7 +74,7 @@ def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> 
 
     Args:
         places: directories, or `group=NAME` for the runs of that sweep anywhere below `outputs`.
-        outputs: where runs of a sweep are looked for.
+        outputs: the folder in which runs of a sweep are looked for.
 
     Raises:
         DataError: a place is no run and holds none.

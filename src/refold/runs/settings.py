@@ -176,7 +176,7 @@ def refuse_withheld(settings: Any, path: str, how: str) -> None:
     Args:
         settings: plain values, read from a run directory.
         path: the dotted key of these settings, for messages.
-        how: what begins the command on which the value can be given anew.
+        how: the beginning of the command on which the value can be given anew.
 
     Raises:
         ConfigError: a value is a reference to an environment variable, or masked.

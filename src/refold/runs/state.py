@@ -21,12 +21,12 @@ Ended = Literal["stopped", "failed"]
 
 
 class State(NamedTuple):
-    """What is known of a run that has no result.
+    """Say how a run stands that has no result.
 
     Attributes:
         running: a process trains it now.
         began: a process has trained it, now or before.
-        ended: how it ended, if it said so.
+        ended: the way it ended, if it said so.
         reason: why it ended, in one line, or nothing.
     """
 

@@ -49,8 +49,8 @@ class Evaluation(Protocol):
 
         Args:
             detector: fitted.
-            data: of the run, set up.
-            seed: of all that is drawn.
+            data: the data module of the run, set up.
+            seed: seed of all that is drawn.
 
         Returns:
             Plain values for result.json.

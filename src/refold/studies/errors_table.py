@@ -27,7 +27,7 @@ def finish(directory: Path) -> None:
     """Print the measurements of the runs in a directory, and write them into price_errors.txt and .csv there.
 
     Args:
-        directory: of one run, or of a sweep with a directory for each run.
+        directory: directory of one run, or of a sweep with a directory for each run.
     """
     paths = [directory / RESULT, *sorted(directory.glob(f"*/{RESULT}"))]
     found = [json.loads(path.read_text()) for path in paths if path.exists()]
@@ -51,7 +51,7 @@ def into_page(directory: Path, page: Path) -> None:
     """Write the text of a sweep between the marks of a page of documentation.
 
     Args:
-        directory: of the sweep, with its price_errors.txt.
+        directory: directory of the sweep, with its price_errors.txt.
         page: Markdown with the two marks.
     """
     before, begin, rest = page.read_text().partition("<!-- table: begin -->\n")
@@ -64,7 +64,7 @@ def errors_frame(measured: list[dict[str, Any]]) -> pl.DataFrame:
     """Make a table with a row per seed, scorer and kind.
 
     Args:
-        measured: for each seed the values of `PriceErrors.run`.
+        measured: one mapping per seed: the values of `PriceErrors.run`.
     """
     rows = [{"seed": one["seed"], **row} for one in measured for row in one["errors"]]
     return pl.DataFrame(rows, infer_schema_length=None)

@@ -27,7 +27,7 @@ class SpoiltBars:
     Attributes:
         columns: name -> (N,) float64.
         copies: (N,) int, how often each row stands in the result.
-        generator: of everything that is drawn.
+        generator: source of every random number here.
     """
 
     columns: dict[str, np.ndarray]
@@ -153,7 +153,7 @@ def inject(
         kinds: names of KINDS.
         per_thousand: episodes of each kind per 1,000 bars after the warm-up, over all assets; at least one is planted.
         warm_up: bars, at least 1.
-        generator: of everything that is drawn.
+        generator: source of every random number here.
 
     Returns:
         The bars, sorted by asset and time, and their labels: timestamp, asset, kind, one row per bar of an episode. The

@@ -66,7 +66,7 @@ def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
 
     Args:
         bars: canonical, of the run.
-        recipe: of the run's windows.
+        recipe: the recipe of the run's windows.
     """
     checked_bars = recipe.checks.run(bars)
     parts = {}
@@ -87,7 +87,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
     Args:
         detector: the run's.
         data: the run's, set up.
-        seed: of the forest and of chance.
+        seed: seed of the forest and of the random scores, at least 0.
 
     Returns:
         Name -> scorer, in the order of the tables.
@@ -127,7 +127,7 @@ class Copy:
     """A copy of a part with errors of one kind.
 
     Attributes:
-        kind: of the errors.
+        kind: kind of the errors.
         bars: N spoilt bars.
         counts: (N,) bool, bars that are measured.
         error: (N,) bool.
@@ -162,7 +162,7 @@ def spoil(bars: pl.DataFrame, kind: str, *, per_thousand: float, warm_up: int, g
         kind: name of one of KINDS.
         per_thousand: errors, and jumps, per 1,000 bars.
         warm_up: first bars of each asset that do not count.
-        generator: of everything that is drawn.
+        generator: source of every random number here.
 
     Raises:
         DataError: there is no room.
@@ -181,7 +181,7 @@ class PriceErrors:
     """Measure how well a trained model, its baselines and the rules find planted errors.
 
     Args:
-        kinds: of errors; those of `refold.studies.inject.KINDS` that scorers can see.
+        kinds: kinds of errors; those of `refold.studies.inject.KINDS` that scorers can see.
         per_thousand: errors of each kind, and real jumps, per 1,000 bars of a copy, above 0.
         max_buffer: bars around an error in which VUS gives credit, at least 0.
         natural: real splits and moves; None: none are judged.
@@ -235,9 +235,9 @@ class PriceErrors:
         Args:
             parts: clean canonical bars of each part.
             scorers: name -> scorer.
-            checks: of the data.
+            checks: the checks of the data.
             warm_up: first bars of each asset in a part that do not count.
-            seed: of the errors.
+            seed: seed of the errors.
 
         Returns:
             "errors": a row per scorer and kind. "checks": kind -> share that the checks of the data find. "natural": a
@@ -307,7 +307,7 @@ class NaturalTest:
     """Judge scorers on bars whose history is known: splits that nobody adjusted, and moves that were real.
 
     Args:
-        source: of the bars.
+        source: the source of the bars.
         splits: [asset, date] of each split.
         moves: [asset, date] of each real move.
     """

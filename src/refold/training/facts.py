@@ -18,7 +18,7 @@ def run_facts(trainer: "Trainer", module: "AutoencoderModule", data: "WindowData
     """Collect the facts of a run for its loggers and result.json.
 
     Args:
-        trainer: with its strategy set up.
+        trainer: a trainer whose strategy is set up.
         module: to be trained.
         data: set up.
 
@@ -47,7 +47,7 @@ def describe_part(windows: "Windows") -> dict[str, Any]:
     """Count the windows of a part, and date its first and its last bar.
 
     Args:
-        windows: of the part.
+        windows: windows of the part.
 
     Returns:
         windows, first and last.

@@ -38,7 +38,7 @@ class MetricsFile(Logger):
     logger deletes the file that it finds.)
 
     Args:
-        path: of the file; its folder exists.
+        path: path of the file; its folder exists.
     """
 
     def __init__(self, path: Path):
@@ -170,12 +170,12 @@ def wandb_logger(
         project: W&B's project.
         entity: W&B's user or team; None: the key's own.
         mode: "auto" is the value of WANDB_MODE, or else online with a key and offline without one.
-        tags: of the run; its decoder and its data are added.
-        notes: of the run, or None.
+        tags: tags of the run; its decoder and its data are added.
+        notes: notes of the run, or None.
         log_model: True uploads best.ckpt at the end, as an artifact.
         run_dir: offline files go to its folder `wandb`.
         run_id: id and name of the W&B run; a resumed run finds its own.
-        settings: for the run page: the nested, resolved config, the chosen options and the overrides.
+        settings: shown on the run page: the nested, resolved config, the chosen options and the overrides.
         group: name of the sweep that the run is part of, or None.
 
     Returns:
@@ -346,7 +346,7 @@ def log_pictures(loggers: Iterable[Logger], files: Mapping[str, Path], step: int
     """Show PNG files in the loggers that show pictures.
 
     Args:
-        loggers: of the run.
+        loggers: loggers of the run.
         files: name -> file.
         step: the optimizer step that they are of.
     """
@@ -364,7 +364,7 @@ def log_end(
     """Log the last row of a run, its figures, and best.ckpt where that is wanted.
 
     Args:
-        loggers: of the run.
+        loggers: loggers of the run.
         metrics: name -> value, numbers alone.
         pictures: name -> PNG file.
         best: best.ckpt.

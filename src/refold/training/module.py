@@ -114,7 +114,7 @@ class AutoencoderModule(L.LightningModule):
 
     @property
     def _logs_this_step(self) -> bool:
-        """Whether this step is logged: only every n-th is, because log() costs a third of a millisecond."""
+        """Return whether this step is logged: only every n-th is, because log() costs a third of a millisecond."""
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  set undeclared
         return (self.global_step + 1) % every == 0
 

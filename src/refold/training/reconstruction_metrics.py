@@ -19,7 +19,7 @@ class ReconstructionError(Metric):
 
     Args:
         num_features: F.
-        settings: of `torchmetrics.Metric`; sync_on_compute=False measures on one process alone.
+        settings: arguments of `torchmetrics.Metric`; sync_on_compute=False measures on one process alone.
     """
 
     full_state_update = False

@@ -39,7 +39,7 @@ def spread_evenly(windows: Windows, most: int) -> Tensor:
     """Return the numbers of at most so many windows, at even distances from the first to the last.
 
     Args:
-        windows: of a part.
+        windows: windows of a part.
         most: number of windows, at least 1.
 
     Returns:
@@ -52,7 +52,7 @@ def load_windows(windows: Windows, index: Tensor) -> tuple[Tensor, Tensor | None
     """Return some windows, and their mask if there is one.
 
     Args:
-        windows: of a part.
+        windows: windows of a part.
         index: (B,) int64, numbers of windows.
 
     Returns:
@@ -66,7 +66,7 @@ def reconstruct_fixed_windows(windows: Windows, features: list[str], reconstruct
     """Reconstruct the windows of a part that every run on the same data keeps, so that runs can be compared.
 
     Args:
-        windows: of the part.
+        windows: windows of the part.
         features: names of the F columns.
         reconstruct: the model.
     """
@@ -88,7 +88,7 @@ def window_errors(reconstruct: Reconstruct, windows: Windows) -> np.ndarray:
 
     Args:
         reconstruct: the model.
-        windows: of a part.
+        windows: windows of a part.
 
     Returns:
         (B, F) float64, in squared training standard deviations.
@@ -106,7 +106,7 @@ def window_codes(module: AutoencoderModule, windows: Windows) -> tuple[np.ndarra
 
     Args:
         module: the trained module.
-        windows: of a part.
+        windows: windows of a part.
 
     Returns:
         Codes (B, Z) float64, and the date of each window's last bar, (B,) datetime64[D].

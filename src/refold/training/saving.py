@@ -33,7 +33,7 @@ def may_decide(trainer: L.Trainer, batch_idx: int) -> bool:
     """Say whether the processes may agree, after this batch, to write a checkpoint or to stop.
 
     Args:
-        trainer: in training.
+        trainer: the trainer, while it trains.
         batch_idx: number of the batch in its epoch, from 0.
 
     Returns:
@@ -149,7 +149,7 @@ class Checkpoints(Checkpoint):
         """Write `last.ckpt` from the present state; every process calls this.
 
         Args:
-            trainer: in training.
+            trainer: the trainer, while it trains.
         """
         if trainer.is_global_zero and self.last.exists():
             link_as(self.last, self.run_dir / PREVIOUS_CHECKPOINT)
@@ -162,7 +162,7 @@ class Checkpoints(Checkpoint):
         Args:
             trainer: after `fit`.
             module: trained.
-            data: of the run.
+            data: the data module of the run.
 
         Raises:
             RefoldError: the monitored value was never a number.

@@ -9,7 +9,7 @@ def derive(seed: int, purpose: str, *position: int) -> int:
     """Derive a seed that is unrelated for any two purposes or positions.
 
     Args:
-        seed: of the run.
+        seed: seed of the run, at least 0.
         purpose: a word for the use, such as "dropout".
         position: whole numbers that say where in the run, such as the optimizer step.
 
@@ -24,7 +24,7 @@ def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     """Make a CPU generator for one purpose at one position.
 
     Args:
-        seed: of the run.
+        seed: seed of the run, at least 0.
         purpose: a word for the use, such as "coins".
         position: whole numbers that say where in the run, such as the optimizer step.
 

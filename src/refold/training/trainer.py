@@ -30,12 +30,12 @@ def make_trainer(
     """Make Lightning's trainer for a run.
 
     Args:
-        accelerator: as of `lightning.Trainer`, as are all that follow; `refold.launch.hardware.plan` has replaced each
+        accelerator: as in `lightning.Trainer`, as are all that follow; `refold.launch.hardware.plan` has replaced each
             "auto" where several processes have to agree.
         devices: number of devices of this node, or their indices.
         num_nodes: at least 1.
         strategy: "ddp" for several processes.
-        precision: of the products; "bf16-mixed" and "16-mixed" keep weights in float32.
+        precision: number type of the products; "bf16-mixed" and "16-mixed" keep weights in float32.
         max_epochs: at least -1, which is no limit.
         max_steps: optimizer steps, at least -1, which is no limit.
         gradient_clip_val: largest norm of the gradient, greater than 0; None: no limit.

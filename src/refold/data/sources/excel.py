@@ -134,7 +134,7 @@ def _refuse_merged(path: Path, sheet: str, where: str) -> None:
     """Raise a DataError if cells of a sheet are merged: only the first of them would have a value.
 
     Args:
-        path: of the file; only .xlsx and .xlsm say which cells are merged.
+        path: path of the file; only .xlsx and .xlsm say which cells are merged.
         sheet: name of the sheet.
         where: what the sheet is, for the message.
     """

@@ -32,7 +32,7 @@ class RawTable:
 
     Args:
         frame: its columns, as texts or numbers; a column `refold.data.bars.table.ROW` may number its rows.
-        table: how it is read.
+        table: the settings by which the table is read.
         where: what it is, for messages.
         single_asset: name of the asset of a long table without an asset column.
         columns: names of all columns that it has, those that are not in `frame` too.

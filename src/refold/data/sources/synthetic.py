@@ -27,7 +27,7 @@ class Synthetic:
     Args:
         assets: number of assets, at least 1.
         bars: bars of each asset, at least 2.
-        seed: of all random numbers, at least 0.
+        seed: seed of all random numbers, at least 0.
         volatility: standard deviation of a log return, per bar, above 0.
         anomalies: expected number per asset and 1,000 bars, in [0, 100], of the kinds bad_tick (one bar's prices off by
             3 to 20 %), stale_quote (6 equal bars) and volatility_burst (10 bars with four times the volatility).

@@ -30,10 +30,10 @@ class WindowLoader:
     global batches, so a job may continue with another number of processes.
 
     Args:
-        windows: of one part.
+        windows: windows of one part.
         batch_size: windows per step over all processes, at least 1.
         shuffle: True draws a new order in each epoch.
-        seed: of that order, of lengths and of the orders of bars.
+        seed: seed of that order, of lengths and of the orders of bars.
         shortest: bars of the shortest batch, at least 1; None gives all batches the windows' length.
         shuffle_bars: True gives the bars of a window in a random order.
         draws: how often the windows of each asset come in an epoch; None yields each window once.
@@ -126,7 +126,7 @@ class WindowLoader:
         """Gather this process's share of a batch of this epoch.
 
         Args:
-            number: of the batch, in [0, len).
+            number: number of the batch, in [0, len).
         """
         start = number * self.batch_size
         everyone = self._order(start, min(start + self.batch_size, self.size))
