@@ -160,6 +160,7 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
             split_tolerance=0.03,
             kind="prices",
         ),
+        overnight="keep",
         cache=folder,
         device="cpu",
         seed=0,

@@ -100,6 +100,7 @@ def detector_of(model: Any, T: int) -> Detector:
             policies=policies, scoring_policies={}, interval=None, calendar="union", stale_bars=5, split_tolerance=0.03,
             kind="prices",
         ),
+        "keep",
     )  # fmt: skip
     return Detector(
         autoencoder=model, recipe=recipe, scaler=Scaler(torch.zeros(F), torch.ones(F)), columns=list(FEATURES),

@@ -106,6 +106,7 @@ def module(bars: pl.DataFrame, **others) -> WindowDataModule:
         "split": fractions(),
         "fold": 0,
         "checks": checks(),
+        "overnight": "keep",
         "cache": None,
         "device": "auto",
         "seed": 0,

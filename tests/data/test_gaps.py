@@ -148,3 +148,67 @@ def test_wrong_intervals_are_refused():
         checks(interval="10m").run(walk(NEW_YORK))
     with pytest.raises(ValueError, match=r"data\.checks\.interval is 'daily'; it must be null"):
         checks(interval="daily")
+
+
+@pytest.mark.parametrize("overnight", ["keep", "mask", "break"])
+def test_returns_over_a_night_are_kept_masked_or_break_the_series(overnight):
+    data = ready(walk(NEW_YORK), **FEATURES, overnight=overnight)
+    assert f"(data.overnight={overnight})" in data.description
+    windows = data.train_windows
+    stamps, mask = windows.timestamps(np.arange(len(windows))), windows.mask(np.arange(len(windows)))
+    after_night = np.diff(stamps, axis=1, prepend=stamps[:, :1]) > np.timedelta64(5, "m")
+    if overnight == "break":
+        assert not after_night.any()
+        assert mask is None
+    elif overnight == "keep":
+        assert after_night.any()
+        assert mask is None
+    else:
+        first = stamps.astype("datetime64[m]").astype(int) % 1440 == 570
+        assert np.array_equal(~mask.numpy(), first)
+        assert len(windows) >= len(ready(walk(NEW_YORK), **FEATURES, overnight="keep").train_windows) - 8
+
+
+def test_features_within_a_bar_are_not_masked_after_a_night():
+    data = ready(walk(NEW_YORK), features=["intraday_return", "relative_volume_5"], window_size=8, overnight="mask")
+    assert data.train_windows.mask([0]) is None
+
+
+@pytest.mark.parametrize("overnight", ["keep", "mask", "break"])
+def test_overnight_changes_nothing_where_the_market_never_closes_or_bars_are_days(overnight):
+    for bars in (walk(CRYPTO), walk(days_of("12345"))):
+        changed, kept = (ready(bars, **FEATURES, overnight=choice) for choice in (overnight, "keep"))
+        assert np.array_equal(changed.segments("train"), kept.segments("train"))
+        assert changed.train_windows.mask([0]) is None
+        assert "data.overnight" not in changed.description
+
+
+def test_windows_of_one_masked_bar_are_refused():
+    with pytest.raises(ValueError, match=r"data\.shortest_window is 1; it must be at least 2 with data"):
+        ready(walk(NEW_YORK), **FEATURES, overnight="mask", shortest_window=1)
+
+
+def test_windows_lost_are_counted_by_policy():
+    """A hole of three minutes costs the windows over it, and those of the look-back after it."""
+    bars = walk(without(CRYPTO, datetime(2024, 1, 2, 5), datetime(2024, 1, 2, 5, 3)))
+    data = ready(bars, **FEATURES)
+    assert data.windows_lost == {"holes": 8, "masked": 0, "policies": {"gap": "warn"}}
+    assert "windows lost to holes: 8, to masked bars: 0 (gap warn)" in data.description
+    masked = ready(bars, **FEATURES, checks=checks(gap="mask"))
+    assert masked.windows_lost == {"holes": 0, "masked": 8 + 3, "policies": {"gap": "mask"}}
+    assert ready(walk(CRYPTO), **FEATURES).windows_lost == {"holes": 0, "masked": 0, "policies": {}}
+
+
+@pytest.mark.parametrize("overnight", ["mask", "break"])
+def test_a_cache_holds_what_memory_does(tmp_path, overnight):
+    times = without(NEW_YORK, datetime(2024, 2, 6, 11), datetime(2024, 2, 8, 12))
+    bars = pl.concat([walk(times, "A"), walk(NEW_YORK, "B", seed=1)])
+    settings = {**FEATURES, "overnight": overnight}
+    memory, cached = ready(bars, **settings), ready(bars, **settings, cache=str(tmp_path))
+    assert memory.description == cached.description
+    assert memory.windows_lost == cached.windows_lost
+    assert memory.recipe.checks.timetables == cached.recipe.checks.timetables
+    for part in ("train", "val", "test"):
+        assert np.array_equal(memory.segments(part), cached.segments(part))
+    cached.prepare_data()  # as Lightning does after setup: the key of the folder is the same
+    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 1

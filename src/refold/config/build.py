@@ -113,6 +113,7 @@ def build_recipe(cfg: DictConfig, entries: "Sequence[Entry] | None" = None) -> "
         split=_instantiate(cfg, "data.split"),
         fold=data.fold,
         checks=build_checks(cfg),
+        overnight=data.overnight,
     )
 
 

@@ -17,7 +17,7 @@ from refold.data.bars.entries import Entry, find_feature
 from refold.data.long import cache as caching
 from refold.data.long.ordered import read_sorted
 from refold.data.pipeline import Prepared, prepare
-from refold.data.recipe import Layout, Recipe
+from refold.data.recipe import Layout, Overnight, Recipe
 from refold.data.sources.source import Source, batches_of
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
@@ -47,6 +47,7 @@ class WindowDataModule(LightningDataModule):
         split: divides the calendar into parts.
         fold: number of the fold of the split, from 0.
         checks: refuse, mask or drop faulty bars.
+        overnight: what becomes of the first bar of a session; see `refold.data.recipe.Recipe`.
         cache: folder to build the series in and to map it from; None keeps the series in memory.
         device: "cpu" keeps the series in main memory, "auto" copies it to the trainer's GPU if it takes at most a
             quarter of the free memory there.
@@ -79,6 +80,7 @@ class WindowDataModule(LightningDataModule):
         split: Split,
         fold: Annotated[int, at_least(0)],
         checks: Checks,
+        overnight: Overnight,
         cache: str | None,
         device: Literal["auto", "cpu"],
         seed: Annotated[int, at_least(0)],
@@ -88,6 +90,8 @@ class WindowDataModule(LightningDataModule):
         super().__init__()
         if cache is not None and not cache.strip():
             raise ValueError(f"data.cache is {cache!r}; it must be a folder, or null to keep the series in memory")
+        if shortest_window == 1 and overnight == "mask" and window_size > 1:  # a window of one masked bar
+            raise ValueError("data.shortest_window is 1; it must be at least 2 with data.overnight=mask")
         if shortest_window is not None and shortest_window > window_size:
             raise ValueError(
                 f"data.shortest_window is {shortest_window}; it must be at most data.window_size, {window_size}"
@@ -102,7 +106,8 @@ class WindowDataModule(LightningDataModule):
         entries = None if features is None else tuple(features)
         if checks.kind == "prices" and entries is not None:
             _refuse_shuffled(entries, shuffle_bars)
-        self.recipe = Recipe(entries, layout, min_assets, window_size, max_masked, split, fold, checks)
+        self.recipe = Recipe(entries, layout, min_assets, window_size, max_masked, split, fold, checks, overnight)
+        self._asked = self.recipe
         self.window_size = window_size
         self.shortest_window = shortest_window
         self.shuffle_bars = shuffle_bars
@@ -177,6 +182,11 @@ class WindowDataModule(LightningDataModule):
         return self._ready().findings
 
     @property
+    def windows_lost(self) -> dict[str, Any]:
+        """Count the windows (at stride 1) that holes and masked bars cost, with the policies that took part."""
+        return self._ready().windows_lost
+
+    @property
     def description(self) -> str:
         """Describe source, bars, features, findings, parts and windows in a few lines."""
         prepared = self._ready()
@@ -188,7 +198,7 @@ class WindowDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Build the cache, if data.cache names one. Lightning calls this on one process and lets the others wait."""
-        folder = self._cache_folder()
+        folder = None if self._prepared is not None else self._cache_folder()
         if folder is not None and not folder.is_dir():
             try:
                 caching.write_folder(self._build, folder)
@@ -214,7 +224,8 @@ class WindowDataModule(LightningDataModule):
             self.prepare_data()
             prepared = caching.read(folder)
         _refuse_shuffled(prepared.entries, self.shuffle_bars)
-        self.recipe = replace(self.recipe, entries=prepared.entries)
+        checks = self.recipe.checks.knowing(prepared.timetables)
+        self.recipe = replace(self.recipe, entries=prepared.entries, checks=checks)
         self._prepared = prepared
         self.scaler = prepared.scaler
         self._windows = {
@@ -234,7 +245,7 @@ class WindowDataModule(LightningDataModule):
         identity = self.source.identity()
         if identity is None:
             raise DataError(f"data.cache is {str(self.cache)!r}; {self.source} may change unseen, so it must be null")
-        return self.cache / caching.key(identity, self.recipe, self.scaler)
+        return self.cache / caching.key(identity, self._asked, self.scaler)
 
     def _ready(self) -> Prepared:
         self.setup()
@@ -296,6 +307,7 @@ class WindowDataModule(LightningDataModule):
             "scaler": scaler,
             "features": list(self.recipe.features),
             "entries": [entry if isinstance(entry, str) else dict(entry) for entry in self.recipe.entries or ()],
+            "timetables": self._prepared and self._prepared.timetables.to_plain(),
             "window_size": self.window_size,
         }
 

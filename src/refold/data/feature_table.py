@@ -36,6 +36,9 @@ class FeatureRows:
         present: (N,) bool, whether the row has values.
         broken: (N,) bool, whether the row ends a run of bars.
         run: (N,) int64, number of the unbroken run of bars.
+        hole: (N,) bool, whether bars are missing right before the row.
+        bridged: (N,) bool, whether the row is the first of a session that has no values because its features span the
+            night: windows run on over it.
         asset: (N,) int64, number of the asset.
         moment: (N,) int64, position on the calendar.
         close: (N,) float32, or None if the bars have no close.
@@ -46,6 +49,8 @@ class FeatureRows:
     present: np.ndarray
     broken: np.ndarray
     run: np.ndarray
+    hole: np.ndarray
+    bridged: np.ndarray
     asset: np.ndarray
     moment: np.ndarray
     close: np.ndarray | None
@@ -53,7 +58,9 @@ class FeatureRows:
 
     def usable(self, max_masked: int) -> np.ndarray:
         """Mark the rows (N,) that windows may hold: present ones, and stretches of at most `max_masked` absent ones."""
-        return self.present | _short_stretches(self, max_masked)
+        between = np.zeros(len(self.present), dtype=bool)
+        between[1:-1] = self.present[:-2] & self.present[2:] & (self.run[:-2] == self.run[2:])
+        return self.present | _short_stretches(self, max_masked) | (self.bridged & between)
 
     def segments(self, usable: np.ndarray, intervals: Sequence[Interval], gap: int) -> dict[Part, np.ndarray]:
         """Find the stretches of usable rows that windows may be cut from; see `refold.data.windows.split.cut`."""
@@ -211,7 +218,9 @@ def _feature_rows(
     bars, policies = checked.bars, recipe.checks.policies
     asset = bars["asset"].rle_id().to_numpy().astype(np.int64)
     breaks = recipe.layout == "panel" or recipe.checks.calendar is not None
-    run = unbroken(asset, checked.moment, checked.hole if breaks else None)
+    hole = checked.hole if breaks else np.zeros(bars.height, dtype=bool)
+    closes = checked.closing if recipe.overnight == "break" else np.zeros(bars.height, dtype=bool)
+    run = unbroken(asset, checked.moment, hole | closes)
     table = compute_features(bars, features, run)
     faulty = table.select(pl.any_horizontal(pl.all().is_not_null() & ~pl.all().is_finite())).to_series()
     findings = Findings(policies, counted, recipe.checks.kind)
@@ -221,22 +230,31 @@ def _feature_rows(
         recipe.checks.features(keyed, faulty, names, findings)
     values = table.to_numpy(writable=True)  # nulls become NaN
     present = np.asarray(np.isfinite(values).all(axis=1))
+    bridged = _spans_night(features) & checked.closing & (recipe.overnight == "mask" and recipe.window_size > 1)
+    present &= ~bridged
     values[~present] = np.nan
     broken = faulty.to_numpy() & (policies["feature_not_finite"] == "drop")
     close = bars["close"].cast(pl.Float32).to_numpy(writable=True) if "close" in bars.columns else None
     label = (
         bars[LABEL].cast(pl.Int8).fill_null(0).to_numpy(writable=True) if LABEL in bars.columns else None
     )  # a hole has none
-    return FeatureRows(values, present, broken, run, asset, checked.moment, close, label), findings
+    return FeatureRows(values, present, broken, run, hole, bridged, asset, checked.moment, close, label), findings
+
+
+def _spans_night(features: Sequence[Feature]) -> bool:
+    """Test whether a feature compares a bar with the one before it, as returns do."""
+    return any(feature.lookback == 2 or feature.name.startswith("normalised_return") for feature in features)
 
 
 def _pivot(tables: Sequence[FeatureRows], assets: int, moments: int, min_assets: float) -> FeatureRows:
     """Make one row per moment: the features of all assets side by side, NaN for an asset without a bar then."""
     values = np.full((moments, assets, tables[0].values.shape[1]), np.nan)
     label = None if tables[0].label is None else np.zeros((moments, assets), dtype=np.int8)
+    bridged = np.zeros(moments, dtype=bool)
     first = 0
     for rows in tables:
         values[rows.moment[rows.present], first + rows.asset[rows.present]] = rows.values[rows.present]
+        bridged[rows.moment[rows.bridged]] = True
         if label is not None and rows.label is not None:
             label[rows.moment, first + rows.asset] = rows.label
         first += int(rows.asset.max(initial=-1)) + 1
@@ -249,6 +267,8 @@ def _pivot(tables: Sequence[FeatureRows], assets: int, moments: int, min_assets:
         present=present,
         broken=np.zeros(moments, dtype=bool),
         run=one,
+        hole=np.zeros(moments, dtype=bool),
+        bridged=bridged,
         asset=one,
         moment=np.arange(moments),
         close=None,

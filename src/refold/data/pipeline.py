@@ -9,18 +9,21 @@ import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
 from refold.data.bars.entries import Entry, columns_of, find_feature, name_of, some
+from refold.data.bars.expected import NOTHING, Timetables
 from refold.data.bars.findings import merge, summary
 from refold.data.bars.table import LABEL, value_columns
 from refold.data.feature_table import FeatureRows, FeatureTable, feature_table, panel_table, rows_of, scaled
 from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
 from refold.data.look_ahead import LookAheadTest
+from refold.data.lost import count_lost, lost_in_words
 from refold.data.recipe import Recipe
 from refold.data.windows.scaler import Scaler, Statistics
 from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
@@ -45,6 +48,9 @@ class Prepared:
         scaler: the scale.
         segments: part -> (S, 2) int64, first row and number of rows of each unbroken run.
         gap_bars: bars that each asset loses between parts.
+        timetables: of the assets.
+        windows_lost: windows (at stride 1) that "holes" and "masked" bars cost, and the "policies" of the checks that
+            found them.
         findings: what the checks found: check, policy, asset, bars, first.
         summary: rows, assets, dates and parts in words.
         fingerprint: hash of the bars, twelve hexadecimal digits.
@@ -56,6 +62,8 @@ class Prepared:
     scaler: Scaler
     segments: dict[Part, np.ndarray]
     gap_bars: int
+    timetables: Timetables
+    windows_lost: dict[str, Any]
     findings: pl.DataFrame
     summary: str
     fingerprint: str
@@ -124,6 +132,7 @@ class _Assembly:
         self.segments: dict[Part, list[np.ndarray]] = {part: [] for part in PARTS}
         self.statistics = Statistics()
         self.look_ahead = LookAheadTest()
+        self.lost = {"holes": 0, "masked": 0}
         self.spread: dict[int, tuple[float, int]] = {}
 
     def _spool(self, name: str) -> Spool:
@@ -157,6 +166,8 @@ class _Assembly:
         self.intervals = divide(recipe.split, recipe.fold, calendar, table.checked.occurs)
         usable = rows.usable(recipe.max_masked)
         segments = rows.segments(usable, self.intervals, self.gap)
+        lost = count_lost(rows, usable, table.lookback, self.intervals, self.gap, recipe.window_size)
+        self.lost = {name: count + lost[name] for name, count in self.lost.items()}
         anywhere = rows.segments(usable, [Interval("train", 0, len(calendar))], gap=0)["train"]
         self.longest = max(self.longest, int(anywhere[:, 1].max(initial=0)))
         self.masked |= not rows.present[rows_of(segments)].all()
@@ -235,6 +246,8 @@ class _Assembly:
             scaler=scaler,
             segments=segments,
             gap_bars=self.gap,
+            timetables=self.recipe.checks.timetables or NOTHING,
+            windows_lost=self._lost(findings),
             findings=findings,
             summary=self._summary(findings),
             fingerprint=self.digest.hexdigest(),
@@ -261,6 +274,23 @@ class _Assembly:
             scaler.std[column] = math.sqrt(total / count)
         return scaler
 
+    def _lost(self, findings: pl.DataFrame) -> dict[str, Any]:
+        """Return how many windows were lost to holes and to masked bars, and to which policies."""
+        acting = findings.filter((pl.col("check") == "gap") | pl.col("policy").is_in(["mask", "drop"]))
+        return {**self.lost, "policies": dict(acting.select("check", "policy").unique(maintain_order=True).iter_rows())}
+
+    def _sessions(self) -> str:
+        """Say what becomes of the first bars of sessions, if there are sessions."""
+        timetables = self.recipe.checks.timetables or NOTHING
+        if not any(one.intraday and not one.always for one in timetables.kinds):
+            return ""
+        meaning = {
+            "keep": "are kept: their returns span the night",
+            "mask": "are masked where a feature spans the night, and windows run on over them",
+            "break": "begin a new series: no window crosses a night",
+        }[self.recipe.overnight]
+        return f"first bars of sessions {meaning} (data.overnight={self.recipe.overnight})\n"
+
     def _summary(self, findings: pl.DataFrame) -> str:
         layout = "one series each" if self.recipe.layout == "per_asset" else "side by side in one series"
         calendar = self.table.checked.calendar
@@ -269,7 +299,9 @@ class _Assembly:
             f"{calendar[0]} to {calendar[-1]}\n"
             f"features: {', '.join(self.recipe.features)}\n"
             f"{'; '.join(f'bars {words}' for words in self.recipe.checks.intervals())}\n"
+            f"{self._sessions()}"
             f"checks: {summary(findings)}\n"
+            f"windows lost {lost_in_words(self._lost(findings))}\n"
             f"{timeline(self.intervals, calendar, self.gap)}"
         )
 

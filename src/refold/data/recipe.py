@@ -8,6 +8,9 @@ from refold.data.bars.checks import Checks
 from refold.data.bars.entries import Entry, choose, find_all, name_of
 from refold.data.windows.split import Split
 
+Overnight = Literal["keep", "mask", "break"]
+"""What becomes of the first bar after the market was closed, of bars within the day: see `Recipe`."""
+
 Layout = Literal["per_asset", "panel"]
 
 
@@ -24,6 +27,9 @@ class Recipe:
         split: the rule that divides the calendar into parts.
         fold: number of the fold, for splits that have several.
         checks: the checks and their policies.
+        overnight: what becomes of the first bar of a session, of bars within the day. "keep" leaves it, and its returns
+            span the night. "mask" masks it where a feature spans the night, and windows run on over it. "break" ends
+            the series at each close.
     """
 
     entries: tuple[Entry, ...] | None
@@ -34,6 +40,7 @@ class Recipe:
     split: Split
     fold: int
     checks: Checks
+    overnight: Overnight
 
     @property
     def features(self) -> tuple[str, ...]:

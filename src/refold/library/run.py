@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,6 +270,7 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
             are neither Refold's nor trusted.
     """
     from refold.data import Scaler
+    from refold.data.bars.expected import Timetables
 
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(f"the run is a {type(path).__name__}; it must be the path of a run directory")
@@ -283,6 +285,7 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
         data, parameters = checkpoint["WindowDataModule"], checkpoint["state_dict"]
         scaler = Scaler.from_state_dict(data["scaler"])
         features, entries = list(data["features"]), list(data["entries"])
+        timetables = Timetables.from_plain(data["timetables"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{weights} lacks {error}; it is no checkpoint that Refold's training wrote") from None
     try:
@@ -308,7 +311,9 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     autoencoder.eval()
     detector = None
     if (directory / DETECTOR).exists():
-        detector = build_detector(cfg, autoencoder, build_recipe(cfg, entries), scaler, columns=[])
+        recipe = build_recipe(cfg, entries)
+        recipe = replace(recipe, checks=recipe.checks.knowing(timetables))
+        detector = build_detector(cfg, autoencoder, recipe, scaler, columns=[])
         fitted = read_checkpoint(directory / DETECTOR)
         try:
             detector.load_state_dict(fitted)

@@ -128,6 +128,7 @@ class Judge:
             self.source = build_source(self.cfg)
         if LABEL_KEY not in given:
             _let_label_lack(self.source)
+        self.new_times = bool({"data.checks.interval", "data.checks.calendar"} & set(given))
         self.refits = any(key.partition(".")[0] in ("score", "threshold", "alignment") for key in given)
 
     @property
@@ -157,7 +158,10 @@ class Judge:
             series = data.train_windows.series
             detector = build_detector(self.cfg, self.run.autoencoder, data.recipe, self.run.scaler, data.feature_names)
             detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
-        return detector.checking(build_checks(self.cfg).when_scoring(kept=self.given_policies))
+        checks = build_checks(self.cfg).when_scoring(kept=self.given_policies)
+        if not self.new_times:  # the run's own interval and hours, also of a table too short to tell
+            checks = checks.knowing(detector.recipe.checks.timetables)
+        return detector.checking(checks)
 
     def read_bars(self, source: Source) -> OrderedBars:
         """Read all bars of a source, sorted by asset, then time.

@@ -29,6 +29,8 @@ def run_facts(trainer: "Trainer", module: "AutoencoderModule", data: "WindowData
     return {
         "git_commit": git_commit(),
         "data_fingerprint": data.fingerprint,
+        "intervals": data.recipe.checks.intervals(),
+        "windows_lost": data.windows_lost,
         "parts": {part: describe_part(getattr(data, f"{part}_windows")) for part in ("train", "val", "test")},
         "parameters": sum(weights.numel() for weights in module.parameters()),
         "code_size": module.autoencoder.code_size,

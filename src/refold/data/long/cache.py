@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import FINDINGS
 from refold.data.pipeline import Prepared
 from refold.data.recipe import Recipe
@@ -25,7 +26,7 @@ from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS
 from refold.data.windows.views import Series
 
-_VERSION = 3  # of the format and of the meaning of what is in it
+_VERSION = 4  # of the format and of the meaning of what is in it
 
 
 def key(identity: Any, recipe: Recipe, scaler: Scaler | None) -> str:
@@ -90,6 +91,8 @@ def _meta(prepared: Prepared) -> dict[str, Any]:
         "std": prepared.scaler.std.tolist(),
         "segments": {part: prepared.segments[part].tolist() for part in PARTS},
         "gap_bars": prepared.gap_bars,
+        "timetables": prepared.timetables.to_plain(),
+        "windows_lost": prepared.windows_lost,
         "summary": prepared.summary,
         "fingerprint": prepared.fingerprint,
     }
@@ -124,6 +127,8 @@ def read(folder: Path) -> Prepared:
         scaler=Scaler(torch.tensor(meta["mean"], dtype=torch.float64), torch.tensor(meta["std"], dtype=torch.float64)),
         segments={part: np.array(meta["segments"][part], dtype=np.int64).reshape(-1, 2) for part in PARTS},
         gap_bars=meta["gap_bars"],
+        timetables=Timetables.from_plain(meta["timetables"]),
+        windows_lost=meta["windows_lost"],
         findings=pl.read_csv(folder / "findings.csv", schema_overrides=FINDINGS),
         summary=meta["summary"],
         fingerprint=meta["fingerprint"],

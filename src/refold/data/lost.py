@@ -1,0 +1,52 @@
+"""Count the windows that holes and masked bars cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from refold.data.feature_table import FeatureRows
+from refold.data.windows.split import Interval
+
+
+def count_lost(
+    rows: FeatureRows, usable: np.ndarray, lookback: int, intervals: Sequence[Interval], gap: int, window_size: int
+) -> dict[str, int]:
+    """Count the windows that there would be without holes, and without masked bars.
+
+    Args:
+        rows: of some assets.
+        usable: (N,) bool, the rows that windows may hold.
+        lookback: bars that a row depends on, its own included.
+        intervals: of the parts.
+        gap: bars that are dropped between parts.
+        window_size: T.
+
+    Returns:
+        Windows at stride 1 lost to "holes", with those of the look-back after them, and to "masked" bars.
+    """
+    number = np.arange(len(usable))
+    begins = np.diff(rows.run, prepend=rows.run[:1] - 1) != 0
+    joined = replace(rows, run=np.cumsum(begins & ~rows.hole))
+    since_hole = number - np.maximum.accumulate(np.where(rows.hole, number, -len(number) - lookback))
+    begun = number - np.maximum.accumulate(np.where(np.diff(rows.asset, prepend=-1) != 0, number, 0))
+    without_holes = usable | (since_hole < lookback - 1)
+
+    def windows(of: FeatureRows, there: np.ndarray) -> int:
+        parts = of.segments(there, intervals, gap)
+        return sum(int(np.maximum(0, runs[:, 1] - window_size + 1).sum()) for runs in parts.values())
+
+    now, bridged = windows(rows, usable), windows(joined, without_holes & (usable | (begun >= lookback - 1)))
+    whole = windows(joined, begun >= lookback - 1)
+    return {"holes": bridged - now, "masked": max(0, whole - bridged)}
+
+
+def lost_in_words(lost: Mapping[str, Any]) -> str:
+    """Describe lost windows, as in `to holes: 31 (gap warn), to masked bars: 0`.
+
+    Args:
+        lost: as in `refold.data.pipeline.Prepared.windows_lost`.
+    """
+    policies = ", ".join(f"{check} {policy}" for check, policy in lost["policies"].items())
+    return f"to holes: {lost['holes']:,}, to masked bars: {lost['masked']:,}" + (f" ({policies})" if policies else "")
