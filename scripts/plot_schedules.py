@@ -1,4 +1,4 @@
-"""Draw the teacher-forcing ratio of every schedule in conf/teacher_forcing over the optimizer steps.
+"""Draw the teacher-forcing ratio of every schedule in conf/teacher_forcing over a run.
 
 python scripts/plot_schedules.py docs/schedules.png
 """
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 FOLDER = Path(__file__).parents[1] / "conf" / "teacher_forcing"
-STEPS = range(0, 2001, 5)
+TOTAL = 5000
+"""Optimizer steps of the run."""
 
 
 def draw() -> Figure:
@@ -23,8 +24,10 @@ def draw() -> Figure:
     figure, axis = plt.subplots(figsize=(8, 3.5), layout="constrained")
     for path in sorted(FOLDER.glob("*.yaml")):
         schedule = instantiate(OmegaConf.load(path).schedule)
-        axis.plot(STEPS, [schedule(step) for step in STEPS], label=path.stem)
-    axis.set(xlabel="optimizer step", ylabel="probability of feeding the truth", ylim=(-0.02, 1.02))
+        schedule = schedule.over(TOTAL) if hasattr(schedule, "over") else schedule
+        steps = range(0, TOTAL * 3 // 10, 5)
+        axis.plot([step / TOTAL for step in steps], [schedule(step) for step in steps], label=path.stem)
+    axis.set(xlabel="share of the optimizer steps", ylabel="probability of feeding the truth", ylim=(-0.02, 1.02))
     axis.legend(title="teacher_forcing=", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

@@ -1,5 +1,6 @@
 """The evaluation that ends a run: names of metrics, warnings, and values that are missing, with their reasons."""
 
+import csv
 import json
 import math
 from datetime import date, timedelta
@@ -117,13 +118,25 @@ def test_a_validation_error_that_is_no_number_or_grows_tenfold_is_said_once(tmp_
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "exponential", "inverse_sigmoid"])
 def test_a_schedule_that_did_not_reach_its_end_is_said(schedule, tiny_run):
-    _, result = tiny_run(f"teacher_forcing={schedule}")
+    key, steps = {
+        "linear": ("steps", 1000), "cosine": ("steps", 1000), "exponential": ("half_life_steps", 300),
+        "inverse_sigmoid": ("half_life_steps", 500),
+    }[schedule]  # fmt: skip
+    _, result = tiny_run(f"teacher_forcing={schedule}", f"teacher_forcing.schedule.{key}={steps}")
     (warning,) = [text for text in result["warnings"] if "teacher forcing" in text]
     steps = result["optimizer_steps"]
     assert f"the training had {steps:,}" in warning
     wanted = {"linear": "1,000", "cosine": "1,000", "exponential": "1,994"}
     assert wanted.get(schedule, "0.00 after") in warning
     assert "ended at a ratio of" in warning
+
+
+def test_a_share_is_of_the_steps_that_the_run_plans(tiny_run, tmp_path):
+    settings = ["teacher_forcing=linear", "teacher_forcing.schedule.steps=0.5", "trainer.accumulate_grad_batches=2"]
+    tiny_run(*settings, "trainer.max_steps=4", "trainer.max_epochs=9")
+    with (tmp_path / "run/metrics.csv").open() as file:
+        ratios = [row["train/teacher_forcing_ratio"] for row in csv.DictReader(file)]
+    assert [float(text) for text in ratios if text] == [1.0, 0.5, 0.0, 0.0]
 
 
 def test_a_schedule_that_reached_its_end_or_feeds_nobody_is_not_spoken_of(tiny_run):

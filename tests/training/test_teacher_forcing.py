@@ -50,7 +50,7 @@ def test_landmarks():
     assert [exponential(step) for step in (0, 40, 80)] == pytest.approx([1, 0.5, 0.25])
 
 
-@given(st.floats(0.01, 1e6))
+@given(st.integers(1, 10**6))
 def test_inverse_sigmoid_has_the_papers_form_and_its_half_life(half_life):
     schedule = InverseSigmoid(half_life_steps=half_life)
     k = schedule.k
@@ -59,6 +59,45 @@ def test_inverse_sigmoid_has_the_papers_form_and_its_half_life(half_life):
     step = round(half_life / 2)
     assert schedule(step) == pytest.approx(k / (k + math.exp(step / k)))
     assert schedule(half_life) == pytest.approx(0.5)
+
+
+SHARES = {
+    "linear": (lambda horizon: Linear(start=0.9, end=0.1, steps=horizon), "steps"),
+    "exponential": (lambda horizon: Exponential(half_life_steps=horizon), "half_life_steps"),
+    "inverse sigmoid": (lambda horizon: InverseSigmoid(half_life_steps=horizon), "half_life_steps"),
+    "cosine": (lambda horizon: Cosine(start=1.0, end=0.2, steps=horizon), "steps"),
+}
+
+
+@pytest.mark.parametrize(("make", "key"), SHARES.values(), ids=SHARES)
+def test_a_share_of_the_run_is_so_many_of_its_steps(make, key):
+    for share, total, steps in ((0.05, 4880, 244), (1.0, 300, 300), (0.05, 3, 1), (1, 300, 1), (500, 300, 500)):
+        forcing = teacher_forcing(make(share))
+        forcing.begin(total)
+        assert forcing.schedule == make(steps)
+        forcing.begin(total)  # as in a run that is resumed
+        assert forcing.schedule == make(steps)
+    with pytest.raises(ValueError, match=rf"schedule\.{key} is 0\.05, a share of a run whose opt.* not known"):
+        make(0.05)(3)
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 0.0, -0.5, math.nan, "0.1", True])
+@pytest.mark.parametrize(("make", "key"), SHARES.values(), ids=SHARES)
+def test_a_horizon_that_is_neither_a_share_nor_steps_is_refused(make, key, horizon):
+    wanted = r"it must be (a number )?in \(0, 1\] or (a number )?at least 1"
+    with pytest.raises(ValueError, match=rf"teacher_forcing\.schedule\.{key} is .*; {wanted}"):
+        make(horizon)
+
+
+def test_the_horizon_is_said_in_steps_and_epochs():
+    forcing = teacher_forcing(Linear(start=1.0, end=0.0, steps=0.05))
+    forcing.begin(4880)
+    text = "teacher forcing: ratio 1.00 to 0.00 within 244 of 4,880 optimizer steps, 2.0 of 40.0 epochs"
+    assert forcing.describe_horizon(4880, 122) == (text, True)
+    text, long_enough = teacher_forcing(Linear(start=1.0, end=0.0, steps=1000)).describe_horizon(244, 122)
+    assert text.endswith("its horizon is longer than the run, which ends at 0.76")
+    assert not long_enough
+    assert teacher_forcing(Constant(ratio=0.5)).describe_horizon(10, 5) is None
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])

@@ -1,6 +1,8 @@
 """The LightningModule: how an autoencoder is trained, validated and tested. Letters as in `refold.models`."""
 
 import contextlib
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,6 +16,8 @@ from refold.training.losses import mean_over_present
 from refold.training.reconstruction_metrics import ReconstructionError
 from refold.training.seeds import derive
 from refold.training.teacher_forcing import TeacherForcing
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -117,6 +121,17 @@ class AutoencoderModule(L.LightningModule):
         """Return whether this step is logged: only every n-th is, because log() costs a third of a millisecond."""
         every: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  set undeclared
         return (self.global_step + 1) % every == 0
+
+    def on_train_start(self) -> None:
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            return  # a trainer without limits: the horizon must be in steps
+        self.teacher_forcing.begin(int(total))
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        horizon = self.teacher_forcing.describe_horizon(int(total), max(per_epoch, 1))
+        if horizon and self.fed_error is not None and self.trainer.is_global_zero:
+            text, long_enough = horizon
+            log.log(logging.INFO if long_enough else logging.WARNING, text)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout draws from the device's generator: seeding it here makes it a function of the position alone.
