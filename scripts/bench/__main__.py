@@ -6,11 +6,12 @@
     python scripts/bench masks                                 # windows of different lengths: packed, ours, unmasked
     python scripts/bench data gather memory                    # the data layer against the usual dataset
     python scripts/bench score --threads 2                     # scoring against a loop, and a million bars
+    python scripts/bench per_asset                             # a scale and a level for each asset against one for all
 
 `decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
 
-All but `data` and `score` need torch and refold.models alone. The loop is that of tests/naive.py, to which the tests
-hold the decoders.
+All but `data`, `score` and `per_asset` need torch and refold.models alone. The loop is that of tests/naive.py, to
+which the tests hold the decoders.
 Letters: B windows, T bars, F features, H hidden size, L layers.
 """
 
@@ -325,7 +326,22 @@ def main() -> None:
     table.add_argument("benches", nargs="*", help="speed, batches, million; all, if none is named")
     table.add_argument("--threads", type=int, default=1, help="of the CPU")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
+    table = tables.add_parser("per_asset", help="what is found in a calm asset, and who is flagged; trains models")
+    table.add_argument("--data", nargs="*", default=[], help="mixture, stocks, panel; all, if none is named")
+    table.add_argument("--scale", nargs="*", default=[], help="pooled, per_asset, trailing; all, if none is named")
+    table.add_argument("--seeds", type=int, default=5, help="models of each kind")
+    table.add_argument("--epochs", type=int, default=10, help="of each training")
+    table.add_argument("--log", type=Path, help="file that gets a line of JSON for each model and threshold")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     args = parser.parse_args()
+    if args.table == "per_asset":
+        from scripts.bench import per_asset
+
+        text = per_asset.report(args.data, args.seeds, args.epochs, args.scale, args.log)
+        print(text)
+        if args.write:
+            write(args.write, args.table, text)
+        return
     if args.table == "score":
         from scripts.bench import score as bench_score
 

@@ -161,6 +161,8 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
             kind="prices",
         ),
         overnight="keep",
+        scale="pooled",
+        scale_lookback=2,
         cache=folder,
         device="cpu",
         seed=0,

@@ -100,11 +100,11 @@ def detector_of(model: Any, T: int) -> Detector:
             policies=policies, scoring_policies={}, interval=None, calendar="union", stale_bars=5, split_tolerance=0.03,
             kind="prices",
         ),
-        "keep",
+        "keep", "pooled", 2,
     )  # fmt: skip
     return Detector(
         autoencoder=model, recipe=recipe, scaler=Scaler(torch.zeros(F), torch.ones(F)), columns=list(FEATURES),
-        score=SquaredError(), threshold=Quantile(share=0.99), alignment="mean",
+        score=SquaredError(), threshold=Quantile(share=0.99, per_asset=False), alignment="mean",
     )  # fmt: skip
 
 

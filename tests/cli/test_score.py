@@ -149,7 +149,7 @@ def test_a_directory_that_is_no_run_or_of_another_version_is_named(run_dir, tmp_
     torch.save({**state, "format": 0}, other / "checkpoints/detector.pt")
     status, _, errors = score(run=str(other))
     assert status == 2
-    assert "the run's detector is of format 0; this version of refold reads 1" in errors
+    assert "the run's detector is of format 0; this version of refold reads 2" in errors
     settings = (other / "resolved.yaml").read_text()
     (other / "resolved.yaml").write_text(re.sub(r"  linear_path: \w+\n", "", settings))
     status, _, errors = score(run=str(other))

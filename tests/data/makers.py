@@ -107,6 +107,8 @@ def module(bars: pl.DataFrame, **others) -> WindowDataModule:
         "fold": 0,
         "checks": checks(),
         "overnight": "keep",
+        "scale": "pooled",
+        "scale_lookback": 20,
         "cache": None,
         "device": "auto",
         "seed": 0,

@@ -127,6 +127,9 @@ def test_onnx_gives_what_pytorch_gives(tmp_path, chain):
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["columns"]) == run.detector.columns
     assert float(notes["threshold_level"]) == run.detector.threshold.level
+    assert json.loads(notes["threshold_levels"]) == {
+        name: own.level for name, own in run.detector.threshold.own.items()
+    }
 
 
 @pytest.mark.slow
@@ -225,6 +228,13 @@ def test_a_score_that_remembers_is_refused(tmp_path, score):
         ConfigError, match=r"it compares a bar with the \d+ before it.* which a window alone does not hold"
     ):
         export_run(make_run(f"score={score}"), tmp_path / "model.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", ["per_asset", "trailing"])
+def test_a_scale_of_each_asset_is_refused(tmp_path, scale):
+    with pytest.raises(ConfigError, match=f"data.scale is {scale}; an exported file scales all assets alike"):
+        export_run(make_run(f"data.scale={scale}"), tmp_path / "model.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
 

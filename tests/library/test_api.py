@@ -23,7 +23,18 @@ QUICK = {
     "data": {"window_size": 8, "stride": 8, "checks": {"calendar": None}},
 }
 MIXED_ZONES = [pd.Timestamp("2020-01-01", tz="UTC"), pd.Timestamp("2020-01-02", tz="Asia/Tokyo")]
-VERDICTS = ["timestamp", "asset", "score", "level", "flagged", "reason", "kind", "to_blame", "reconstructed_close"]
+VERDICTS = [
+    "timestamp",
+    "asset",
+    "score",
+    "level",
+    "flagged",
+    "reason",
+    "rarity",
+    "kind",
+    "to_blame",
+    "reconstructed_close",
+]
 
 
 def closes(bars: int = 600, seed: int = 0, deviation: float = 0.01) -> pl.DataFrame:

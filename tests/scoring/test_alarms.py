@@ -35,7 +35,9 @@ def scored(count: int = 600, seed: int = 0) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("rows", [1, 17, 1000])
-@pytest.mark.parametrize("threshold", [Quantile(share=0.9), StreamingPeaks(risk=0.01, start=0.8)])
+@pytest.mark.parametrize(
+    "threshold", [Quantile(share=0.9, per_asset=False), StreamingPeaks(risk=0.01, start=0.8, per_asset=False)]
+)
 def test_alarms_of_pieces_are_those_of_the_whole(threshold, rows):
     threshold.fit(np.random.default_rng(1).gamma(1, 1, 500))
     table = scored()
@@ -51,7 +53,7 @@ def test_alarms_of_pieces_are_those_of_the_whole(threshold, rows):
 
 
 def test_rows_that_are_not_neighbours_are_not_one_alarm():
-    threshold = Quantile(share=0.5)
+    threshold = Quantile(share=0.5, per_asset=False)
     threshold.fit(np.arange(10.0))
     count = Alarms(threshold, 4)
     count.add(pl.DataFrame({"asset": ["A"] * 4, "score": [9.0] * 4, "place": [1, 2, 4, 5]}))
@@ -63,7 +65,10 @@ def test_rows_that_are_not_neighbours_are_not_one_alarm():
 def test_one_that_learns_is_counted_on_a_share_of_a_long_table(monkeypatch):
     monkeypatch.setattr(alarms, "MOST_LEARNT", 100)
     table = scored().fill_null(0.5)
-    for threshold, bars in ((StreamingPeaks(risk=0.01, start=0.8), 100), (Quantile(share=0.9), 600)):
+    for threshold, bars in (
+        (StreamingPeaks(risk=0.01, start=0.8, per_asset=False), 100),
+        (Quantile(share=0.9, per_asset=False), 600),
+    ):
         threshold.fit(np.random.default_rng(1).gamma(1, 1, 500))
         count = Alarms(threshold, table.height)
         for start in range(0, table.height, 60):
@@ -74,20 +79,28 @@ def test_one_that_learns_is_counted_on_a_share_of_a_long_table(monkeypatch):
 def test_the_rate_of_the_detectors_own_threshold_is_the_one_it_was_saved_with():
     bars = random_bars([300, 280])
     data = ready(bars)
-    judge = detector(data, autoencoder=small_autoencoder(), score=Mahalanobis(), threshold=Quantile(share=0.9))
+    judge = detector(
+        data, autoencoder=small_autoencoder(), score=Mahalanobis(), threshold=Quantile(share=0.9, per_asset=False)
+    )
     series = data.train_windows.series
     judge.fit_series(*((series, data.segments(part)) for part in ("train", "val")))
-    others = {"same": Quantile(share=0.9), "wider": Quantile(share=0.95), "deviations": MeanStd(deviations=2.0)}
-    compared = AlarmRates({**others, "too few": PeaksOverThreshold(risk=1e-3, start=0.98)}, judge.validation, 0)
+    others = {
+        "same": Quantile(share=0.9, per_asset=False),
+        "wider": Quantile(share=0.95, per_asset=False),
+        "deviations": MeanStd(deviations=2.0, per_asset=False),
+    }
+    compared = AlarmRates(
+        {**others, "too few": PeaksOverThreshold(risk=1e-3, start=0.98, per_asset=False)}, judge.validation, 0
+    )
     rates = compared.rates(2, 1.0, "test")
     assert list(rates) == list(others)  # a tail of two scores is none
     assert rates["same"]["validation"] == judge.validation["alarms_per_asset_year"]
     assert rates["same"]["level"] == judge.validation["level"]
     assert 0 < rates["wider"]["validation"] < rates["same"]["validation"]
     again = torch.load(_saved(judge.validation), weights_only=True)
-    assert AlarmRates({"same": Quantile(share=0.9)}, again, 0).rates(2, 1.0, "test")["same"] == pytest.approx(
-        rates["same"], nan_ok=True
-    )
+    assert AlarmRates({"same": Quantile(share=0.9, per_asset=False)}, again, 0).rates(2, 1.0, "test")[
+        "same"
+    ] == pytest.approx(rates["same"], nan_ok=True)
 
 
 def _saved(value):
@@ -103,8 +116,9 @@ def test_other_bars_are_counted_beside_validation_and_change_nothing_of_it():
     validation = {
         "scores": torch.from_numpy(np.random.default_rng(0).gamma(1, 1, 400)),
         "asset": torch.zeros(400, dtype=torch.int32), "moments": 400, "span_seconds": 399 * 86400.0,
+        "asset_names": ["A"],
     }  # fmt: skip
-    compared = AlarmRates({"q": Quantile(share=0.99)}, validation, 600)
+    compared = AlarmRates({"q": Quantile(share=0.99, per_asset=False)}, validation, 600)
     before = compared.rates(2, 1.0, "here")["q"]
     compared.add(scored())
     after = compared.rates(300, 299 * 86400.0, "here")["q"]

@@ -63,7 +63,7 @@ def detector(data, *, autoencoder=None, score=None, threshold=None, alignment="m
         scaler=data.scaler,
         columns=data.feature_names,
         score=score or SquaredError(),
-        threshold=threshold or Quantile(share=0.99),
+        threshold=threshold or Quantile(share=0.99, per_asset=False),
         alignment=alignment,
     )
 
@@ -135,7 +135,9 @@ def test_each_asset_of_a_panel_is_scored_by_its_own_features():
         assert judge.score(moved(bars, row)).argmax() == row
 
 
-@pytest.mark.parametrize("threshold", [Quantile(share=0.9), StreamingPeaks(risk=0.05, start=0.7)])
+@pytest.mark.parametrize(
+    "threshold", [Quantile(share=0.9, per_asset=False), StreamingPeaks(risk=0.05, start=0.7, per_asset=False)]
+)
 @pytest.mark.parametrize(
     "score",
     [
@@ -161,7 +163,7 @@ def test_under_last_nothing_that_comes_later_changes_a_score_or_a_level(score, t
     assert 200 < np.isfinite(one.score[before]).sum() < before.sum()
     np.testing.assert_array_equal(one.score[before], two.score[before])
     assert not np.array_equal(one.score[~before], two.score[~before], equal_nan=True)  # the change is felt
-    levels = [judge.flag(scored.score, scored.asset)[0] for scored in (one, two)]
+    levels = [judge.flag(scored)[0] for scored in (one, two)]
     np.testing.assert_array_equal(levels[0][before], levels[1][before])
 
 
@@ -235,10 +237,12 @@ def test_state_comes_back_and_is_refused_by_another_detector(tmp_path):
     later = detector(data, score=Mahalanobis())
     later.load_state_dict(state)
     np.testing.assert_array_equal(later.score(bars), judge.score(bars))
+    high = judge.validation["scores"].numpy()[-5:] * 10
+    np.testing.assert_array_equal(later.rarity.of(high, "A0"), judge.rarity.of(high, "A0"))
     assert later.validation["level"] == judge.validation["level"] == float(judge.threshold.level)
     with pytest.raises(ConfigError, match="detector is Mahalanobis, Quantile, mean; its settings say SquaredError"):
         detector(data).load_state_dict(state)
-    with pytest.raises(ConfigError, match="of format 0; this version of refold reads 1"):
+    with pytest.raises(ConfigError, match="of format 0; this version of refold reads 2"):
         later.load_state_dict({**state, "format": 0})
 
 
@@ -259,7 +263,7 @@ def test_too_few_bars_are_named():
     with pytest.raises(DataError, match="the val part has no bar to fit score to"):
         detector(data, score=Mahalanobis()).fit(train, val.head(5))
     with pytest.raises(ConfigError, match="validation scores lie above it"):
-        detector(data, threshold=PeaksOverThreshold(risk=1e-3, start=0.98)).fit(train, val)
+        detector(data, threshold=PeaksOverThreshold(risk=1e-3, start=0.98, per_asset=False)).fit(train, val)
 
 
 @pytest.mark.parametrize("score", [Mahalanobis(), LatentNeighbours(neighbours=3, references=100)])

@@ -15,6 +15,7 @@ def flagged(places: list[int], scores: list[float], kinds: list[str | None], ass
             "timestamp": bars["timestamp"].gather(places),
             "asset": list(assets),
             "score": scores,
+            "rarity": [1 / (1 + score) for score in scores],
             "place": places,
             "kind": pl.Series(kinds, dtype=pl.String),
             "contribution/a": [0.7 * score for score in scores],
@@ -32,6 +33,7 @@ def test_neighbouring_bars_of_one_asset_are_one_event():
     assert events["end"].to_list() == [days[2], days[3], days[4]]
     assert events["peak"].to_list() == [days[1], days[3], days[4]]
     assert events["score"].to_list() == [5.0, 7.0, 3.0]
+    assert events["rarity"].to_list() == [1 / 6, 1 / 8, 1 / 4]
     assert events["kind"].to_list() == ["unit", "regime", "stale"]
     assert events["features"].to_list() == ["a;b"] * 3
 
@@ -92,6 +94,7 @@ def test_events_of_pieces_are_those_of_the_whole(rows):
         .with_row_index("place")
         .with_columns(
             pl.Series("score", generator.gamma(1, 1, 120)),
+            pl.Series("rarity", generator.random(120)),
             pl.Series("verdict", marks),
             pl.Series("kind", generator.choice(["unit", "stale", None], 120).tolist(), dtype=pl.String),
             pl.Series("contribution/a", generator.random(120)),

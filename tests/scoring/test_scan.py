@@ -1,5 +1,6 @@
 """Long tables in pieces give what they give at once; what the model cannot judge is refused with the difference."""
 
+import logging
 import re
 
 import numpy as np
@@ -15,7 +16,7 @@ from refold.data.sources.source import batches_of
 from refold.data.unsplit import unsplit_series
 from refold.errors import DataError
 from refold.scoring.detector import Detector
-from refold.scoring.scan import refuse_unlike, scan, scan_parts
+from refold.scoring.scan import refuse_unlike, scan, scan_parts, warn_of_unknown
 from refold.scoring.scores import GaussDynamic, GaussDynamicKernel, Mahalanobis
 from refold.scoring.thresholds import Quantile, StreamingPeaks
 from tests.data.makers import checks, random_bars, ready, with_value
@@ -29,7 +30,7 @@ def fitted(bars: pl.DataFrame, *, score=None, threshold=None, alignment="mean", 
     data = ready(bars, **settings)
     judge = detector(
         data, autoencoder=small_autoencoder(data.num_features), score=score or Mahalanobis(),
-        threshold=threshold or Quantile(share=0.9), alignment=alignment,
+        threshold=threshold or Quantile(share=0.9, per_asset=False), alignment=alignment,
     )  # fmt: skip
     return judge.fit(*parts(bars))
 
@@ -49,15 +50,23 @@ MASKED = {"checks": checks(missing_value="mask", gap="mask"), "max_masked": 3}
 @pytest.mark.parametrize(
     ("score", "threshold", "alignment", "settings"),
     [
-        (Mahalanobis(), Quantile(share=0.9), "mean", {}),
-        (Mahalanobis(), StreamingPeaks(risk=0.05, start=0.7), "last", MASKED),
-        (GaussDynamic(memory=10, floor=1e-6), StreamingPeaks(risk=0.05, start=0.7), "median", MASKED),
-        (KERNEL, Quantile(share=0.9), "max", {"features": ["log_return", "relative_volume_20"]}),
-        (Mahalanobis(), Quantile(share=0.9), "mean", {"checks": checks(calendar=None, missing_value="drop")}),
+        (Mahalanobis(), Quantile(share=0.9, per_asset=False), "mean", {}),
+        (Mahalanobis(), StreamingPeaks(risk=0.05, start=0.7, per_asset=False), "last", MASKED),
+        (GaussDynamic(memory=10, floor=1e-6), StreamingPeaks(risk=0.05, start=0.7, per_asset=False), "median", MASKED),
+        (KERNEL, Quantile(share=0.9, per_asset=False), "max", {"features": ["log_return", "relative_volume_20"]}),
+        (
+            Mahalanobis(),
+            Quantile(share=0.9, per_asset=False),
+            "mean",
+            {"checks": checks(calendar=None, missing_value="drop")},
+        ),
+        (Mahalanobis(), Quantile(share=0.9, per_asset=True), "last", {"scale": "per_asset"}),
+        (Mahalanobis(), StreamingPeaks(risk=0.05, start=0.7, per_asset=True), "mean", {"scale": "trailing"}),
     ],
 )
 def test_pieces_give_what_the_whole_table_gives(score, threshold, alignment, settings, piece):
-    judge = fitted(random_bars([300]), score=score, threshold=threshold, alignment=alignment, **settings)
+    train = [900, 900] if "scale" in settings else [300]
+    judge = fitted(random_bars(train), score=score, threshold=threshold, alignment=alignment, **settings)
     bars = random_bars([260, 180, 230], seed=5)
     if settings:
         bars = with_value(bars, [40, 41, 255, 300, 301, 302, 500], "close", None) if "checks" in settings else bars
@@ -67,6 +76,9 @@ def test_pieces_give_what_the_whole_table_gives(score, threshold, alignment, set
     assert_frame_equal(once, cut, rel_tol=1e-4, abs_tol=1e-5)
     assert once["score"].count() > 500
     assert once["verdict"].any()
+    assert set(judge.threshold.own) == ({"A", "B"} if "scale" in settings else set())
+    assert once["rarity"].drop_nulls().is_between(0, 1, closed="right").all()
+    assert once["rarity"].count() == once["score"].count()
     assert once.height == bars.height
     np.testing.assert_allclose(once["score"].to_numpy(), judge.score(bars), rtol=1e-6)
 
@@ -76,7 +88,8 @@ def test_the_columns_are_those_agreed():
     table = whole_table(fitted(bars), bars)
     shares = ["contribution/log_return", "contribution/parkinson_range"]
     assert table.columns == [
-        "timestamp", "asset", "score", "threshold", "verdict", "reason", "close", "reconstructed_close", *shares,
+        "timestamp", "asset", "score", "threshold", "verdict", "reason", "rarity", "close", "reconstructed_close",
+        *shares,
         "kind", "place",
     ]  # fmt: skip
     first = table[0]  # no return yet
@@ -221,3 +234,13 @@ def test_levels_relative_to_the_window_lead_back_to_prices():
     table = whole_table(judge, bars)
     expected = table["close"].shift(7)[7:]
     np.testing.assert_allclose(table["reconstructed_close"][7:], expected, rtol=1e-4)
+
+
+def test_assets_that_the_run_does_not_know_are_named(caplog):
+    judge = fitted(random_bars([300, 300]), scale="per_asset")
+    bars = random_bars([100] * 15)
+    with caplog.at_level(logging.WARNING):
+        warn_of_unknown(judge, ordered(judge, random_bars([100, 90])), "these")
+        assert not caplog.text
+        warn_of_unknown(judge, ordered(judge, bars), "these")
+    assert "these has assets that the run was not trained on: C, D, E, F, G, H, I, J, K, L and 3 more" in caplog.text

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from scipy.stats import genpareto
@@ -10,6 +11,7 @@ from scipy.stats import genpareto
 from refold.errors import ConfigError
 from refold.scoring.tails import fit_pareto, fit_tail, tail_level
 from refold.scoring.thresholds import (
+    FEWEST_OWN,
     AlarmBudget,
     MeanStd,
     PeaksOverThreshold,
@@ -18,6 +20,7 @@ from refold.scoring.thresholds import (
     ValidationScores,
     count_alarms,
     per_asset_year,
+    running_levels,
 )
 
 
@@ -27,7 +30,7 @@ def scores(count: int = 5000, seed: int = 0) -> np.ndarray:
 
 def test_quantile_and_mean_std_are_their_formulas():
     known = scores()
-    one, two = Quantile(share=0.99), MeanStd(deviations=3.0)
+    one, two = Quantile(share=0.99, per_asset=False), MeanStd(deviations=3.0, per_asset=False)
     one.fit(known)
     two.fit(known)
     assert (known > float(one.level)).mean() == pytest.approx(0.01, abs=1e-3)
@@ -47,7 +50,7 @@ def test_the_tail_is_found_and_is_at_least_as_likely_as_scipys(gamma):
 
 def test_the_level_is_passed_with_the_chosen_risk():
     known = scores(200_000)
-    pot = PeaksOverThreshold(risk=1e-4, start=0.98)
+    pot = PeaksOverThreshold(risk=1e-4, start=0.98, per_asset=False)
     pot.fit(known[:20_000])
     assert (known > float(pot.level)).mean() == pytest.approx(1e-4, rel=0.6)
 
@@ -65,7 +68,7 @@ def test_the_level_at_gamma_0_has_the_right_sign(monkeypatch):
 
 
 def spot(known: np.ndarray, risk: float = 1e-3) -> StreamingPeaks:
-    threshold = StreamingPeaks(risk=risk, start=0.98)
+    threshold = StreamingPeaks(risk=risk, start=0.98, per_asset=False)
     threshold.fit(known)
     return threshold
 
@@ -113,10 +116,10 @@ def test_spot_does_not_learn_an_alarm():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Quantile(share=0.99),
-        lambda: MeanStd(deviations=3.0),
-        lambda: PeaksOverThreshold(risk=1e-3, start=0.98),
-        lambda: StreamingPeaks(risk=1e-3, start=0.98),
+        lambda: Quantile(share=0.99, per_asset=False),
+        lambda: MeanStd(deviations=3.0, per_asset=False),
+        lambda: PeaksOverThreshold(risk=1e-3, start=0.98, per_asset=False),
+        lambda: StreamingPeaks(risk=1e-3, start=0.98, per_asset=False),
     ],
 )
 def test_state_is_plain_tensors_and_comes_back(make, tmp_path):
@@ -132,12 +135,12 @@ def test_state_is_plain_tensors_and_comes_back(make, tmp_path):
 
 def test_mistakes_are_named():
     with pytest.raises(ConfigError, match=r"threshold\.start is 0\.98; 2 of the 100 validation scores lie above it"):
-        PeaksOverThreshold(risk=1e-3, start=0.98).fit(np.arange(100.0))
+        PeaksOverThreshold(risk=1e-3, start=0.98, per_asset=False).fit(np.arange(100.0))
     for kind in (PeaksOverThreshold, StreamingPeaks):
         with pytest.raises(ValueError, match=r"threshold\.risk is 0\.1; it must be below 1 - threshold\.start = 0\.02"):
-            kind(risk=0.1, start=0.98)
+            kind(risk=0.1, start=0.98, per_asset=False)
     with pytest.raises(ValueError, match=r"threshold\.share is 1\.0; it must be in \(0, 1\)"):
-        Quantile(share=1.0)
+        Quantile(share=1.0, per_asset=False)
 
 
 def validation(bars: int = 730, assets: int = 3, seed: int = 0) -> ValidationScores:
@@ -159,7 +162,7 @@ def alarms_at(level: float, known: ValidationScores) -> int:
 def test_a_budget_is_kept_at_its_level_and_above_and_at_none_just_below(alarms, per, seed):
     known = validation(seed=seed)
     allowed = int(alarms * (np.isfinite(known.scores).sum() / 365.25 if per == "asset_year" else 729))  # a bar a day
-    threshold = AlarmBudget(alarms=alarms, per=per)
+    threshold = AlarmBudget(alarms=alarms, per=per, per_asset=False)
     threshold.fit_validation(known)
     level = float(threshold.level)
     occurring = np.unique(known.scores[np.isfinite(known.scores)])
@@ -172,7 +175,7 @@ def test_a_budget_is_kept_at_its_level_and_above_and_at_none_just_below(alarms, 
 
 
 def test_a_budget_that_all_levels_keep_to_flags_all_but_the_least():
-    threshold = AlarmBudget(alarms=1e6, per="day")
+    threshold = AlarmBudget(alarms=1e6, per="day", per_asset=False)
     threshold.fit_validation(ValidationScores(np.array([1.0, 3.0, 2.0]), np.zeros(3, int), 3, 2 * 86400.0))
     assert float(threshold.level) == 1.5
 
@@ -194,14 +197,85 @@ def test_a_budget_that_all_levels_keep_to_flags_all_but_the_least():
 )
 def test_a_budget_that_validation_cannot_resolve_is_refused(alarms, per, message):
     with pytest.raises(ConfigError, match=message):
-        AlarmBudget(alarms=alarms, per=per).fit_validation(validation())
+        AlarmBudget(alarms=alarms, per=per, per_asset=False).fit_validation(validation())
     least = 1 / (validation().asset_years if per == "asset_year" else 729)
-    AlarmBudget(alarms=least, per=per).fit_validation(validation())
+    AlarmBudget(alarms=least, per=per, per_asset=False).fit_validation(validation())
     with pytest.raises(ConfigError, match="raise it, bring more validation bars"):  # a single moment covers no time
-        AlarmBudget(alarms=least, per=per).fit_validation(ValidationScores(np.ones(2), np.arange(2), 1, 0.0))
+        AlarmBudget(alarms=least, per=per, per_asset=False).fit_validation(
+            ValidationScores(np.ones(2), np.arange(2), 1, 0.0)
+        )
 
 
 def test_an_alarm_is_a_run_of_flagged_bars_of_one_asset():
     flagged = np.array([1, 1, 0, 1, 1, 1, 0, 1], dtype=bool)
     assert count_alarms(flagged, np.array([0, 0, 0, 0, 0, 1, 1, 1])) == 4
     assert count_alarms(np.zeros(0, dtype=bool), np.zeros(0)) == 0
+
+
+EVERY = [
+    lambda per_asset: Quantile(share=0.99, per_asset=per_asset),
+    lambda per_asset: MeanStd(deviations=3.0, per_asset=per_asset),
+    lambda per_asset: PeaksOverThreshold(risk=1e-3, start=0.95, per_asset=per_asset),
+    lambda per_asset: StreamingPeaks(risk=1e-3, start=0.95, per_asset=per_asset),
+    lambda per_asset: AlarmBudget(alarms=2.0, per="asset_year", per_asset=per_asset),
+]
+KINDS = ["quantile", "mean_std", "pot", "spot", "budget"]
+
+
+def of_assets(*lengths: int, factors: tuple[float, ...] = (1.0, 5.0, 2.0)) -> ValidationScores:
+    """Daily scores of assets A, B, C of some lengths, B's five times as large as A's."""
+    generator = np.random.default_rng(5)
+    drawn = [factor * generator.exponential(1, length) for factor, length in zip(factors, lengths, strict=False)]
+    longest = max(lengths)
+    names = ["A", "B", "C"][: len(lengths)]
+    asset = np.repeat(np.arange(len(lengths)), lengths)
+    return ValidationScores(np.concatenate(drawn), asset, longest, (longest - 1) * 86400.0, names)
+
+
+@pytest.mark.parametrize("make", EVERY, ids=KINDS)
+def test_each_asset_has_the_level_that_its_own_scores_alone_give(make):
+    known = of_assets(800, 700)
+    threshold = make(True)
+    assert threshold.fit_assets(known) == []
+    assert threshold.of("A").level < threshold.level < threshold.of("B").level
+    for name, alone in known.by_asset():
+        single = make(False)
+        single.fit_validation(alone)
+        assert threshold.of(name).level == single.level
+    assert threshold.of("never seen") is threshold
+    pooled = make(False)
+    assert pooled.fit_assets(known) == []
+    assert pooled.of("A") is pooled
+    assert pooled.level == threshold.level
+
+
+@pytest.mark.parametrize("make", EVERY, ids=KINDS)
+def test_levels_of_assets_are_saved_and_hold_for_tables_in_pieces(make):
+    threshold, again = make(True), make(True)
+    threshold.fit_assets(of_assets(800, 700))
+    again.load_state_dict(threshold.state_dict())
+    table = of_assets(90, 60)
+    assets = pl.Series(["A"] * 90 + ["B"] * 60)
+    tails = {}
+    expected = running_levels(threshold, table.scores, assets, {})
+    pieces = [running_levels(again, table.scores[n : n + 7], assets[n : n + 7], tails) for n in range(0, 150, 7)]
+    np.testing.assert_array_equal(np.concatenate(pieces), expected)
+    assert expected[:90].max() < expected[90:].min()
+
+
+def test_assets_with_too_few_scores_are_judged_by_the_level_of_all():
+    known = of_assets(800, FEWEST_OWN - 1, FEWEST_OWN)
+    threshold = Quantile(share=0.99, per_asset=True)
+    assert threshold.fit_assets(known) == ["B"]
+    assert threshold.of("B") is threshold
+    assert set(threshold.own) == {"A", "C"}
+    tail = PeaksOverThreshold(risk=1e-3, start=0.98, per_asset=True)
+    assert tail.fit_assets(known) == ["B", "C"]  # 2 % of 250 scores are too few for a tail
+
+
+def test_each_asset_gets_an_equal_share_of_the_alarms_of_a_day():
+    known = of_assets(800, 800)
+    threshold = AlarmBudget(alarms=0.02, per="day", per_asset=True)
+    threshold.fit_assets(known)
+    for name, alone in known.by_asset():
+        assert count_alarms(alone.scores > float(threshold.of(name).level), alone.asset) == 7  # 0.01 x 799 days

@@ -19,7 +19,7 @@ from tests.data.makers import checks, fractions, random_bars, ready, table
 from tests.scoring.test_detector import detector, small_autoencoder
 
 BARS = random_bars([900, 900], seed=5)
-RECIPE = Recipe(("log_return",), "per_asset", 1.0, 8, 0, fractions(), 0, checks(), "keep")
+RECIPE = Recipe(("log_return",), "per_asset", 1.0, 8, 0, fractions(), 0, checks(), "keep", "pooled", 2)
 PARTS = part_bars(BARS, RECIPE)
 
 

@@ -114,6 +114,8 @@ def build_recipe(cfg: DictConfig, entries: "Sequence[Entry] | None" = None) -> "
         fold=data.fold,
         checks=build_checks(cfg),
         overnight=data.overnight,
+        scale=data.scale,
+        scale_lookback=data.scale_lookback,
     )
 
 

@@ -17,7 +17,7 @@ from refold.data.bars.entries import Entry, find_feature
 from refold.data.long import cache as caching
 from refold.data.long.ordered import read_sorted
 from refold.data.pipeline import Prepared, prepare
-from refold.data.recipe import Layout, Overnight, Recipe
+from refold.data.recipe import Layout, Overnight, Recipe, Scale
 from refold.data.sources.source import Source, batches_of
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
@@ -48,6 +48,9 @@ class WindowDataModule(LightningDataModule):
         fold: number of the fold of the split, from 0.
         checks: refuse, mask or drop faulty bars.
         overnight: what becomes of the first bar of a session; see `refold.data.recipe.Recipe`.
+        scale: "pooled" scales all assets by the training rows of all, "per_asset" each by its own, "trailing" each
+            value by the `scale_lookback` bars before it.
+        scale_lookback: bars, at least 2.
         cache: folder to build the series in and to map it from; None keeps the series in memory.
         device: "cpu" keeps the series in main memory, "auto" copies it to the trainer's GPU if it takes at most a
             quarter of the free memory there.
@@ -81,6 +84,8 @@ class WindowDataModule(LightningDataModule):
         fold: Annotated[int, at_least(0)],
         checks: Checks,
         overnight: Overnight,
+        scale: Scale,
+        scale_lookback: Annotated[int, at_least(2)],
         cache: str | None,
         device: Literal["auto", "cpu"],
         seed: Annotated[int, at_least(0)],
@@ -102,11 +107,18 @@ class WindowDataModule(LightningDataModule):
         if max_masked >= shortest:  # a window without a present bar has nothing to learn from
             raise ValueError(f"data.max_masked is {max_masked}; it must be below data.{key}, {shortest}")
         _refuse_weights(asset_weights, layout)
+        if scale != "pooled" and layout == "panel":
+            raise ValueError(
+                f"data.scale is {scale}; it must be pooled for data.layout=panel: each asset is a "
+                f"column of its own there, and each column has a scale of its own"
+            )
         self.source = source
         entries = None if features is None else tuple(features)
         if checks.kind == "prices" and entries is not None:
             _refuse_shuffled(entries, shuffle_bars)
-        self.recipe = Recipe(entries, layout, min_assets, window_size, max_masked, split, fold, checks, overnight)
+        self.recipe = Recipe(
+            entries, layout, min_assets, window_size, max_masked, split, fold, checks, overnight, scale, scale_lookback
+        )
         self._asked = self.recipe
         self.window_size = window_size
         self.shortest_window = shortest_window

@@ -43,6 +43,7 @@ class FeatureRows:
         moment: (N,) int64, position on the calendar.
         close: (N,) float32, or None if the bars have no close.
         label: (N,) int8, 1 where a bar is known to be anomalous; of a panel (N, A). None if the bars have no labels.
+        moving: (N, 2 C) float32, mean and standard deviation of the bars before each row; None if the scale needs none.
     """
 
     values: np.ndarray
@@ -55,6 +56,7 @@ class FeatureRows:
     moment: np.ndarray
     close: np.ndarray | None
     label: np.ndarray | None
+    moving: np.ndarray | None = None
 
     def usable(self, max_masked: int) -> np.ndarray:
         """Mark the rows (N,) that windows may hold: present ones, and stretches of at most `max_masked` absent ones."""
@@ -118,7 +120,8 @@ def feature_table(
     # not the categories of the column: of some of them a policy may have dropped every bar
     names = tuple(checked.bars["asset"].unique(maintain_order=True).to_list())
     relative = tuple(number for number, feature in enumerate(features) if feature.relative)
-    return FeatureTable(checked, rows, recipe.features, names, relative, longest_lookback(features), findings, runs)
+    lookback = longest_lookback(features) + recipe.scale_bars
+    return FeatureTable(checked, rows, recipe.features, names, relative, lookback, findings, runs)
 
 
 def panel_table(tables: Sequence[FeatureTable], recipe: Recipe) -> FeatureTable:
@@ -160,8 +163,9 @@ def series_of(table: FeatureTable, scaler: "Scaler", *, masked: bool) -> "Series
     from refold.data.windows.views import Series
 
     rows, calendar = table.rows, table.checked.calendar
+    moving = None if rows.moving is None else torch.from_numpy(rows.moving)
     return Series(
-        values=torch.from_numpy(scaled(rows.values, scaler)),
+        values=torch.from_numpy(scaled(rows.values, scaler.of_rows(table.names, rows.asset, moving))),
         present=torch.from_numpy(rows.present) if masked else None,
         times=calendar.to_physical().to_numpy()[rows.moment].astype(np.int64),
         time_dtype=calendar.dtype,
@@ -170,6 +174,7 @@ def series_of(table: FeatureTable, scaler: "Scaler", *, masked: bool) -> "Series
         asset_names=table.names,
         asset_starts=np.flatnonzero(np.diff(rows.asset, prepend=-1)),
         relative=table.relative,
+        moving=moving,
     )
 
 
@@ -193,16 +198,55 @@ def scaled(values: np.ndarray, scaler: "Scaler") -> np.ndarray:
 
     Args:
         values: (N, C) float64, NaN where there is none.
-        scaler: the scale of the C columns.
+        scaler: the scale of the C columns, or of these rows of them.
 
     Returns:
         (N, C) float32, 0 where there is no value.
     """
     result = np.zeros(values.shape, dtype=np.float32)
-    for column, (mean, std) in enumerate(zip(scaler.mean.tolist(), scaler.std.tolist(), strict=True)):
+    means, stds = scaler.mean.numpy(), scaler.std.numpy()
+    for column in range(values.shape[1]):
         there = np.isfinite(values[:, column])
+        mean, std = (part[column] if part.ndim == 1 else part[there, column] for part in (means, stds))
         result[there, column] = (values[there, column] - mean) / std
     return result
+
+
+def moving_statistics(table: pl.DataFrame, features: Sequence[Feature], run: np.ndarray, lookback: int) -> np.ndarray:
+    """Compute mean and standard deviation of each feature over the bars before each row, its own left out.
+
+    A row has them if so many bars of its run lie before it, and half of those have values.
+
+    Args:
+        table: N rows of the features.
+        features: the F features.
+        run: (N,) int, number of the run that each bar is in.
+        lookback: bars before a row.
+
+    Returns:
+        (N, 2 F) float32, NaN where there are none.
+
+    Raises:
+        DataError: a feature is relative to the first bar of a window, which has no scale of its own.
+    """
+    if relative := [feature.name for feature in features if feature.relative]:
+        raise DataError(
+            f"data.scale is trailing; it must be pooled or per_asset for {relative[0]}, which is relative to the "
+            f"window's first bar: all bars of a window need one scale"
+        )
+    first = lookback + longest_lookback(features) - 1  # the first row of a run with so many rows of features before it
+    enough = pl.int_range(pl.len()) >= first
+    least = max(2, -(-lookback // 2))
+    before = []
+    for name in table.columns:
+        finite = pl.when(pl.col(name).is_finite()).then(pl.col(name))
+        before.append(finite.rolling_mean(lookback, min_samples=least).shift(1))
+        before.append(finite.rolling_std(lookback, min_samples=least, ddof=0).shift(1))
+    keyed = table.with_columns(pl.Series(RUN, run))
+    half = keyed.select(
+        *(pl.when(enough).then(part).over(RUN).alias(f"{n}") for n, part in enumerate([*before[::2], *before[1::2]]))
+    )
+    return half.cast(pl.Float32).to_numpy(writable=True)
 
 
 def rows_of(segments: dict[Part, np.ndarray]) -> np.ndarray:
@@ -232,13 +276,19 @@ def _feature_rows(
     present = np.asarray(np.isfinite(values).all(axis=1))
     bridged = _spans_night(features) & checked.closing & (recipe.overnight == "mask" and recipe.window_size > 1)
     present &= ~bridged
+    moving = None
+    if recipe.scale == "trailing":
+        inside = table.select(pl.when(pl.Series(~bridged)).then(pl.col(name)).alias(name) for name in table.columns)
+        moving = moving_statistics(inside, features, run, recipe.scale_lookback)
+        present &= np.isfinite(moving).all(axis=1)
     values[~present] = np.nan
     broken = faulty.to_numpy() & (policies["feature_not_finite"] == "drop")
     close = bars["close"].cast(pl.Float32).to_numpy(writable=True) if "close" in bars.columns else None
     label = (
         bars[LABEL].cast(pl.Int8).fill_null(0).to_numpy(writable=True) if LABEL in bars.columns else None
     )  # a hole has none
-    return FeatureRows(values, present, broken, run, hole, bridged, asset, checked.moment, close, label), findings
+    rows = FeatureRows(values, present, broken, run, hole, bridged, asset, checked.moment, close, label, moving)
+    return rows, findings
 
 
 def _spans_night(features: Sequence[Feature]) -> bool:

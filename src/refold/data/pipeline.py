@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from refold.data.long.spool import Spool
 from refold.data.look_ahead import LookAheadTest
 from refold.data.lost import count_lost, lost_in_words
 from refold.data.recipe import Recipe
-from refold.data.windows.scaler import Scaler, Statistics
+from refold.data.windows.scaler import FEWEST_ROWS, AssetScaler, Scaler, Statistics, TrailingScaler
 from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
 from refold.data.windows.views import Series
 from refold.errors import DataError
@@ -121,8 +121,8 @@ class _Assembly:
         self.recipe = recipe
         self.folder = folder
         self.fits = fits
-        self.raw, self.present, self.times, self.close, self.label = map(
-            self._spool, ("raw", "present", "times", "close", "label")
+        self.raw, self.present, self.times, self.close, self.label, self.moving = map(
+            self._spool, ("raw", "present", "times", "close", "label", "moving")
         )
         self.digest = hashlib.blake2b(digest_size=6)
         self.findings = [findings]
@@ -134,6 +134,8 @@ class _Assembly:
         self.look_ahead = LookAheadTest()
         self.lost = {"holes": 0, "masked": 0}
         self.spread: dict[int, tuple[float, int]] = {}
+        self.own: dict[str, Statistics] = {}
+        self.own_spread: dict[tuple[str, int], tuple[float, int]] = {}
 
     def _spool(self, name: str) -> Spool:
         return Spool(self.folder and self.folder / f"{name}.npy")
@@ -172,7 +174,7 @@ class _Assembly:
         self.longest = max(self.longest, int(anywhere[:, 1].max(initial=0)))
         self.masked |= not rows.present[rows_of(segments)].all()
         if self.fits:
-            self._measure(rows, segments["train"], table.relative)
+            self._measure(rows, segments["train"], table)
         self.names += table.names
         self.starts.append(self.raw.rows + np.flatnonzero(np.diff(rows.asset, prepend=-1)))
         for part in PARTS:
@@ -184,16 +186,25 @@ class _Assembly:
             self.close.add(rows.close)
         if rows.label is not None:
             self.label.add(rows.label)
+        if rows.moving is not None:
+            self.moving.add(rows.moving)
 
-    def _measure(self, rows: FeatureRows, segments: np.ndarray, relative: tuple[int, ...]) -> None:
+    def _measure(self, rows: FeatureRows, segments: np.ndarray, table: FeatureTable) -> None:
         """Add training rows to the scale, an asset at a time: it must not depend on how assets are grouped."""
+        size, single = self.recipe.window_size, self.recipe.scale != "pooled"
         train = rows_of({"train": segments})
         train = train[rows.present[train]]
         for block in np.split(train, np.flatnonzero(np.diff(rows.asset[train])) + 1):
             self.statistics.add(rows.values[block])
-        for column in relative:
-            so_far = self.spread.get(column, (0.0, 0))
-            self.spread[column] = _spread(rows.values[:, column], segments, self.recipe.window_size, so_far)
+            if single and len(block):
+                own = self.own.setdefault(table.names[rows.asset[block[0]]], Statistics())
+                own.add(rows.values[block])
+        for column in table.relative:
+            values = rows.values[:, column]
+            self.spread[column] = _spread(values, segments, size, self.spread.get(column, (0.0, 0)))
+            for number in np.unique(rows.asset[segments[:, 0]]) if single else ():
+                runs = segments[rows.asset[segments[:, 0]] == number]
+                self.own_spread[table.names[number], column] = _spread(values, runs, size, (0.0, 0))
 
     def constant_features(self) -> list[str]:
         """Return the features that are constant on the training rows, in all assets of a panel."""
@@ -203,7 +214,7 @@ class _Assembly:
 
     def discard(self) -> None:
         """Free the memory of the arrays, or delete their files."""
-        for spool in (self.raw, self.present, self.times, self.close, self.label):
+        for spool in (self.raw, self.present, self.times, self.close, self.label, self.moving):
             spool.discard()
 
     def finish(self, scaler: Scaler | None) -> Prepared:
@@ -223,9 +234,13 @@ class _Assembly:
         _refuse_empty(segments, self.longest, self.gap, self.recipe)
         findings, table, calendar = merge(self.findings), self.table, self.table.checked.calendar
         scaler = scaler or self._scaler()
-        values = self._spool("values")
-        for block in self.raw:
-            values.add(scaled(block, scaler))
+        values, starts = self._spool("values"), np.concatenate(self.starts)
+        moving = self.moving if self.moving.rows else repeat(None)
+        for block, before in zip(self.raw, moving, strict=False):
+            rows = np.arange(values.rows, values.rows + len(block))
+            asset = np.searchsorted(starts, rows, side="right") - 1
+            part = None if before is None else torch.from_numpy(before)
+            values.add(scaled(block, scaler.of_rows(self.names, asset, part)))
         self.raw.discard()
         present, close = self._tensor(self.present, self.masked), self._tensor(self.close, self.close.rows > 0)
         label = self._tensor(self.label, self.label.rows > 0)
@@ -238,8 +253,9 @@ class _Assembly:
                 close=close,
                 label=label,
                 asset_names=tuple(self.names),
-                asset_starts=np.concatenate(self.starts),
+                asset_starts=starts,
                 relative=table.relative,
+                moving=self._tensor(self.moving, self.moving.rows > 0),
             ),
             entries=self.recipe.entries or (),
             column_names=table.columns,
@@ -272,7 +288,29 @@ class _Assembly:
                 )
             scaler.mean[column] = 0.0
             scaler.std[column] = math.sqrt(total / count)
-        return scaler
+        if self.recipe.scale == "pooled":
+            return scaler
+        own = {name: scale for name in self.own if (scale := self._own_scale(name)) is not None}
+        if pooled := sorted(set(self.names) - set(own)):
+            log.warning(
+                "data.scale: %s: fewer than %d training rows, or a feature that is constant there; scaled as all "
+                "assets together",
+                ", ".join(pooled[:10]) + f" and {len(pooled) - 10} more" * (len(pooled) > 10), FEWEST_ROWS,
+            )  # fmt: skip
+        return (TrailingScaler if self.recipe.scale == "trailing" else AssetScaler)(scaler.mean, scaler.std, own)
+
+    def _own_scale(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return mean and standard deviation of an asset's training rows; None if they are too few or do not move."""
+        found = self.own[name].alone(len(self.table.columns))
+        if found is None:
+            return None
+        mean, std = found
+        for column in self.table.relative:
+            total, count = self.own_spread[name, column]
+            if total == 0.0:
+                return None
+            mean[column], std[column] = 0.0, math.sqrt(total / count)
+        return mean, std
 
     def _lost(self, findings: pl.DataFrame) -> dict[str, Any]:
         """Return how many windows were lost to holes and to masked bars, and to which policies."""

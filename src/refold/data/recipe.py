@@ -12,6 +12,7 @@ Overnight = Literal["keep", "mask", "break"]
 """What becomes of the first bar after the market was closed, of bars within the day: see `Recipe`."""
 
 Layout = Literal["per_asset", "panel"]
+Scale = Literal["pooled", "per_asset", "trailing"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Recipe:
         overnight: what becomes of the first bar of a session, of bars within the day. "keep" leaves it, and its returns
             span the night. "mask" masks it where a feature spans the night, and windows run on over it. "break" ends
             the series at each close.
+        scale: "pooled" scales all assets by the training rows of all, "per_asset" each by its own, "trailing" each
+            value by the bars before it.
+        scale_lookback: number of those bars, at least 2.
     """
 
     entries: tuple[Entry, ...] | None
@@ -41,6 +45,13 @@ class Recipe:
     fold: int
     checks: Checks
     overnight: Overnight
+    scale: Scale
+    scale_lookback: int
+
+    @property
+    def scale_bars(self) -> int:
+        """Bars before a row that its scale depends on."""
+        return self.scale_lookback if self.scale == "trailing" else 0
 
     @property
     def features(self) -> tuple[str, ...]:

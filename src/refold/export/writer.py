@@ -73,6 +73,11 @@ def export_run(run: TrainedRun, path: Path, format: str) -> float:
         ConfigError: the run cannot be exported, or a package is not installed.
         RefoldError: the file differs.
     """
+    if run.config.data.scale != "pooled":
+        raise ConfigError(
+            f"data.scale is {run.config.data.scale}; an exported file scales all assets alike: train with "
+            f"data.scale=pooled to export, or score with scripts/score.py"
+        )
     save, load, _suffix = FORMATS[format]
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"out is {path}; it must be a file in a folder that exists")
@@ -104,6 +109,7 @@ def notes(run: TrainedRun) -> dict[str, str]:
         "score": type(detector.score_function).__name__,
         "threshold": type(detector.threshold).__name__,
         "threshold_level": repr(float(detector.threshold.level)),
+        "threshold_levels": json.dumps({name: float(own.level) for name, own in detector.threshold.own.items()}),
         "alignment": detector.alignment,
         "run": str(run.config.run.id),
     }

@@ -6,6 +6,7 @@ scores of the validation part.
 
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -114,7 +115,7 @@ def _plain(row: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _flag(detector: Detector, scored: Scores) -> np.ndarray:
-    return detector.flag(scored.score, scored.asset)[1]
+    return detector.flag(scored)[1]
 
 
 def _same_bars(made: Mapping[str, Verdicts], own: Mapping[str, Scores]) -> dict[str, Verdicts]:
@@ -196,7 +197,7 @@ def _thresholded(
     judge.threshold = deepcopy(detector.threshold)
     try:
         moments, span = extent(val, series.time_dtype)
-        judge.threshold.fit_validation(ValidationScores(scores["val"], val.asset, moments, span))
+        judge.threshold.fit_assets(ValidationScores(scores["val"], val.asset, moments, span, val.names))
     except ConfigError:  # its scores do not suit the threshold: nothing is flagged
         return {part: (score, np.zeros(len(score), dtype=bool)) for part, score in scores.items()}
-    return {part: (score, judge.flag(score, val.asset)[1]) for part, score in scores.items()}
+    return {part: (score, judge.flag(replace(val, score=score))[1]) for part, score in scores.items()}

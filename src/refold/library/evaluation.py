@@ -235,12 +235,13 @@ def fit_detector(
         return None, None
     AtomicCheckpointIO().save_checkpoint(detector.state_dict(), run_dir / DETECTOR)
     test = detector.score_series(series, data.segments("test"))
-    levels, flagged = detector.flag(test.score, test.asset)
+    levels, flagged = detector.flag(test)
     verdict = {
         "score": type(detector.score_function).__name__,
         "threshold": type(detector.threshold).__name__,
         "alignment": detector.alignment,
         "level": detector.validation["level"],
+        **({"levels": detector.validation["levels"]} if detector.validation["levels"] else {}),
         "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
         "test/alarms_per_asset_year": alarm_rate(flagged, test, series.time_dtype),
     }

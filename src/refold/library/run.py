@@ -91,7 +91,8 @@ class Run:
 
         Returns:
             A row per bar, sorted by asset, then time: timestamp, asset, score (null where no window holds the bar),
-            level, flagged, kind and to_blame (of flagged bars), reconstructed_close. Of pandas, if `bars` is.
+            level, flagged, rarity (share of validation bars of the asset that score as high), kind and to_blame (of
+            flagged bars), reconstructed_close. Of pandas, if `bars` is.
 
         Raises:
             RefoldError: the bars cannot be read or judged, or a setting is wrong.
@@ -120,8 +121,8 @@ class Run:
             overrides: other settings that can be chosen anew.
 
         Returns:
-            A row per event: asset, start, end, peak, score (at the peak), features (";"-joined, most to blame first)
-            and kind. Of pandas, if `bars` is.
+            A row per event: asset, start, end, peak, score and rarity (at the peak), once_in (how often the asset has a
+            bar as rare), features (";"-joined, most to blame first) and kind. Of pandas, if `bars` is.
 
         Raises:
             RefoldError: the bars cannot be read or judged, or a setting is wrong.

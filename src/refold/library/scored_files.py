@@ -46,6 +46,7 @@ def describe_scoring(run: "Run", scoring: Scoring) -> dict[str, Any]:
         "threshold": type(detector.threshold).__name__,
         "alignment": detector.alignment,
         "level": detector.validation["level"],
+        **({"levels": detector.validation["levels"]} if detector.validation["levels"] else {}),
         "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
     }
 
@@ -93,6 +94,6 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
         baselines=numbers or None,
         facts={
             "score": f"{facts['score']}, {facts['alignment']} of windows",
-            "threshold": f"{facts['threshold']}, {facts['level']:.4g}",
+            "threshold": f"{facts['threshold']}, {facts['level']:.4g}{', or of its own asset' * ('levels' in facts)}",
         },
     )

@@ -30,7 +30,8 @@ from refold.scoring.detector import Detector
 from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findings
 from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
-from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts
+from refold.scoring.rarity import with_periods
+from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts, warn_of_unknown
 from refold.scoring.thresholds import per_asset_year
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class Judge:
         with self.progress(None, "bars read") as count:
             bars = self._needed(read_sorted(batches_of(source), self.detector.recipe.checks, place, count))
         refuse_unlike(self.detector, bars, str(source))
+        warn_of_unknown(self.detector, bars, str(source))
         return bars
 
     def _needed(self, bars: OrderedBars) -> OrderedBars:
@@ -275,7 +277,7 @@ class Judge:
         if not scored:
             why = ", ".join(f"{count:,} {reason}" for reason, count in unscored.most_common())
             raise DataError(f"no bar could be scored: no unbroken run of bars is as long as a window ({why})")
-        found, counted = events.table(), findings()
+        found, counted = with_periods(events.table(), self.detector.validation), findings()
         per_check = counted.group_by("check", maintain_order=True).agg(pl.col("bars").sum())
         facts = {
             "bars": spool.rows,
@@ -354,7 +356,7 @@ def _without_verdict(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
 
 
 def verdicts(scoring: Scoring) -> pl.DataFrame:
-    """Return a row per bar: score, level, verdict, reason, kind and the features to blame; see `Run.score`.
+    """Return a row per bar: score, level, verdict, reason, rarity, kind and the features to blame; see `Run.score`.
 
     Args:
         scoring: whose tables are in memory.
@@ -372,6 +374,7 @@ def verdicts(scoring: Scoring) -> pl.DataFrame:
         pl.col("threshold").alias("level"),
         pl.col("verdict").alias("flagged"),
         "reason",
+        "rarity",
         pl.when("verdict").then(pl.col("kind").fill_null(OTHER)).alias("kind"),
         pl.Series("to_blame", to_blame, dtype=pl.String),
         *([LABEL] if LABEL in table.columns else []),

@@ -260,7 +260,8 @@ def _draw(detector: Detector, windows: Windows, numbers: np.ndarray, bars: list[
     truth, _, made = detector.reconstruct(windows, numbers, mask)
     pictures = []
     for place, bar in enumerate(bars):
-        pair = [detector.scaler.inverse_transform(part[place].cpu()) for part in (truth, made)]
+        scale = detector.scaler.at(windows.series, windows.rows(numbers[place : place + 1])[0])
+        pair = [scale.inverse_transform(part[place].cpu()) for part in (truth, made)]
         if mask is not None:
             pair = [part.masked_fill(~mask[place].cpu()[:, None], torch.nan) for part in pair]
         if detector.recipe.layout == "panel":

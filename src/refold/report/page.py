@@ -50,8 +50,9 @@ def write_page(
         scores: rows of scores.parquet: timestamp, asset, score, threshold, verdict; close, reconstructed_close and
             contribution/<feature> as far as there. A frame may be in any order. A lazy frame must be sorted by asset,
             then time; it is read some rows at a time.
-        events: asset, start, end, peak, score, features ("a;b", most to blame first), kind; with the columns found_by,
-            bars and done those that found_by calls checks are drawn apart, and are not counted as alarms.
+        events: asset, start, end, peak, score, features ("a;b", most to blame first), kind; once_in if it is known;
+            with the columns found_by, bars and done those that found_by calls checks are drawn apart, and are not
+            counted as alarms.
         split_scores: part ("validation", "test", ...) -> its scores (N,), or a lazy frame with a column score, for the
             histogram; NaN is left out.
         feature_errors: part -> feature -> mean squared error, in training variances.

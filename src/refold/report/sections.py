@@ -63,7 +63,7 @@ def event_table(alarms: pl.DataFrame | None, findings: pl.DataFrame | None) -> d
     parts += [findings.head(MOST_EVENTS)] if findings is not None else []
     most = pl.concat(parts, how="diagonal_relaxed")
     spans = most.select(milliseconds(name) for name in ("start", "end", "peak"))
-    told = {name: most[name].to_list() for name in ("found_by", "bars", "done") if name in most.columns}
+    told = {name: most[name].to_list() for name in ("found_by", "bars", "done", "once_in") if name in most.columns}
     return {
         "total": 0 if alarms is None else alarms.height,
         "found": 0 if findings is None else findings.height,

@@ -62,7 +62,8 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         )
     if found := result["detector"]:
         console.print(
-            f"{found['score']}, {found['threshold']}: bars scoring above {found['level']:.4g} are flagged, "
+            f"{found['score']}, {found['threshold']}: bars scoring above {found['level']:.4g}"
+            f"{', or above the level of their own asset,' * ('levels' in found)} are flagged, "
             f"{found['val/alarms_per_asset_year']:.1f} alarms per asset and year on validation, "
             f"{found['test/alarms_per_asset_year']:.1f} on test"
         )

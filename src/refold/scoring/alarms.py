@@ -12,9 +12,9 @@ import polars as pl
 
 from refold.data.long.ordered import stretches
 from refold.errors import ConfigError
-from refold.scoring.scored import seconds
+from refold.scoring.scored import known_scores, seconds
 from refold.scoring.tails import Tail
-from refold.scoring.thresholds import Threshold, ValidationScores, per_asset_year, running_levels
+from refold.scoring.thresholds import Threshold, per_asset_year, running_levels
 
 MOST_LEARNT = 100_000
 """Bars on which alarms of a threshold that learns are counted. Of a longer table, the first bars of each piece count:
@@ -71,19 +71,19 @@ class AlarmRates:
     """
 
     def __init__(self, thresholds: Mapping[str, Threshold], validation: Mapping[str, Any], rows: int) -> None:
-        scores = validation["scores"].numpy()
-        own = pl.DataFrame({"asset": validation["asset"].numpy(), "score": scores}).with_row_index("place")
-        moments, span = validation["moments"], validation["span_seconds"]
-        known = ValidationScores(scores, validation["asset"].numpy(), moments, span)
+        known = known_scores(validation)
+        scores, moments, span = known.scores, known.moments, known.span
+        assets = pl.Series(known.names, dtype=pl.String).gather(known.asset)
+        own = pl.DataFrame({"asset": assets, "score": scores}).with_row_index("place")
         self.validation: dict[str, float] = {}
         self.counts: dict[str, Alarms] = {}
         for name, threshold in thresholds.items():
             try:
-                threshold.fit_validation(known)
+                threshold.fit_assets(known)
             except ConfigError:
                 continue
             seen = Alarms(threshold, len(scores))
-            seen.add(own.with_columns(pl.col("asset").cast(pl.String)))
+            seen.add(own)
             self.validation[name] = per_asset_year(seen.alarms, seen.bars, moments, span)
             self.counts[name] = Alarms(threshold, rows)
 

@@ -3,7 +3,8 @@
 Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows in a block, T bars, F features, C values.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any, cast
@@ -21,13 +22,19 @@ from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
 from refold.scoring.alignment import Alignment
 from refold.scoring.measuring import BARS_AT_ONCE, Measurer, Watch
-from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent
+from refold.scoring.rarity import Rarity
+from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores
 from refold.scoring.scores import Score
 from refold.scoring.scores.base import asset_rows
-from refold.scoring.thresholds import Threshold, ValidationScores
+from refold.scoring.thresholds import FEWEST_OWN, Threshold, ValidationScores
 
-FORMAT = 1
+FORMAT = 2
 """Of the state, for the message about a run of another version."""
+
+MOST_NAMED = 10
+"""Assets that a message names."""
+
+log = logging.getLogger("refold.score")
 
 
 class Detector:
@@ -67,11 +74,17 @@ class Detector:
         self.batch = max(64, BARS_AT_ONCE // recipe.window_size)
         self.workers: int | None = None  # batches at a time; None: as many as torch has threads on a CPU
         self.validation: dict[str, Any] = {}
+        self.rarity: Rarity | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
         """The F features that a bar of one asset has."""
         return self.recipe.features
+
+    @property
+    def panel_assets(self) -> list[str]:
+        """Names of the K assets of a panel, in the order of its columns."""
+        return list(dict.fromkeys(column.rpartition("/")[0] for column in self.columns))
 
     def checking(self, checks: Checks) -> "Detector":
         """Return this detector with other checks of the bars that it is given; it shares everything else."""
@@ -124,11 +137,15 @@ class Detector:
         scored = self.score_series(*val)
         there = ~np.isnan(scored.score)
         moments, span = extent(scored, val[0].time_dtype)
-        self.threshold.fit_validation(ValidationScores(scored.score, scored.asset, moments, span))
-        flagged = self.flag(scored.score, scored.asset)[1]
+        validation = ValidationScores(scored.score, scored.asset, moments, span, scored.names)
+        pooled = self.threshold.fit_assets(validation)
+        self.rarity = Rarity(validation)
+        _tell_pooled(pooled, self.rarity, type(self.threshold).__name__)
+        flagged = self.flag(scored)[1]
         kept = there | np.concatenate([[False], there[:-1]])  # a row without score keeps two runs apart
         self.validation = {
             "level": float(self.threshold.level),
+            "levels": {name: float(own.level) for name, own in self.threshold.own.items()},
             "bars": int(there.sum()),
             "flagged": int(flagged.sum()),
             "alarms_per_asset_year": alarm_rate(flagged, scored, val[0].time_dtype),
@@ -137,6 +154,8 @@ class Detector:
             "bar_seconds": bar_seconds(scored.times, scored.asset, val[0].time_dtype),
             "scores": torch.from_numpy(scored.score[kept]),
             "asset": torch.from_numpy(scored.asset[kept].astype(np.int32)),
+            "asset_names": list(scored.names),
+            "tails": self.rarity.state(),
         }
         return self
 
@@ -186,23 +205,24 @@ class Detector:
             asset=asset,
             times=np.tile(series.times, len(values) // max(1, len(series.times))),
             origin=np.full(len(values), -1) if origin is None else origin.T.reshape(-1),
+            names=series.asset_names if self.recipe.layout != "panel" else self.panel_assets,
         )
 
-    def flag(self, score: np.ndarray, asset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def flag(self, scored: Scores) -> tuple[np.ndarray, np.ndarray]:
         """Compare scores with their levels.
 
         Args:
-            score: (N,) float64.
-            asset: (N,) int, equal numbers side by side.
+            scored: scores of N bars.
 
         Returns:
             Levels (N,) float64 and verdicts (N,) bool.
         """
-        levels = np.empty(len(score))
-        for rows in asset_rows(asset):
-            levels[rows] = self.threshold.levels(score[rows], None)[0]
+        levels = np.empty(len(scored.score))
+        for rows in asset_rows(scored.asset):
+            threshold = self.threshold.of(scored.names[int(scored.asset[rows.start])])
+            levels[rows] = threshold.levels(scored.score[rows], None)[0]
         with np.errstate(invalid="ignore"):
-            return levels, score > levels
+            return levels, scored.score > levels
 
     def _bars(
         self,
@@ -283,5 +303,27 @@ class Detector:
             raise ConfigError(f"the run's detector is {', '.join(found)}; its settings say {', '.join(own)}")
         self.columns = list(state["columns"])
         self.validation = state["validation"]
+        self.rarity = Rarity(known_scores(self.validation), self.validation["tails"])
         for part, name in ((self.score_function, "score"), (self.threshold, "threshold")):
             part.load_state_dict({key: value for key, value in state[name].items() if key != "class"})
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return sorted names in a line, at most MOST_NAMED of them."""
+    found = sorted(names)
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return ", ".join(found[:MOST_NAMED]) + more
+
+
+def _tell_pooled(pooled: list[str], rarity: Rarity, threshold: str) -> None:
+    """Log which assets are judged by the scores of all assets, and why."""
+    if pooled:
+        log.warning(
+            "threshold.per_asset: %s: too few validation bars for a level of its own by %s (at least %d, and what the "
+            "threshold itself needs); the level of all assets judges them",
+            listed(pooled), threshold, FEWEST_OWN,
+        )  # fmt: skip
+    if other := rarity.pooled - set(pooled):
+        log.info(
+            "rarity: %s: fewer than %d validation bars; ranked among the bars of all assets", listed(other), FEWEST_OWN
+        )

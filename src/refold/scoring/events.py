@@ -101,18 +101,19 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
     """Group runs of neighbouring flagged bars into events, in the order of the bars.
 
     Args:
-        flagged: timestamp, asset, score, place (number of the row in the table that they are a piece of), kind (likely,
-            or null) and `contribution/<feature>` columns, in order of asset and time.
+        flagged: timestamp, asset, score, rarity, place (number of the row in the table that they are a piece of), kind
+            (likely, or null) and `contribution/<feature>` columns, in order of asset and time.
 
     Returns:
-        asset, start, end, peak (timestamps), score (at the peak), features (";"-joined, most to blame first), kind and
-        bars (how many were flagged).
+        asset, start, end, peak (timestamps), score and rarity (at the peak), features (";"-joined, most to blame
+        first), kind and bars (how many were flagged).
     """
-    columns = ("asset", "start", "end", "peak", "score", "features", "kind", "bars")
+    columns = ("asset", "start", "end", "peak", "score", "rarity", "features", "kind", "bars")
     if flagged.height == 0:
         when = dict.fromkeys(("start", "end", "peak"), flagged.schema["timestamp"])
         texts = dict.fromkeys(("asset", "features", "kind"), pl.String)
-        return pl.DataFrame(schema={**texts, **when, "score": pl.Float64, "bars": pl.Int64}).select(columns)
+        numbers = {"score": pl.Float64, "rarity": pl.Float64, "bars": pl.Int64}
+        return pl.DataFrame(schema={**texts, **when, **numbers}).select(columns)
     features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
     numbered = flagged.with_columns(_number().alias("event"))
     peak = pl.col("score").arg_max()
@@ -123,6 +124,7 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
         pl.col("timestamp").last().alias("end"),
         pl.col("timestamp").get(peak).alias("peak"),
         pl.col("score").max(),
+        pl.col("rarity").get(peak),
         rank.min().alias("rank"),
         pl.len().cast(pl.Int64).alias("bars"),
         *(pl.col(CONTRIBUTION + name).get(peak) for name in features),

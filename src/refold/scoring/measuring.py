@@ -120,7 +120,8 @@ class Measurer:
         values, reconstruction = self._aligned(series, segments, progress, watch)
         if bridge is not None:
             self._fill_short_runs(bridge, values, reconstruction)
-        return values, self.scaler.inverse_transform(reconstruction)
+        rows = np.arange(len(series.values))
+        return values, self.scaler.at(series, rows).inverse_transform(reconstruction)
 
     def _fill_short_runs(self, bridge: Bridge, *targets: Tensor) -> None:
         """Fill the rows of runs that are shorter than a window.
@@ -230,7 +231,8 @@ class Measurer:
         closes = windows.first_close(number)
         if closes is None:
             return torch.full((len(number), 1), torch.nan)
-        return (closes.double().log() / self.scaler.std[column]).float().unsqueeze(1)
+        std = self.scaler.at(windows.series, windows.starts(number)).std[..., column]
+        return (closes.double().log() / std).float().unsqueeze(1)
 
     @torch.inference_mode()
     def reconstruct(self, windows: Windows, number: np.ndarray, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

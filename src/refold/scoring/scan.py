@@ -3,6 +3,7 @@
 A piece takes along as many bars before and after it as its scores depend on, so that the scores are those of the whole.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -18,12 +19,14 @@ from refold.data.bars.table import LABEL, NOT_VALUES
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
-from refold.scoring.detector import Detector
+from refold.scoring.detector import Detector, listed
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
 from refold.scoring.measuring import Watch
 from refold.scoring.scored import Scores, seconds
 from refold.scoring.tails import Tail
 from refold.scoring.thresholds import running_levels
+
+log = logging.getLogger("refold.score")
 
 PIECE = 100_000
 """Rows of a piece: some 100 MB of features, windows and results with five features."""
@@ -63,7 +66,7 @@ def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
         _refuse_other_assets(detector, bars, where)
     series = recipe.checks.kind == "series"
     judged = needed if series else ["close" if "close" in present else needed[0]]
-    shortest = recipe.window_size + longest_lookback(features) - 1
+    shortest = recipe.window_size + longest_lookback(features) + recipe.scale_bars - 1
     longest = max(bars.assets.values())
     if longest < shortest:
         raise DataError(
@@ -87,6 +90,22 @@ def _refuse_constant(bars: OrderedBars, columns: Sequence[str], shortest: int, w
                 f"{where}: {asset} has {values} in all of its {count} bars; a constant "
                 f"series cannot be judged: leave it out with data.source.table.assets"
             )
+
+
+def warn_of_unknown(detector: Detector, bars: OrderedBars, where: str) -> None:
+    """Log a warning with the assets that the run does not know: the measures of all assets together judge them.
+
+    Args:
+        detector: of the run.
+        bars: to be judged.
+        where: what they are, for the message.
+    """
+    known = detector.validation.get("asset_names")
+    if known is not None and (unknown := set(bars.assets) - set(known)):
+        log.warning(
+            "%s has assets that the run was not trained on: %s; they are judged by what all its assets have in common",
+            where, listed(unknown),
+        )  # fmt: skip
 
 
 def _refuse_other_assets(detector: Detector, bars: OrderedBars, where: str) -> None:
@@ -289,7 +308,7 @@ def context(detector: Detector) -> tuple[int, int]:
     recipe, score = detector.recipe, detector.score_function
     # a window, and the longest stretch of masked bars that another window may run over: refold.data.unsplit.Bridge
     around = (recipe.window_size - 1) + recipe.window_size
-    lookback = longest_lookback([find_feature(entry) for entry in recipe.entries or ()]) - 1
+    lookback = longest_lookback([find_feature(entry) for entry in recipe.entries or ()]) + recipe.scale_bars - 1
     before = around + lookback + max(recipe.checks.stale_bars, OF) + score.before
     return max(before, CONTEXT), max(around + score.after, CONTEXT)
 
@@ -340,6 +359,7 @@ def frame(
         pl.Series("threshold", levels),
         pl.Series("verdict", verdict),
         pl.when(pl.Series(np.isnan(score))).then(reason[kept]).alias("reason"),
+        rarity_of(detector, score, table["asset"]),
         kinds[kept],
     )
     if detector.score_function.names_features:
@@ -351,8 +371,21 @@ def frame(
         table = table.with_columns(
             pl.Series(RECONSTRUCTION + name, made[kept, n]).fill_nan(None) for n, name in enumerate(detector.features)
         )
-    first = ["timestamp", "asset", "score", "threshold", "verdict", "reason"]
+    first = ["timestamp", "asset", "score", "threshold", "verdict", "reason", "rarity"]
     return table.select(*first, pl.exclude(*first, "kind"), "kind")
+
+
+def rarity_of(detector: Detector, score: np.ndarray, assets: pl.Series) -> pl.Series:
+    """Return the rarity (N,) of scores (N,) of bars of assets (N,); null where there is none.
+
+    Args:
+        detector: fitted; the rarity is null everywhere if it is not.
+        score: NaN where there is none.
+        assets: names; equal ones are neighbours.
+    """
+    if detector.rarity is None:
+        return pl.Series("rarity", [None], dtype=pl.Float64).new_from_index(0, len(score))
+    return pl.Series("rarity", detector.rarity.of_table(score, assets)).fill_nan(None)
 
 
 def reconstructed_close(detector: Detector, bars: pl.DataFrame, made: np.ndarray) -> pl.Series:

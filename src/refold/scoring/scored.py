@@ -3,13 +3,14 @@
 Letters: N bars, F features, C values of a bar.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
-from refold.scoring.thresholds import count_alarms, per_asset_year
+from refold.scoring.thresholds import ValidationScores, count_alarms, per_asset_year
 
 Times = TypeVar("Times", np.ndarray, np.float64)
 
@@ -26,6 +27,7 @@ class Scores:
         asset: (N,) int, numbers of the assets.
         times: (N,) int64, as in the series.
         origin: (N,) int, row of the table, -1 for none.
+        names: of the assets, by number.
     """
 
     score: np.ndarray
@@ -34,6 +36,7 @@ class Scores:
     asset: np.ndarray
     times: np.ndarray
     origin: np.ndarray
+    names: Sequence[str]
 
 
 def seconds(times: Times, dtype: pl.DataType) -> Times:
@@ -80,3 +83,14 @@ def extent(scored: Scores, dtype: pl.DataType) -> tuple[int, float]:
     """
     moments = np.unique(scored.times[~np.isnan(scored.score)])
     return len(moments), float(seconds(moments[-1] - moments[0], dtype)) if len(moments) else 0.0
+
+
+def known_scores(validation: Mapping[str, Any]) -> ValidationScores:
+    """Return the scores of validation that a fitted detector keeps.
+
+    Args:
+        validation: of the detector.
+    """
+    moments, span = validation["moments"], validation["span_seconds"]
+    scores, asset = validation["scores"].numpy(), validation["asset"].numpy()
+    return ValidationScores(scores, asset, moments, span, validation["asset_names"])

@@ -3,10 +3,13 @@
 An alarm is a run of neighbouring bars above the level.
 """
 
+import logging
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,6 +22,12 @@ from refold.scoring.fitted import Fitted
 from refold.scoring.scores.base import asset_rows
 from refold.scoring.tails import Tail, fit_tail
 
+log = logging.getLogger("refold.score")
+
+FEWEST_OWN = 250
+"""Scored validation bars from which on an asset is judged by its own, about a year of days. With fewer, the highest of
+them say little, and it is judged by those of all assets."""
+
 
 class ValidationScores(NamedTuple):
     """Scores of the validation part, and the time that they cover.
@@ -28,17 +37,28 @@ class ValidationScores(NamedTuple):
         asset: (N,) int, number of each bar's asset; equal numbers are neighbours.
         moments: different timestamps of scored bars.
         span: seconds from the first of them to the last.
+        names: of the assets, by number; empty if they are not known.
+        share: of what is allowed to all assets together, in (0, 1]; 1 / A for the scores of one of A assets.
     """
 
     scores: np.ndarray
     asset: np.ndarray
     moments: int
     span: float
+    names: Sequence[str] = ()
+    share: float = 1.0
 
     @property
     def asset_years(self) -> float:
         """Scored bars, in years of bars of one asset; NaN if there are fewer than two moments."""
         return asset_years(int(np.isfinite(self.scores).sum()), self.moments, self.span)
+
+    def by_asset(self) -> "Iterator[tuple[str, ValidationScores]]":
+        """Yield the name of each asset that has a score, and its scores alone."""
+        blocks = [rows for rows in asset_rows(self.asset) if np.isfinite(self.scores[rows]).any()]
+        for rows in blocks:
+            name = self.names[int(self.asset[rows.start])]
+            yield name, self._replace(scores=self.scores[rows], asset=self.asset[rows], share=1 / len(blocks))
 
 
 class Threshold(Fitted, ABC):
@@ -46,13 +66,17 @@ class Threshold(Fitted, ABC):
 
     Attributes:
         learns: the level goes on learning from the bars that it judges, which takes time.
-        level: (), float64, as fitted.
+        per_asset: whether each asset with enough scores gets a level of its own.
+        level: (), float64, as fitted to the scores of all assets.
+        own: asset -> this threshold as fitted to the asset's own scores; empty unless per_asset.
     """
 
     role = "threshold"
     learns: ClassVar[bool] = False
     tensors = ("level",)
+    per_asset: bool = False
     level: Tensor
+    own: Mapping[str, "Threshold"] = {}
 
     @abstractmethod
     def fit(self, scores: np.ndarray) -> None:
@@ -72,6 +96,59 @@ class Threshold(Fitted, ABC):
             ConfigError: there are too few.
         """
         self.fit(validation.scores[np.isfinite(validation.scores)])
+
+    def fit_assets(self, validation: ValidationScores) -> list[str]:
+        """Set `level` from the scores of all assets, and with `per_asset` one more from those of each asset.
+
+        Args:
+            validation: with the names of the assets, if `per_asset`.
+
+        Returns:
+            Assets with too few scores for a level of their own, which `level` judges.
+
+        Raises:
+            ConfigError: all assets together have too few.
+        """
+        self.fit_validation(validation)
+        self.own, pooled = {}, []
+        if not self.per_asset:
+            return pooled
+        own = {}
+        for name, scores in validation.by_asset():
+            alone = copy(self)
+            try:
+                if np.isfinite(scores.scores).sum() < FEWEST_OWN:
+                    raise ConfigError(f"{name} has fewer than {FEWEST_OWN} validation bars")
+                alone.fit_validation(scores)
+            except ConfigError:  # such as a tail of too few peaks
+                pooled.append(name)
+            else:
+                own[name] = alone
+        self.own = own
+        return pooled
+
+    def of(self, asset: str) -> "Threshold":
+        """Return the threshold that judges an asset: its own, or that of all assets."""
+        return self.own.get(asset, self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fitted tensors by name, and those of each asset under "own"."""
+        own = {name: {key: getattr(alone, key) for key in alone.tensors} for name, alone in self.own.items()}
+        return {**super().state_dict(), **({"own": own} if own else {})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returns.
+
+        Raises:
+            ConfigError: it is the state of another class.
+        """
+        super().load_state_dict({key: value for key, value in state.items() if key != "own"})
+        own = {}
+        for name, tensors in state.get("own", {}).items():
+            own[name] = copy(self)
+            own[name].own = {}
+            Fitted.load_state_dict(own[name], tensors)
+        self.own = own
 
     def levels(self, scores: np.ndarray, tail: Tail | None) -> tuple[np.ndarray, Tail | None]:
         """Return the level that holds at each bar of one asset, from what came before it.
@@ -95,11 +172,15 @@ class Quantile(Threshold):
 
     Args:
         share: in (0, 1); 0.999 flags about one bar in a thousand on validation.
+        per_asset: whether each asset with enough scores gets a level of its own.
     """
 
     @checked("threshold")
-    def __init__(self, *, share: Annotated[float, within(0, 1, open_start=True, open_end=True)]) -> None:
+    def __init__(
+        self, *, share: Annotated[float, within(0, 1, open_start=True, open_end=True)], per_asset: bool
+    ) -> None:
         self.share = share
+        self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
         self.level = _scalar(np.quantile(scores, self.share))
@@ -110,11 +191,13 @@ class MeanStd(Threshold):
 
     Args:
         deviations: at least 0. Scores have long tails: 3 flags far more than a normal distribution would.
+        per_asset: as for Quantile.
     """
 
     @checked("threshold")
-    def __init__(self, *, deviations: Annotated[float, at_least(0)]) -> None:
+    def __init__(self, *, deviations: Annotated[float, at_least(0)], per_asset: bool) -> None:
         self.deviations = deviations
+        self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
         self.level = _scalar(scores.mean() + self.deviations * scores.std())
@@ -129,18 +212,22 @@ class AlarmBudget(Threshold):
     Args:
         alarms: above 0, per `per`.
         per: "asset_year", a year of bars of one asset, or "day", a calendar day of all assets together.
+        per_asset: as for Quantile; of the alarms of a day, each asset may give an equal share.
     """
 
     @checked("threshold")
-    def __init__(self, *, alarms: Annotated[float, more_than(0)], per: Literal["asset_year", "day"]) -> None:
+    def __init__(
+        self, *, alarms: Annotated[float, more_than(0)], per: Literal["asset_year", "day"], per_asset: bool
+    ) -> None:
         self.alarms = alarms
         self.per = per
+        self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
         raise TypeError("a budget of alarms needs the bars' assets and times: call fit_validation")
 
     def fit_validation(self, validation: ValidationScores) -> None:
-        covered = validation.asset_years if self.per == "asset_year" else validation.span / 86400
+        covered = validation.asset_years if self.per == "asset_year" else validation.span / 86400 * validation.share
         allowed = math.floor(self.alarms * covered + 1e-9) if covered > 0 else 0  # 0.1 a year in 10 years is one alarm
         if allowed < 1:
             least = f"; it must be at least {1 / covered:.3g}, which is one alarm there" if covered > 0 else ""
@@ -165,6 +252,7 @@ class PeaksOverThreshold(Threshold):
     Args:
         risk: probability that a usual bar is flagged, above 0 and below 1 - start.
         start: the share of scores below the tail, in (0, 1).
+        per_asset: as for Quantile.
 
     Source: Siffer et al. 2017, "Anomaly detection in streams with extreme value theory", section 3.
     """
@@ -175,6 +263,7 @@ class PeaksOverThreshold(Threshold):
         *,
         risk: Annotated[float, within(0, 1, open_start=True, open_end=True)],
         start: Annotated[float, within(0, 1, open_start=True, open_end=True)],
+        per_asset: bool,
     ) -> None:
         if risk >= 1 - start:
             raise ValueError(
@@ -183,6 +272,7 @@ class PeaksOverThreshold(Threshold):
             )
         self.risk = risk
         self.start = start
+        self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
         self.level = _scalar(fit_tail(scores, self.risk, self.start).level)
@@ -197,6 +287,7 @@ class StreamingPeaks(Threshold):
     Args:
         risk: as for POT.
         start: as for POT.
+        per_asset: as for Quantile.
 
     Source: Siffer et al. 2017, section 4.
     """
@@ -210,10 +301,12 @@ class StreamingPeaks(Threshold):
         *,
         risk: Annotated[float, within(0, 1, open_start=True, open_end=True)],
         start: Annotated[float, within(0, 1, open_start=True, open_end=True)],
+        per_asset: bool,
     ) -> None:
-        PeaksOverThreshold(risk=risk, start=start)  # its rule between the two
+        PeaksOverThreshold(risk=risk, start=start, per_asset=per_asset)  # its rule between the two
         self.risk = risk
         self.start = start
+        self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
         tail = fit_tail(scores, self.risk, self.start)
@@ -257,7 +350,7 @@ def running_levels(
         asset = assets[block.start]
         before = tails.get(asset)
         tails.clear()
-        levels[block], tails[asset] = threshold.levels(scores[block], before)
+        levels[block], tails[asset] = threshold.of(asset).levels(scores[block], before)
     return levels
 
 

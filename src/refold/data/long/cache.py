@@ -22,7 +22,7 @@ from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import FINDINGS
 from refold.data.pipeline import Prepared
 from refold.data.recipe import Recipe
-from refold.data.windows.scaler import Scaler
+from refold.data.windows.scaler import Scaler, to_lists
 from refold.data.windows.split import PARTS
 from refold.data.windows.views import Series
 
@@ -37,7 +37,7 @@ def key(identity: Any, recipe: Recipe, scaler: Scaler | None) -> str:
         recipe: how bars become windows.
         scaler: the scale; None if it is fitted to the bars.
     """
-    settings = [_VERSION, identity, _plain(recipe), scaler and [scaler.mean.tolist(), scaler.std.tolist()]]
+    settings = [_VERSION, identity, _plain(recipe), scaler and to_lists(scaler.state_dict())]
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
@@ -87,8 +87,7 @@ def _meta(prepared: Prepared) -> dict[str, Any]:
         "entries": prepared.entries,
         "column_names": prepared.column_names,
         "relative": prepared.series.relative,
-        "mean": prepared.scaler.mean.tolist(),
-        "std": prepared.scaler.std.tolist(),
+        "scaler": to_lists(prepared.scaler.state_dict()),
         "segments": {part: prepared.segments[part].tolist() for part in PARTS},
         "gap_bars": prepared.gap_bars,
         "timetables": prepared.timetables.to_plain(),
@@ -120,11 +119,12 @@ def read(folder: Path) -> Prepared:
             asset_names=tuple(meta["asset_names"]),
             asset_starts=np.array(meta["asset_starts"]),
             relative=tuple(meta["relative"]),
+            moving=_mapped(folder / "moving.npy", pages),
             pages=tuple(pages),
         ),
         entries=tuple(meta["entries"]),
         column_names=tuple(meta["column_names"]),
-        scaler=Scaler(torch.tensor(meta["mean"], dtype=torch.float64), torch.tensor(meta["std"], dtype=torch.float64)),
+        scaler=Scaler.from_state_dict(meta["scaler"]),
         segments={part: np.array(meta["segments"][part], dtype=np.int64).reshape(-1, 2) for part in PARTS},
         gap_bars=meta["gap_bars"],
         timetables=Timetables.from_plain(meta["timetables"]),

@@ -49,6 +49,7 @@ class Series:
         asset_starts: (A,) int, first row of each asset.
         relative: columns whose value at a window's first present bar is subtracted from all of the window.
         pages: memory maps of the arrays, if they are files.
+        moving: (N, 2 F) float32, means and standard deviations of the bars before each row, if the scale needs them.
     """
 
     values: Tensor
@@ -61,6 +62,7 @@ class Series:
     relative: tuple[int, ...] = ()
     pages: tuple[mmap.mmap, ...] = ()
     label: Tensor | None = None
+    moving: Tensor | None = None
 
     def let_pages_go(self) -> None:
         """Hand the pages of large mapped files back to the system, which costs a millisecond a batch.
@@ -105,7 +107,7 @@ class Series:
     @property
     def nbytes(self) -> int:
         """Count the bytes of all arrays."""
-        tensors = (self.values, self.present, self.close, self.label)
+        tensors = (self.values, self.present, self.close, self.label, self.moving)
         return self.times.nbytes + sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 

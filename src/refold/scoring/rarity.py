@@ -1,0 +1,179 @@
+"""How rare a score is: the share of the validation bars of its asset that score as high, also beyond the last of them.
+
+Letters: N bars, V validation scores.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from refold.scoring.scores.base import asset_rows
+from refold.scoring.tails import FEWEST_PEAKS, fit_pareto
+from refold.scoring.thresholds import FEWEST_OWN, ValidationScores, asset_years
+
+TAIL_SHARE = 0.02
+"""Share of the validation scores that the tail is fitted to, of at least FEWEST_PEAKS."""
+
+SMALLEST = float(np.finfo(np.float64).tiny)
+"""Least rarity, so that it is never 0: some 2e-308."""
+
+LONGEST = 10_000
+"""Years, or days, beyond which a period is told as "more than"."""
+
+POOL = ""
+"""Key of the tail of all assets together; no asset is named so."""
+
+
+@dataclass(frozen=True)
+class ScoreTail:
+    """The generalised Pareto tail of some validation scores, for what lies beyond the highest of them.
+
+    Attributes:
+        begin: the score at which the tail begins.
+        gamma: its shape, at least 0, so that no score is impossible.
+        sigma: its scale, above 0; 0 if the scores do not differ.
+    """
+
+    begin: float
+    gamma: float
+    sigma: float
+
+    @classmethod
+    def fit(cls, scores: np.ndarray) -> "ScoreTail":
+        """Fit the tail to the highest scores.
+
+        Args:
+            scores: (V,) sorted, without NaN, at least one.
+        """
+        count = min(len(scores) - 1, max(FEWEST_PEAKS, math.ceil(TAIL_SHARE * len(scores))))
+        begin = float(scores[len(scores) - 1 - count])
+        peaks = scores[scores > begin] - begin
+        if not len(peaks):
+            return cls(begin, 0.0, 0.0)
+        gamma, sigma = fit_pareto(peaks) if len(peaks) >= FEWEST_PEAKS else (0.0, float(peaks.mean()))
+        if gamma <= 0:  # a tail with an end would call what lies beyond it impossible
+            gamma, sigma = 0.0, float(peaks.mean())
+        return cls(begin, gamma, sigma)
+
+    def log_survival(self, scores: np.ndarray) -> np.ndarray:
+        """Return the log of the share of the tail that lies above scores (N,)."""
+        if self.sigma == 0:
+            return np.zeros(len(scores))
+        beyond = (scores - self.begin) / self.sigma
+        return -beyond if self.gamma < 1e-8 else -np.log1p(self.gamma * beyond) / self.gamma
+
+
+class Rarity:
+    """Rank scores by how many of the validation bars of their asset score as high.
+
+    Up to the highest score of validation it is counted. Beyond, the Pareto tail of the highest scores goes on from
+    there. Assets with fewer than FEWEST_OWN validation bars, and those that validation does not know, are ranked among
+    the bars of all assets.
+
+    Args:
+        validation: the scores of validation, with the names of the assets.
+        tails: asset, or POOL -> its tail; None fits them.
+    """
+
+    def __init__(self, validation: ValidationScores, tails: Mapping[str, Sequence[float]] | None = None) -> None:
+        self.validation = validation
+        self._scores = {POOL: np.sort(validation.scores[np.isfinite(validation.scores)])}
+        for name, own in validation.by_asset():
+            there = np.sort(own.scores[np.isfinite(own.scores)])
+            if len(there) >= FEWEST_OWN:
+                self._scores[name] = there
+        self.tails = (
+            {name: ScoreTail.fit(scores) for name, scores in self._scores.items()}
+            if tails is None
+            else {name: ScoreTail(*tail) for name, tail in tails.items()}
+        )
+
+    @property
+    def pooled(self) -> set[str]:
+        """Names of assets of validation that are ranked among the bars of all."""
+        return {name for name, _ in self.validation.by_asset()} - set(self._scores)
+
+    def state(self) -> dict[str, list[float]]:
+        """Return the tails as plain numbers, for `tails`."""
+        return {name: [tail.begin, tail.gamma, tail.sigma] for name, tail in self.tails.items()}
+
+    def of(self, scores: np.ndarray, asset: str) -> np.ndarray:
+        """Return the rarity of an asset's scores.
+
+        Args:
+            scores: (N,) NaN where there is none.
+            asset: name.
+
+        Returns:
+            (N,) in (0, 1]: it falls, or stays, as the score rises; NaN where there is no score.
+        """
+        own = asset if asset in self._scores else POOL
+        known, tail = self._scores[own], self.tails[own]
+        highest, count = known[-1], len(known)
+        as_high = (count - np.searchsorted(known, scores, side="left")) / count
+        with np.errstate(invalid="ignore"):
+            there = np.isfinite(scores)
+            beyond = np.flatnonzero(there & (scores > highest))
+        last = tail.log_survival(np.array([highest]))[0]
+        as_high[beyond] = np.exp(tail.log_survival(scores[beyond]) - last) / count
+        as_high = np.maximum(as_high, SMALLEST)
+        as_high[np.isnan(scores)] = np.nan
+        return as_high
+
+    def of_table(self, scores: np.ndarray, assets: pl.Series) -> np.ndarray:
+        """Return the rarity of the scores of several assets.
+
+        Args:
+            scores: (N,) NaN where there is none.
+            assets: (N,) names; equal ones are neighbours.
+        """
+        result = np.full(len(scores), np.nan)
+        for rows in asset_rows(assets.rle_id().to_numpy()):
+            result[rows] = self.of(scores[rows], assets[rows.start])
+        return result
+
+    def bars_per_year(self) -> float:
+        """Return how many bars of an asset validation has in a year; NaN if it has fewer than two moments."""
+        years = asset_years(1, self.validation.moments, self.validation.span)
+        return 1 / years if years else float("nan")
+
+
+def once_in(rarity: float | None, bars_per_year: float, *, intraday: bool) -> str | None:
+    """Say how often an asset has a bar that is as rare.
+
+    Args:
+        rarity: in (0, 1], or None.
+        bars_per_year: of an asset.
+        intraday: whether to count in days instead of years.
+
+    Returns:
+        Such as "once in 3.2 years", "5 times a year" or "once in 12 days"; None if it is not known.
+    """
+    if rarity is None or not bars_per_year > 0:
+        return None
+    unit, units = ("day", 365.25) if intraday else ("year", 1.0)
+    period = units / (rarity * bars_per_year)
+    if period > LONGEST:
+        return f"once in more than {LONGEST:,} {unit}s"
+    if period < 1:
+        return f"{1 / period:.0f} times a {unit}" if 1 / period >= 1.5 else f"once a {unit}"
+    return f"once in {period:.0f} {unit}s" if period >= 10 else f"once in {period:.1f} {unit}s"
+
+
+def with_periods(events: pl.DataFrame, validation: Mapping[str, Any]) -> pl.DataFrame:
+    """Add a column once_in to events: how often an asset has a bar as rare as the peak.
+
+    Args:
+        events: with a column rarity.
+        validation: of a fitted detector.
+    """
+    years = asset_years(1, validation["moments"], validation["span_seconds"])
+    per_year = 1 / years if years > 0 else float("nan")
+    intraday = 0 < validation["bar_seconds"] < 86400
+    told = [once_in(rarity, per_year, intraday=intraday) for rarity in events["rarity"]]
+    place = events.columns.index("rarity") + 1
+    return events.clone().insert_column(place, pl.Series("once_in", told, dtype=pl.String))
