@@ -105,8 +105,10 @@ def test_every_check_is_heard_and_mended(lines, check_name, example, mending, tm
 
 def test_a_shorter_window_is_named_where_the_default_leaves_none(tmp_path, monkeypatch, capsys):
     found = as_json(monkeypatch, capsys, written(tmp_path, SOUND))
-    assert "data.window_size=3" in found["overrides"]
+    assert "data.features=[intraday_return,parkinson_range]" in found["overrides"]
     assert found["windows"] == windows(found["overrides"])
+    fewer = as_json(monkeypatch, capsys, written(tmp_path, SOUND), "data.features=[log_return]")
+    assert fewer["overrides"][2:] == ["data.features=[log_return]", "data.window_size=3"]
     short = as_json(monkeypatch, capsys, written(tmp_path, SOUND[:3]))
     assert short["obstacles"]
 
@@ -181,3 +183,14 @@ def test_a_file_that_needs_three_settings_names_all_of_them(tmp_path, monkeypatc
     right = ["data.source.separator=;", "data.source.decimal=,", "data.source.table.timestamp_format=%d/%m/%Y"]
     found = as_json(monkeypatch, capsys, path, *right)
     assert found["windows"] == windows(found["overrides"])
+
+
+def test_any_numbers_are_described_and_numbers_below_0_are_no_prices(tmp_path, monkeypatch, capsys):
+    rows = [f"2020-01-{day:02} {hour:02}:00,{day % 7 - 3},{hour - 12}" for day in range(1, 31) for hour in range(24)]
+    path = written(tmp_path, ["datetime,flow,level", *rows])
+    found = as_json(monkeypatch, capsys, path, "data=series")
+    assert [column["part"] for column in found["columns"]] == ["timestamp", "value", "value"]
+    assert found["features"] == ["flow", "level"]
+    assert found["windows"] == windows(found["overrides"])
+    assert found["assets"][0]["interval"] == "1 h"
+    assert "data=series" in as_json(monkeypatch, capsys, path)["obstacles"][0]

@@ -7,9 +7,10 @@ from datetime import date, datetime
 import polars as pl
 import pytest
 
+from refold.data.bars.entries import DAILY
 from refold.data.sources import Csv, Parquet, SkfolioPanel, Sql, Stocks, Synthetic
 from refold.errors import DataError
-from tests.data.makers import checks, table
+from tests.data.makers import checks, random_bars, ready, table
 
 
 def csv(path, separator: str = ",", **others) -> Csv:
@@ -349,3 +350,34 @@ def test_simulated_anomalies_are_where_the_labels_say():
     assert clean.height == bars.height
     assert simulated(anomalies=10.0).load().equals(bars)
     assert not simulated(seed=1).load().equals(bars)
+
+
+# Features that are chosen from the columns ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "features", "said"),
+    [
+        ({}, DAILY, "volume_20; data.features names others"),
+        ({"volume": None}, DAILY[:-1], "trailing_volatility_20; data.features"),
+        (
+            {"volume": 0.0},
+            DAILY[:-1],
+            "trailing_volatility_20; not used: volume, which is 0 in some bars; data.features",
+        ),
+        ({"open": None, "high": None, "low": None}, ("log_return",), "log_return; not used: volume; data.features"),
+        ({"open": None, "volume": None}, ("log_return",), "log_return; not used: high, low; data.features"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_features_follow_the_columns(tmp_path, caplog, ending, change, features, said):
+    bars = random_bars([300, 290]).drop(name for name, value in change.items() if value is None)
+    bars = bars.with_columns(pl.lit(value).alias(name) for name, value in change.items() if value is not None)
+    path = tmp_path / f"bars.{ending}"
+    bars.write_csv(path) if ending == "csv" else bars.write_parquet(path)
+    source = csv(path) if ending == "csv" else Parquet(path=str(path), table=table())
+    with caplog.at_level("INFO"):
+        data = ready(pl.DataFrame(), source=source, features=None)
+    assert tuple(data.feature_names) == tuple(features)
+    (line,) = [line for line in caplog.messages if "chosen from the columns" in line]
+    assert said in line

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from refold.data.bars.findings import CHECKS, FINDINGS, ROW, Policy
+from refold.data.bars.entries import choose, find_feature, name_of, usable_columns
+from refold.data.bars.findings import CHECKS, ROW, Policy
 from refold.data.bars.intervals import describe, infer_timetables
+from refold.data.bars.series_columns import HEAD
 from refold.data.bars.table import value_columns
 from refold.data.bars.timetable import Timetable
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
@@ -126,18 +128,39 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     bars = source.load() if raw is None else raw.canonical()
     numbers = _row_numbers(raw, bars)
     heard = _with_policies(recipe, {name: _loudest(name) for name in CHECKS})
-    checked = heard.checks.run(bars.with_row_index(ROW))
-    findings, runs = checked.table, checked.runs
+    chosen = recipe.entries is None
+    try:
+        recipe = _resolved(recipe, bars)
+        table = feature_table(bars.with_row_index(ROW), replace(heard, entries=recipe.entries), None)
+        checked, obstacle = table.checked, ""
+    except DataError as error:
+        table, obstacle = None, str(error)
+        checked = heard.checks.run(bars.with_row_index(ROW))
+    findings, runs = checked.table, list(checked.runs)
     policies: dict[str, Policy] = {
         name: _MENDING.get(name, "mask")
         for name in findings["check"].unique()
         if recipe.checks.policies[name] == "error"
     }
-    outlook = _outlook(bars, _with_policies(recipe, policies), recipe, stride)
-    infinite = pl.col("check") == "feature_not_finite"
-    findings = pl.concat([findings, outlook.findings.filter(infinite)])
-    runs = [*runs, *(table.filter(infinite) for table in outlook.runs)]
-    policies |= outlook.policies
+    outlook = _Outlook(recipe.features, dict.fromkeys(PARTS, 0), (obstacle,), ())
+    if table is not None:
+        used, mended = replace(heard, entries=recipe.entries), _with_policies(recipe, policies)
+        if any(mended.checks.policies[name] != _loudest(name) for name in findings["check"].unique()):
+            lenient: dict[str, Policy] = {"feature_not_finite": heard.checks.policies["feature_not_finite"]}
+            used = _with_policies(mended, lenient)
+            table = feature_table(bars.with_row_index(ROW), used, None)
+        infinite = pl.col("check") == "feature_not_finite"
+        found = table.findings.filter(infinite)
+        findings, runs = pl.concat([findings, found]), [*runs, *(run.filter(infinite) for run in table.runs)]
+        if found.height and recipe.checks.policies["feature_not_finite"] == "error":
+            policies["feature_not_finite"] = "mask"
+        outlook = _without_constants(bars, used, recipe, stride, table)
+        if not chosen and len(outlook.features) < len(recipe.features) and recipe.layout == "per_asset":
+            outlook = outlook._replace(overrides=(_named(outlook), *outlook.overrides))
+        if outlook.obstacles and chosen:
+            outlook = _shorter(bars, used, recipe, stride) or outlook
+    if no_prices := _doubt(findings, bars, recipe):
+        outlook = outlook._replace(obstacles=(no_prices,))
     present = checked.bars.filter(pl.col(ROW).is_not_null())
     timetables = infer_timetables(present)
     return Inspection(
@@ -177,6 +200,11 @@ def _with_policies(recipe: Recipe, policies: Mapping[str, Policy]) -> Recipe:
 
 def _columns(raw: RawTable) -> tuple[Column, ...]:
     """Name the part that each column of the file plays."""
+    if raw.table.kind == "series":
+        series = raw.table.settled(raw.frame.head(HEAD), raw.where).series
+        assert series is not None
+        parts = {column: part for part, column in series.keys.items()} | dict.fromkeys(series.values, "value")
+        return tuple(Column(name, parts.get(name, "not used")) for name in raw.columns)
     found = raw.table.find(raw.columns, raw.where)
     parts = {column: part for part, column in found.items()}
     if raw.table.is_wide(found):
@@ -283,27 +311,28 @@ class _Outlook(NamedTuple):
     windows: dict[str, int]
     obstacles: tuple[str, ...]
     overrides: tuple[str, ...]
-    policies: dict[str, Policy]
-    findings: pl.DataFrame
-    runs: Sequence[pl.DataFrame]
 
 
-def _outlook(bars: pl.DataFrame, mended: Recipe, recipe: Recipe, stride: int) -> _Outlook:
-    """Count the windows of each part under the policies that let the table train."""
-    lenient = mended
-    if recipe.checks.policies["feature_not_finite"] == "error":
-        lenient = _with_policies(mended, {"feature_not_finite": "mask"})
-    empty: dict[str, int] = dict.fromkeys(PARTS, 0)
-    chosen = recipe.entries is None
-    try:
-        columns = value_columns(bars.columns, recipe.checks.kind)
-        recipe, lenient = recipe.resolved(columns), lenient.resolved(columns)
-        table = feature_table(bars.with_row_index(ROW), lenient, None)
-    except DataError as error:
-        return _Outlook(recipe.features, empty, (str(error),), (), {}, pl.DataFrame(schema=FINDINGS), ())
+def _resolved(recipe: Recipe, bars: pl.DataFrame) -> Recipe:
+    """Choose the features as training would, if the settings do not name them."""
+    kind = recipe.checks.kind
+    columns = value_columns(bars.columns, kind)
+    if recipe.entries is None:
+        recipe = replace(recipe, entries=choose(usable_columns(bars.lazy(), columns, kind), kind))
+    return recipe.resolved(columns)
+
+
+def _doubt(findings: pl.DataFrame, bars: pl.DataFrame, recipe: Recipe) -> str:
+    """Say that a table holds no prices, if a twentieth of its values is 0 or below; else return an empty text."""
+    found = int(findings.filter(pl.col("check") == "non_positive")["bars"].sum())
+    if recipe.checks.kind == "series" or 20 * found < bars.height:
+        return ""
+    return f"{found:,} of {bars.height:,} bars are 0 or below: are these prices? data=series reads any numbers"
+
+
+def _outlook(table: FeatureTable, recipe: Recipe, stride: int) -> _Outlook:
+    """Count the windows of each part, and find a window size that leaves some if the chosen one does not."""
     table = panel_table([table], recipe) if recipe.layout == "panel" else table
-    infinite = "feature_not_finite" in table.findings["check"]
-    policies: dict[str, Policy] = {"feature_not_finite": "mask"} if infinite and lenient is not mended else {}
     overrides: tuple[str, ...] = ()
     obstacles: list[str] = []
     windows, train = _windows(table, recipe, recipe.window_size, stride)
@@ -317,14 +346,46 @@ def _outlook(bars: pl.DataFrame, mended: Recipe, recipe: Recipe, stride: int) ->
             obstacles.append(
                 f"no window size leaves windows for all parts: {table.rows.present.sum():,} bars have features"
             )
-    constant = [name for name, spread in zip(table.columns, _spread(table, train), strict=True) if spread == 0]
-    kept = tuple(name for name in recipe.features if name not in constant)
-    if constant and recipe.layout == "per_asset" and kept:
-        # chosen features that are constant are left out by training itself
-        overrides = overrides if chosen else (*overrides, f"data.features=[{','.join(kept)}]")
-    elif constant and not obstacles:
-        obstacles.append(f"{', '.join(constant[:12])}: constant on the training rows")
-    return _Outlook(table.columns, windows, tuple(obstacles), overrides, policies, table.findings, table.runs)
+    spread = zip(table.columns, _spread(table, train), strict=True)
+    moving = tuple(name for name, width in spread if width != 0)
+    if not moving or (recipe.layout == "panel" and len(moving) < len(table.columns)):
+        obstacles.append("a feature is constant on the training rows")
+        moving = table.columns
+    return _Outlook(moving, windows, tuple(obstacles), overrides)
+
+
+def _shorter(bars: pl.DataFrame, used: Recipe, recipe: Recipe, stride: int) -> _Outlook | None:
+    """Tell how a table would train on those of its features that look back on one bar at most; None if it would not."""
+    short = tuple(entry for entry in recipe.entries or () if find_feature(entry).lookback <= 2)
+    if not short or recipe.layout == "panel":
+        return None
+    outlook = _without_constants(bars, used, replace(recipe, entries=short), stride)
+    return None if outlook.obstacles else outlook._replace(overrides=(_named(outlook), *outlook.overrides))
+
+
+def _without_constants(
+    bars: pl.DataFrame, used: Recipe, recipe: Recipe, stride: int, table: FeatureTable | None = None
+) -> _Outlook:
+    """Tell how a table would train on its features without those that are constant on the training rows.
+
+    Args:
+        bars: canonical.
+        used: the recipe with policies that stop nothing.
+        recipe: as it would train.
+        stride: bars between the starts of neighbouring windows.
+        table: the features of the recipe, if they have been computed.
+    """
+    if table is None:
+        table = feature_table(bars.with_row_index(ROW), replace(used, entries=recipe.entries), None)
+    outlook = _outlook(table, recipe, stride)
+    kept = tuple(entry for entry in recipe.entries or () if name_of(entry) in outlook.features)
+    if recipe.layout == "panel" or not 0 < len(kept) < len(recipe.features):
+        return outlook
+    return _without_constants(bars, used, replace(recipe, entries=kept), stride)
+
+
+def _named(outlook: _Outlook) -> str:
+    return f"data.features=[{','.join(outlook.features)}]"
 
 
 def _windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tuple[dict[str, int], np.ndarray]:

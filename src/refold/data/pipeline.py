@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from refold.data.bars.entries import Entry, columns_of, find_feature, name_of, some
+from refold.data.bars.entries import Entry, choose, columns_of, find_feature, name_of, some, usable_columns
 from refold.data.bars.expected import NOTHING, Timetables
 from refold.data.bars.findings import merge, summary
 from refold.data.bars.table import LABEL, value_columns
@@ -88,6 +88,8 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
     """
     chosen = recipe.entries is None
     columns = value_columns(bars.schema, recipe.checks.kind)
+    if chosen:
+        recipe = _chosen(bars, columns, recipe)
     recipe = recipe.resolved(columns)
     if recipe.checks.kind == "series":  # what no feature is made of is neither checked nor kept
         bars = bars.keeping([name for name in columns if name in columns_of(recipe.entries or ())])
@@ -105,6 +107,20 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
         kept = tuple(entry for entry in recipe.entries or () if name_of(entry) not in constant)
         return prepare(bars, replace(recipe, entries=kept), None, folder)
     return assembly.finish(scaler)
+
+
+def _chosen(bars: OrderedBars, columns: list[str], recipe: Recipe) -> Recipe:
+    """Choose the features from the columns, and say in the log which they are and which columns they leave out."""
+    kind = recipe.checks.kind
+    usable = usable_columns(bars.bars, columns, kind)
+    recipe = replace(recipe, entries=choose(usable, kind))
+    if kind == "prices":
+        read = columns_of(recipe.entries or ())
+        unused = [name for name in columns if name not in read]
+        unused = [name if name in usable else f"{name}, which is 0 in some bars" for name in unused]
+        rest = f"; not used: {', '.join(unused)}" if unused else ""
+        log.info("features, chosen from the columns: %s%s; data.features names others", some(recipe.features), rest)
+    return recipe
 
 
 class _Assembly:

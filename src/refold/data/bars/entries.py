@@ -21,7 +21,7 @@ from refold.data.bars import features as built_in
 from refold.data.bars import transforms
 from refold.data.bars.expressions import parse
 from refold.data.bars.features import Feature
-from refold.data.bars.table import NOT_VALUES, OHLCV, OWN, Kind
+from refold.data.bars.table import NOT_VALUES, OHLCV, OWN, PRICES, Kind
 from refold.errors import DataError
 
 Entry = str | Mapping[str, Any]
@@ -141,8 +141,8 @@ def choose(available: Sequence[str], kind: Kind) -> tuple[Entry, ...]:
 
     Args:
         available: columns of the bars, without timestamp and asset.
-        kind: "series" takes every column as it is; "prices" takes the features of daily bars if the columns are there,
-            else the log return of the close.
+        kind: "series" takes every column as it is; "prices" takes those of `DAILY` that the columns allow, or the log
+            return of the close if there is no open, high or low.
 
     Returns:
         Entries of data.features.
@@ -152,14 +152,28 @@ def choose(available: Sequence[str], kind: Kind) -> tuple[Entry, ...]:
     """
     if kind == "series":
         return tuple({"name": column, "column": column} for column in available)
-    if set(OHLCV) <= set(available):
-        return DAILY
+    if set(PRICES) <= set(available):
+        return tuple(name for name in DAILY if set(built_in.find(name).columns) <= set(available))
     if "close" in available:
         return ("log_return",)
     raise DataError(
         f"data.features is null, and the source has only {some(available)}: name features, such as "
         f"[log({next(iter(available), 'column')})], or read any numbers with data.source.table.kind=series"
     )
+
+
+def usable_columns(bars: pl.LazyFrame, columns: Sequence[str], kind: Kind) -> list[str]:
+    """Return the columns that features are chosen from: no volume that is 0 somewhere, since its log is no number.
+
+    Args:
+        bars: canonical table.
+        columns: names of its columns of values.
+        kind: of the table; all columns of a series are usable.
+    """
+    if kind == "series" or "volume" not in columns:
+        return list(columns)
+    zero = bars.select((pl.col("volume") == 0).any()).collect(engine="streaming").item()
+    return [name for name in columns if name != "volume" or not zero]
 
 
 def some(names: Collection[str]) -> str:
