@@ -64,7 +64,12 @@ def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_p
     splits = {("AAPL", "2000-06-21"), ("AAPL", "2005-02-28"), ("MSFT", "2003-02-18")}
     peaks = events.filter(kind="split", found_by="model").select("asset", pl.col("peak").dt.date())
     assert splits <= {(asset, str(day)) for asset, day in peaks.iter_rows()}
-    for text in (f"{facts['flagged_bars']:,} flagged", "alarms per asset and year on validation", str(folder)):
+    for text in (
+        f"{facts['flagged_bars']:,} flagged",
+        "alarms per asset and year (",
+        "of bars flagged) on validation",
+        str(folder),
+    ):
         assert text in done.stdout
     assert "\r" not in done.stdout  # no progress bar off a terminal
     findings = pl.read_csv(folder / "findings.csv")

@@ -1,5 +1,7 @@
 """Alarms of several thresholds: counted over pieces as over the whole, and fitted to validation alone."""
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from refold.scoring import alarms
 from refold.scoring.alarms import AlarmRates, Alarms, covered
-from refold.scoring.scored import alarm_rate
+from refold.scoring.scored import alarm_rate, alarm_words, count_rates
 from refold.scoring.scores import Mahalanobis
 from refold.scoring.thresholds import (
     MeanStd,
@@ -139,5 +141,17 @@ def test_what_is_covered_does_not_depend_on_the_stretches(monkeypatch):
     assert covered(scores) == once
     flags = np.zeros(len(found.score), dtype=bool)
     flags[np.flatnonzero(np.isfinite(found.score))[5]] = True
-    assert per_asset_year(1, *once) == alarm_rate(flags, found, pl.Date)
+    assert per_asset_year(1, *once) == alarm_rate(flags, found, pl.Date).per_asset_year
     assert covered(scores.filter(pl.col("score") < -1)) == (0, 0, 0.0)
+
+
+def test_alarms_are_counted_per_asset_and_day_and_as_a_share():
+    """Two assets with 78 bars on each of 10 days: 1,560 bars of 20 days of one asset."""
+    found = count_rates(alarms=5, flagged=12, bars=1560, moments=780, days=10, span=9.27 * 86400)
+    assert found.per_asset_day == pytest.approx(5 / 20)
+    assert found.flagged_share == pytest.approx(12 / 1560)
+    assert found.per_asset_year == per_asset_year(5, 1560, 780, 9.27 * 86400)
+    facts = found.named("val/")
+    assert alarm_words(facts, 300.0, "val/") == "0.25 alarms per asset and day (0.77 % of bars flagged)"
+    assert "alarms per asset and year (0.77 % of bars flagged)" in alarm_words(facts, 86400.0, "val/")
+    assert math.isnan(count_rates(0, 0, 0, 0, 0, 0.0).flagged_share)

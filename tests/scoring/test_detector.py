@@ -253,7 +253,7 @@ def test_alarms_are_counted_per_asset_and_year():
     scored = detector(data).score_series(piece.series, piece.segments)
     flagged = np.zeros(732, dtype=bool)
     flagged[[10, 11, 12, 200, 500]] = True  # three alarms
-    assert alarm_rate(flagged, scored, piece.series.time_dtype) == pytest.approx(3 / 2, rel=0.01)
+    assert alarm_rate(flagged, scored, piece.series.time_dtype).per_asset_year == pytest.approx(3 / 2, rel=0.01)
 
 
 def test_too_few_bars_are_named():

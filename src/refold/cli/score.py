@@ -26,6 +26,7 @@ from refold.library.scored_files import SCORED_FILES, write_scored_files
 from refold.library.scoring import Judge
 from refold.report.summary import print_labelled
 from refold.runs.directory import atomic_folder
+from refold.scoring.scored import alarm_words
 
 OWN = ("run", "out", "device", "trust")
 
@@ -75,8 +76,8 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
             console.print(f"{sum(counted.values()):,} {name}: {parts}")
     console.print(
         f"{facts['score']}, {facts['threshold']}, {facts['alignment']}: level {facts['level']:.4g}, "
-        f"{facts['val/alarms_per_asset_year']:.1f} alarms per asset and year on validation, "
-        f"{facts['alarms_per_asset_year']:.1f} here"
+        f"{alarm_words(facts, facts['bar_seconds'], 'val/')} on validation, "
+        f"{alarm_words(facts, facts['bar_seconds'])} here"
     )
     if measured := facts.get("detection"):
         print_labelled(measured, console)

@@ -32,7 +32,7 @@ from refold.runs.directory import DETECTOR, write_result
 from refold.scoring.detector import Detector
 from refold.scoring.labelled import against_labels
 from refold.scoring.protocols import Evaluation
-from refold.scoring.scored import alarm_rate
+from refold.scoring.scored import alarm_rate, validation_rates
 from refold.training.callbacks import EpochReport
 from refold.training.facts import run_facts
 from refold.training.loggers import log_end
@@ -242,7 +242,8 @@ def fit_detector(
         "alignment": detector.alignment,
         "level": detector.validation["level"],
         **({"levels": detector.validation["levels"]} if detector.validation["levels"] else {}),
-        "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
-        "test/alarms_per_asset_year": alarm_rate(flagged, test, series.time_dtype),
+        "bar_seconds": detector.validation["bar_seconds"],
+        **validation_rates(detector.validation),
+        **alarm_rate(flagged, test, series.time_dtype).named("test/"),
     }
     return verdict, ScoredPart(test, levels, flagged)

@@ -9,6 +9,7 @@ import polars as pl
 
 from refold.library.scoring import HERE, Scoring
 from refold.runs.directory import FINDINGS
+from refold.scoring.scored import alarm_words, validation_rates
 
 if TYPE_CHECKING:
     from refold.library.run import Run
@@ -47,7 +48,8 @@ def describe_scoring(run: "Run", scoring: Scoring) -> dict[str, Any]:
         "alignment": detector.alignment,
         "level": detector.validation["level"],
         **({"levels": detector.validation["levels"]} if detector.validation["levels"] else {}),
-        "val/alarms_per_asset_year": detector.validation["alarms_per_asset_year"],
+        "bar_seconds": detector.validation["bar_seconds"],
+        **validation_rates(detector.validation),
     }
 
 
@@ -95,5 +97,7 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
         facts={
             "score": f"{facts['score']}, {facts['alignment']} of windows",
             "threshold": f"{facts['threshold']}, {facts['level']:.4g}{', or of its own asset' * ('levels' in facts)}",
+            "on validation": alarm_words(facts, facts["bar_seconds"], "val/"),
+            "here": alarm_words(scoring.facts, facts["bar_seconds"]),
         },
     )

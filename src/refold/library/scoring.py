@@ -25,14 +25,14 @@ from refold.data.sources.source import Source, batches_of
 from refold.errors import ConfigError, DataError
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew
-from refold.scoring.alarms import AlarmRates, covered
+from refold.scoring.alarms import AlarmRates, covered, covered_days
 from refold.scoring.detector import Detector
 from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findings
 from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
 from refold.scoring.rarity import with_periods
 from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts, warn_of_unknown
-from refold.scoring.thresholds import per_asset_year
+from refold.scoring.scored import count_rates
 
 if TYPE_CHECKING:
     from refold.data import WindowDataModule
@@ -284,7 +284,7 @@ class Judge:
             "scored_bars": scored,
             "flagged_bars": events.flagged,
             "alarms": found.height,
-            "alarms_per_asset_year": per_asset_year(found.height, scored, moments, span),
+            **count_rates(found.height, events.flagged, scored, moments, covered_days(scores), span).named(),
             "kinds": dict(sorted(found["kind"].value_counts().iter_rows())),
             "without_score": dict(unscored.most_common()),
             "found_by_checks": dict(per_check.iter_rows()),

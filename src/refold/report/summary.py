@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from refold.scoring.labelled import MODEL
+from refold.scoring.scored import alarm_words
 
 PLANTED = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
 """Metrics of `experiment=price_errors` that tables show -> their captions."""
@@ -64,8 +65,8 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         console.print(
             f"{found['score']}, {found['threshold']}: bars scoring above {found['level']:.4g}"
             f"{', or above the level of their own asset,' * ('levels' in found)} are flagged, "
-            f"{found['val/alarms_per_asset_year']:.1f} alarms per asset and year on validation, "
-            f"{found['test/alarms_per_asset_year']:.1f} on test"
+            f"{alarm_words(found, found['bar_seconds'], 'val/')} on validation, "
+            f"{alarm_words(found, found['bar_seconds'], 'test/')} on test"
         )
     for warning in result["warnings"]:
         console.print(f"warning: {warning}")

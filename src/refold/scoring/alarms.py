@@ -117,6 +117,16 @@ class AlarmRates:
         }
 
 
+def covered_days(scores: pl.LazyFrame) -> int:
+    """Count the days that have scored bars.
+
+    Args:
+        scores: as for `covered`.
+    """
+    day = scores.filter(pl.col("score").is_not_null()).select(pl.col("timestamp").cast(pl.Date).n_unique())
+    return day.collect(engine="streaming").item()
+
+
 def covered(scores: pl.LazyFrame) -> tuple[int, int, float]:
     """Count the scored bars and their different moments, and measure the seconds from the first to the last.
 

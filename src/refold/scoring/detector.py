@@ -148,7 +148,7 @@ class Detector:
             "levels": {name: float(own.level) for name, own in self.threshold.own.items()},
             "bars": int(there.sum()),
             "flagged": int(flagged.sum()),
-            "alarms_per_asset_year": alarm_rate(flagged, scored, val[0].time_dtype),
+            **alarm_rate(flagged, scored, val[0].time_dtype).named(),
             "moments": moments,
             "span_seconds": span,
             "bar_seconds": bar_seconds(scored.times, scored.asset, val[0].time_dtype),

@@ -5,7 +5,7 @@ Letters: N bars, F features, C values of a bar.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -62,8 +62,79 @@ def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> flo
     return float(seconds(np.median(steps), dtype)) if len(steps) else float("nan")
 
 
-def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> float:
-    """Count the alarms, runs of flagged bars, per asset and year of scored bars.
+class AlarmCounts(NamedTuple):
+    """How many alarms there are: runs of neighbouring flagged bars.
+
+    Attributes:
+        per_asset_year: per asset and year of scored bars; NaN if there are fewer than two moments.
+        per_asset_day: per asset and day that has scored bars; NaN likewise.
+        flagged_share: share of the scored bars that are flagged; NaN if there are none.
+    """
+
+    per_asset_year: float
+    per_asset_day: float
+    flagged_share: float
+
+    def named(self, prefix: str = "") -> dict[str, float]:
+        """Return the numbers by the names that they have in result.json and scoring.json.
+
+        Args:
+            prefix: before each name, such as "val/".
+        """
+        year, day, share = self
+        return {
+            f"{prefix}alarms_per_asset_year": year,
+            f"{prefix}alarms_per_asset_day": day,
+            f"{prefix}flagged_share": share,
+        }
+
+
+def validation_rates(validation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the alarms of a fitted detector on validation by the names that they have in result.json.
+
+    Args:
+        validation: of the detector.
+    """
+    names = ("alarms_per_asset_year", "alarms_per_asset_day", "flagged_share")
+    return {f"val/{name}": validation[name] for name in names}
+
+
+def count_rates(alarms: int, flagged: int, bars: int, moments: int, days: int, span: float) -> AlarmCounts:
+    """Convert numbers of alarms and flagged bars to rates.
+
+    Args:
+        alarms: runs of neighbouring flagged bars.
+        flagged: flagged bars.
+        bars: scored ones, of all assets.
+        moments: their different timestamps.
+        days: their different dates.
+        span: seconds from the first to the last moment.
+    """
+    share = flagged / bars if bars else float("nan")
+    asset_days = bars * days / moments if moments > 1 else float("nan")
+    return AlarmCounts(per_asset_year(alarms, bars, moments, span), alarms / asset_days, share)
+
+
+def alarm_words(facts: Mapping[str, Any], seconds_per_bar: float, prefix: str = "") -> str:
+    """Describe alarms per asset and year of daily bars, per asset and day of those within a day, and as a share.
+
+    Args:
+        facts: with the names of `AlarmCounts.named`.
+        seconds_per_bar: usual time from one bar to the next.
+        prefix: of the names.
+
+    Returns:
+        Words such as `2.1 alarms per asset and year (0.40 % of bars flagged)`.
+    """
+    unit = "day" if seconds_per_bar < 0.9 * 86400 else "year"
+    return (
+        f"{facts[f'{prefix}alarms_per_asset_{unit}']:.{2 if unit == 'day' else 1}f} alarms per asset and {unit} "
+        f"({facts[f'{prefix}flagged_share']:.2%} of bars flagged)".replace("%", " %")
+    )
+
+
+def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> AlarmCounts:
+    """Count the alarms, runs of flagged bars, per asset and year, per asset and day, and as a share of scored bars.
 
     Args:
         flagged: (N,) bool.
@@ -71,7 +142,10 @@ def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> float
         dtype: of the timestamps.
     """
     bars = int((~np.isnan(scored.score)).sum())
-    return per_asset_year(count_alarms(flagged, scored.asset), bars, *extent(scored, dtype))
+    moments, span = extent(scored, dtype)
+    a_day = round(86400 / float(seconds(np.float64(1), dtype)))
+    days = len(np.unique(scored.times[~np.isnan(scored.score)] // a_day))
+    return count_rates(count_alarms(flagged, scored.asset), int(flagged.sum()), bars, moments, days, span)
 
 
 def extent(scored: Scores, dtype: pl.DataType) -> tuple[int, float]:
