@@ -129,6 +129,16 @@ LABELS = {"columns": {"label": "anomaly"}}
 AMERICAN = [SOUND[0], *(f"{line[5:7]}/{line[8:10]}/{line[:4]}{line[10:]}" for line in SOUND[1:])]
 ALL_AT_ONCE = semicolons(AMERICAN, ",")
 
+SERIES = {"kind": "series"}
+CHOSEN, OPEN = {"features": None}, {"features": ["open"]}
+CONSTANTS = ["date,x,y", *(f"{FIRST + timedelta(days=day)},1,2" for day in range(DAYS))]
+BY_TIME, BACKWARDS = "OVER (ORDER BY timestamp)", "OVER (ORDER BY timestamp DESC)"
+
+
+def expression(text: str, lookback: int = 1) -> dict:
+    return {"features": [{"name": "own", "expression": text, "lookback": lookback}]}
+
+
 CASES = [
     Case("sound", SOUND),
     Case("empty file", []),
@@ -255,6 +265,27 @@ CASES = [
     Case("a look-back longer than the file", SOUND, settings={"features": ["trailing_volatility_60"]}),
     Case("a part without windows", SOUND[:20]),
     Case("an asset that is not there", SOUND, table={"assets": ["B"]}),
+    Case("any numbers", cell("close", "-100"), table=SERIES, settings=CHOSEN),
+    Case("any numbers, without a time", column_dropped("date", "symbol"), table=SERIES, settings=CHOSEN),
+    Case("any numbers, without a time, by an id", column_dropped("date"), table=SERIES, settings=CHOSEN),
+    Case("any numbers, a text among them", cell("close", "n/a"), table=SERIES, settings=CHOSEN),
+    Case("any numbers, an empty cell", cell("close", ""), table=SERIES, settings=CHOSEN),
+    Case("any numbers, an empty cell in a column not used", cell("close", ""), table=SERIES, settings=OPEN),
+    Case("any numbers, infinity", cell("high", "inf"), table=SERIES, settings=CHOSEN),
+    Case("any numbers, one stands still", stale(), table=SERIES, settings=CHOSEN),
+    Case("no numbers", column_dropped("open", "high", "low", "close", "volume"), table=SERIES, settings=CHOSEN),
+    Case("numbers that are all constant", CONSTANTS, table=SERIES, settings=CHOSEN),
+    Case("prices adjusted as a series", SOUND, table={**SERIES, "adjusted": True}, settings=CHOSEN),
+    Case("values that are not there", SOUND, table={**SERIES, "values": ["last"]}, settings=CHOSEN),
+    Case("a time as a value", SOUND, table={**SERIES, "columns": {"timestamp": "close"}}, settings=CHOSEN),
+    Case("an expression that does not parse", SOUND, table=SERIES, settings=expression("close -")),
+    Case("an expression of an absent column", SOUND, table=SERIES, settings=expression("close - future")),
+    Case("an expression over a whole column", SOUND, table=SERIES, settings=expression("close - AVG(close)")),
+    Case("an expression that leads", SOUND, table=SERIES, settings=expression(f"LEAD(close) {BY_TIME}")),
+    Case("an expression that looks ahead", SOUND, table=SERIES, settings=expression(f"LAG(close) {BACKWARDS}")),
+    Case("an expression beyond its look-back", SOUND, table=SERIES, settings=expression(f"LAG(close) {BY_TIME}")),
+    Case("an expression with its look-back", SOUND, table=SERIES, settings=expression(f"LAG(close) {BY_TIME}", 2)),
+    Case("a logarithm of a negative number", cell("close", "-1"), table=SERIES, settings={"features": ["log(close)"]}),
     Case("dates that are not there", SOUND, table={"start": "2030-01-01"}),
     Case("labels", labelled("1"), table=LABELS),
     Case("labels that are true, false, 1.0 and 0", labelled("True"), table=LABELS),

@@ -172,7 +172,7 @@ def test_spoilt_bars_are_named(spoil, message):
         (
             {"split": fractions(0.6, 0.17)},
             "val: its longest run has 7 bars, after the 8 that are dropped between parts, and data.window_size is 8; "
-            "choose data.window_size at most 7",
+            "data.window_size=5 leaves windows for all parts",
         ),
         ({"split": fractions(0.5, 0.5)}, "data.split leaves no windows for test"),
     ],

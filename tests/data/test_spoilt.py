@@ -21,7 +21,12 @@ from tests.data.spoilt import CASES, Case
 def read(case: Case, path) -> WindowDataModule:
     path.write_text("\n".join(case.lines) + ("\n" if case.lines else ""))
     chosen = {"features": ["log_return"], "window_size": 4, "calendar": "union", **case.settings}
-    policies = checks(calendar=chosen.pop("calendar"), interval=chosen.pop("interval", None), **case.policies)
+    policies = checks(
+        calendar=chosen.pop("calendar"),
+        interval=chosen.pop("interval", None),
+        kind=case.table.get("kind", "prices"),
+        **case.policies,
+    )
     if case.parquet is None:
         source = Csv(path=str(path), **{"separator": None, **case.source}, table=table(**case.table))
     else:

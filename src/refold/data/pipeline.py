@@ -247,7 +247,7 @@ class _Assembly:
         """
         refuse_few(self.bars)
         segments: dict[Part, np.ndarray] = {part: np.concatenate(runs) for part, runs in self.segments.items()}
-        _refuse_empty(segments, self.longest, self.gap, self.recipe)
+        self._refuse_empty(segments)
         findings, table, calendar = merge(self.findings), self.table, self.table.checked.calendar
         scaler = scaler or self._scaler()
         values, starts = self._spool("values"), np.concatenate(self.starts)
@@ -284,6 +284,44 @@ class _Assembly:
             summary=self._summary(findings),
             fingerprint=self.digest.hexdigest(),
         )
+
+    def _refuse_empty(self, segments: dict[Part, np.ndarray]) -> None:
+        """Raise a DataError if the window is longer than the longest run of bars, or a part holds no window."""
+        T = self.recipe.window_size
+        if self.longest < T:
+            remedy = f"choose data.window_size at most {self.longest}, " if self.longest else ""
+            raise DataError(
+                f"data.window_size is {T}; the longest run of bars without a hole, after the look-back of the "
+                f"features, is {self.longest}: {remedy}choose features with a shorter look-back, or bring more bars"
+            )
+        for part in PARTS:
+            longest = int(segments[part][:, 1].max(initial=0))
+            if longest < T:
+                fitting = self._fitting_window()
+                remedy = f"data.window_size={fitting} leaves windows for all parts; or " if fitting else ""
+                raise DataError(
+                    f"data.split leaves no windows for {part}: its longest run has {longest} bars, after the "
+                    f"{self.gap} that are dropped between parts, and data.window_size is {T}; {remedy}give {part} a "
+                    f"larger part in data.split, or bring more bars"
+                )
+
+    def _fitting_window(self) -> int:
+        """Find a smaller window that the last table has in all parts, with about as many windows as bars, or 0."""
+        rows, recipe, dropped = self.table.rows, self.recipe, self.gap - (self.recipe.window_size - 1)
+
+        def shortest_part(T: int) -> int:
+            usable = rows.usable(min(recipe.max_masked, T - 1))
+            segments = rows.segments(usable, self.intervals, T - 1 + dropped)
+            return min(int(segments[part][:, 1].max(initial=0)) for part in PARTS)
+
+        for needed in (lambda T: 2 * T - 1, lambda T: T):
+            fits, beyond = 0, recipe.window_size
+            while beyond - fits > 1:
+                middle = (fits + beyond) // 2
+                fits, beyond = (middle, beyond) if shortest_part(middle) >= needed(middle) else (fits, middle)
+            if fits > 1:
+                return fits
+        return 0
 
     def _tensor(self, spool: Spool, needed: bool) -> torch.Tensor | None:
         """Return the array of a spool, or discard it if it is not needed."""
@@ -382,26 +420,6 @@ def refuse_few(bars: int) -> None:
     """
     if bars < 2:
         raise DataError(f"the data has {bars} usable row{'s' * (bars != 1)}; a window needs data.window_size bars")
-
-
-def _refuse_empty(segments: dict[Part, np.ndarray], longest: int, gap: int, recipe: Recipe) -> None:
-    """Raise a DataError if the window is longer than the longest run of bars, or a part holds no window."""
-    T = recipe.window_size
-    if longest < T:
-        remedy = f"choose data.window_size at most {longest}, " if longest else ""
-        raise DataError(
-            f"data.window_size is {T}; the longest run of bars without a hole, after the look-back of the features, is "
-            f"{longest}: {remedy}choose features with a shorter look-back, or bring more bars"
-        )
-    for part in PARTS:
-        longest = int(segments[part][:, 1].max(initial=0))
-        if longest < T:
-            remedy = f"choose data.window_size at most {longest}, " if longest else ""
-            raise DataError(
-                f"data.split leaves no windows for {part}: its longest run has {longest} bars, after the {gap} "
-                f"that are dropped between parts, and data.window_size is {T}; {remedy}give {part} a larger part in "
-                f"data.split, or bring more bars"
-            )
 
 
 def _hash_bars(digest: hashlib.blake2b, bars: pl.DataFrame) -> None:

@@ -41,7 +41,7 @@ def parse(name: str, text: str) -> pl.Expr:
                 f"AVG(x) OVER (ORDER BY timestamp ROWS BETWEEN 19 PRECEDING AND CURRENT ROW), with lookback: 20"
             )
         if kind == "Lead":
-            raise DataError(f"{where} looks ahead: it reads the value {detail} rows later")
+            raise DataError(f"{where} looks ahead: it reads a row that comes {detail} later")
     if not expression.meta.root_names():
         raise DataError(f"{where} names no column of the table")
     return expression

@@ -52,7 +52,7 @@ def canonical_batches(
     """
     empty = True
     for part in parts:
-        if table.series is None:  # what the first rows say of the columns holds for all
+        if table.kind == "series" and table.series is None:  # what the first rows say of the columns holds for all
             table = table.settled(part.head(HEAD).collect(), where)
         rows = table.push_down(part, where).collect()
         bars = table.canonical(rows, where=where, single_asset=single_asset, piece=True)
