@@ -194,3 +194,19 @@ def test_any_numbers_are_described_and_numbers_below_0_are_no_prices(tmp_path, m
     assert found["windows"] == windows(found["overrides"])
     assert found["assets"][0]["interval"] == "1 h"
     assert "data=series" in as_json(monkeypatch, capsys, path)["obstacles"][0]
+
+
+def test_assets_of_several_intervals_are_heard(tmp_path, monkeypatch, capsys):
+    bars = random_bars([400, 380])
+    hours = pl.col("timestamp").cast(pl.Datetime("us")) + pl.duration(hours=pl.int_range(pl.len()))
+    first, second = bars.filter(pl.col("asset") == "A"), bars.filter(pl.col("asset") == "B")
+    start = pl.lit(bars["timestamp"][0]).cast(pl.Datetime("us")) + pl.duration(hours=pl.int_range(pl.len()))
+    pl.concat([first.with_columns(timestamp=start), second.with_columns(timestamp=hours.dt.truncate("1d"))]).write_csv(
+        tmp_path / "mixed.csv"
+    )
+    found = as_json(monkeypatch, capsys, tmp_path / "mixed.csv", "data.window_size=8")
+    mixed = next(finding for finding in found["findings"] if finding["check"] == "mixed_interval")
+    assert mixed["assets"] == 1
+    assert "data.checks.policies.mixed_interval=warn" in found["overrides"]
+    if not found["obstacles"]:
+        assert found["windows"] == windows(found["overrides"])

@@ -12,8 +12,10 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.entries import choose, find_feature, name_of, usable_columns
+from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import CHECKS, ROW, Policy
-from refold.data.bars.intervals import describe, infer_timetables
+from refold.data.bars.intervals import describe
+from refold.data.bars.market import in_order
 from refold.data.bars.series_columns import HEAD
 from refold.data.bars.table import value_columns
 from refold.data.bars.timetable import Timetable
@@ -127,6 +129,8 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     raw = source.raw() if isinstance(source, Tabular) else None
     bars = source.load() if raw is None else raw.canonical()
     numbers = _row_numbers(raw, bars)
+    timetables, mixed = _intervals(bars, recipe)
+    recipe = replace(recipe, checks=recipe.checks.knowing(timetables))
     heard = _with_policies(recipe, {name: _loudest(name) for name in CHECKS})
     chosen = recipe.entries is None
     try:
@@ -136,9 +140,9 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     except DataError as error:
         table, obstacle = None, str(error)
         checked = heard.checks.run(bars.with_row_index(ROW))
-    findings, runs = checked.table, list(checked.runs)
+    findings, runs = pl.concat([mixed, checked.table]), list(checked.runs)
     policies: dict[str, Policy] = {
-        name: _MENDING.get(name, "mask")
+        name: _MENDING.get(name, "mask" if "mask" in CHECKS[name].policies else _loudest(name))
         for name in findings["check"].unique()
         if recipe.checks.policies[name] == "error"
     }
@@ -162,15 +166,14 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     if no_prices := _doubt(findings, bars, recipe):
         outlook = outlook._replace(obstacles=(no_prices,))
     present = checked.bars.filter(pl.col(ROW).is_not_null())
-    timetables = infer_timetables(present)
     return Inspection(
         source=str(source),
         form={} if raw is None else raw.form,
         rows=bars.height if raw is None else raw.frame.height,
         bars=bars.height,
         columns=() if raw is None else _columns(raw),
-        assets=_assets(present, timetables),
-        **_times(present, timetables),
+        assets=_assets(present, timetables.of),
+        **_times(present, timetables.of),
         findings=_described(findings, runs, bars, numbers, recipe.checks.policies),
         features=outlook.features,
         windows=outlook.windows,
@@ -180,6 +183,15 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
             *outlook.overrides,
         ),
     )
+
+
+def _intervals(bars: pl.DataFrame, recipe: Recipe) -> tuple[Timetables, pl.DataFrame]:
+    """Infer how often the bars of each asset come, and list the assets whose interval is not that of most."""
+    whole = in_order(bars.filter(pl.all_horizontal(pl.col("timestamp", "asset").is_not_null())))
+    counts = dict(whole.group_by("asset", maintain_order=True).len().iter_rows())
+    timetables = recipe.checks.timetables_of(whole.lazy(), len(counts))
+    checks = _with_policies(recipe, {"mixed_interval": "warn"}).checks
+    return timetables, checks.compare(timetables, counts)
 
 
 def _loudest(check: str) -> Policy:
@@ -270,8 +282,13 @@ def _described(
     """
     described = []
     for (check,), found in findings.group_by("check", maintain_order=True):
-        own = pl.concat(table for table in runs if table.height and table["check"][0] == check)
-        first = own.sort("first", maintain_order=True, nulls_last=True).head(EXAMPLES)
+        own = [table for table in runs if table.height and table["check"][0] == check]
+        if own:
+            first = pl.concat(own).sort("first", maintain_order=True, nulls_last=True).head(EXAMPLES)
+            examples = tuple(_example(run, bars, numbers) for run in first.iter_rows(named=True))
+        else:  # it is about whole assets
+            first = found.select("asset", "bars").head(EXAMPLES)
+            examples = tuple(f"{asset}, {count:,} bars" for asset, count in first.iter_rows())
         described.append(
             Finding(
                 check=str(check),
@@ -279,7 +296,7 @@ def _described(
                 policy=policies[str(check)],
                 bars=int(found["bars"].sum()),
                 assets=found.height,
-                examples=tuple(_example(run, bars, numbers) for run in first.iter_rows(named=True)),
+                examples=examples,
             )
         )
     return tuple(described)
