@@ -1,11 +1,12 @@
 """A column of labels: read from any table, carried beside the bars, and never seen by a model."""
 
-from datetime import date
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 
+from refold.data.bars import cells
 from refold.data.bars.table import LABEL
 from refold.data.sources import Csv, Parquet
 from refold.data.sources.source import batches_of
@@ -132,3 +133,33 @@ def test_a_masked_hole_has_no_anomaly():
     label = data.train_windows.series.label
     assert label is not None
     assert (len(label), int(label.sum())) == (600, int(frame["anomaly"].sum()))
+
+
+def test_columns_named_like_labels_are_no_values_of_a_series_and_the_log_says_so(caplog):
+    days = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 1, 1, 0, 1, 39), "1s", eager=True)
+    numbers = pl.Series(np.random.default_rng(0).normal(size=100))
+    flags = (pl.int_range(100, eager=True) > 90).cast(pl.Int64)
+    texts = flags.cast(pl.Float64).cast(pl.String)
+    frame = pl.DataFrame({"datetime": days, "Current": numbers, "open": flags, "anomaly": texts, "changepoint": texts})
+    cells.say.cache_clear()
+    with caplog.at_level("INFO"):
+        bars = table(kind="series", **NAMED).canonical(frame, where="skab.csv", single_asset="A")
+    assert bars.columns == ["timestamp", "asset", "label", "Current", "open"]
+    assert "named like a label and holds 0 and 1: 'changepoint'" in caplog.text
+    blind = table(kind="series").canonical(frame, where="other.csv", single_asset="A")
+    assert blind.columns == ["timestamp", "asset", "Current", "open"]
+    chosen = table(kind="series", values=["changepoint"]).canonical(frame, where="skab.csv", single_asset="A")
+    assert chosen.columns == ["timestamp", "asset", "changepoint"]
+    scores = frame.with_columns(anomaly=numbers)
+    assert "anomaly" in table(kind="series").canonical(scores, where="scores.csv", single_asset="A").columns
+
+
+def test_rows_without_a_time_and_epochs_of_a_usual_name_are_series():
+    frame = pl.DataFrame({"Data": np.arange(50.0) % 7, "Label": [0] * 49 + [1]})
+    named = table(kind="series", columns={"label": "Label"}).canonical(frame, where="tsb.csv", single_asset="A")
+    assert named.columns == ["timestamp", "asset", "label", "Data"]
+    assert named[LABEL].sum() == 1
+    epochs = pl.DataFrame({"ts": 1_700_000_000 + 60 * np.arange(50), "flow": np.arange(50.0) % 7})
+    bars = table(kind="series").canonical(epochs, where="plant.csv", single_asset="A")
+    assert bars.columns == ["timestamp", "asset", "flow"]
+    assert bars["timestamp"][1] - bars["timestamp"][0] == timedelta(minutes=1)

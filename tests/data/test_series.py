@@ -56,11 +56,11 @@ def test_pieces_give_what_the_table_at_once_gives(tmp_path):
 def test_rows_without_a_time_are_numbered(tmp_path, caplog):
     say.cache_clear()
     with caplog.at_level(logging.INFO):
-        data = series(sensors().select(Data="Pressure", Label=pl.lit(0)), tmp_path / "tsb.csv")
+        data = series(sensors().select(Data="Pressure", Level=pl.lit(0)), tmp_path / "tsb.csv")
     assert "has no time column: its rows are numbered" in caplog.text
     assert str(data.train_windows.timestamps(np.array([0]))[0, 5]) == "1970-01-01T00:00:05.000000"
     assert data.feature_names == ["Data"]  # the other column is constant
-    assert "constant on the training rows: Label" in caplog.text
+    assert "constant on the training rows: Level" in caplog.text
 
 
 def test_texts_are_not_used_and_said(tmp_path, caplog):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from refold.data.bars.cells import CellFormat, say
+from refold.data.bars.label_names import holds_zeros_and_ones, named_like_labels
 from refold.errors import DataError
 
 HEAD = 500
@@ -13,6 +14,9 @@ HEAD = 500
 
 _ASSET_NAMES = ("unique_id", "series_id", "item_id")
 """Usual names of the column that tells the series of a long table apart, beside those of prices."""
+
+_EPOCH_NAMES = ("ts", "ds", "epoch", "unix", "unixtime", "unix_time", "time_stamp")
+"""Usual names of columns of seconds, milliseconds and so on since 1970, which no value says by itself."""
 
 _DAY = r"^\d{4}[-./]\d\d[-./]\d\d([T ].*)?$"
 _RESERVED = ("timestamp", "asset", "label")
@@ -72,9 +76,14 @@ def find_series_columns(
             )
         keys["timestamp"] = times[0]
         say(f"{where}: the times are those of column {times[0]!r}")
+    if "timestamp" not in keys and (epochs := [name for name in rest if name.strip().lower() in _EPOCH_NAMES]):
+        keys["timestamp"] = epochs[0]  # numbers, or texts that are refused by name if they are no times
+        say(f"{where}: the times are those of column {epochs[0]!r}")
     rest = [name for name in rest if name not in keys.values()]
     if wanted is not None and (absent := [name for name in wanted if name not in rest]):
         raise DataError(f"data.source.table.values has {absent[0]!r}; {where} has the columns {_names(rest)}")
+    labels = [] if wanted is not None else _leave_out_labels(head, rest, where, "label" in keys)
+    rest = [name for name in rest if name not in labels]
     values = tuple(wanted) if wanted is not None else tuple(name for name in rest if _holds_numbers(head[name], cells))
     if not values:
         raise DataError(f"{where} has no column of numbers beside {_names(list(keys.values())) or 'none'}")
@@ -94,6 +103,33 @@ def find_series_columns(
             )
         say(f"{where} has no time column: its rows are numbered, as seconds from 1970-01-01 00:00:00 on")
     return SeriesColumns(keys.get("timestamp"), keys.get("asset"), keys.get("label"), values)
+
+
+def _leave_out_labels(head: pl.DataFrame, names: Sequence[str], where: str, labelled: bool) -> list[str]:
+    """Find columns of 0 and 1 that are named like labels, and log them: as features they would tell what is sought.
+
+    Args:
+        head: the first rows.
+        names: columns that might be values.
+        where: what the table is, for messages.
+        labelled: whether a column of labels is named already.
+
+    Returns:
+        Columns to leave out. Of others that hold 0 and 1 alone the log says that they are features.
+    """
+    binary = [name for name in names if holds_zeros_and_ones(head[name])]
+    labels = [name for name in named_like_labels(binary) if name not in _RESERVED]
+    one = "" if labelled else f"; data.source.table.columns.label={labels[0] if labels else '...'} measures against it"
+    if labels:
+        say(
+            f"{where}: not used, since it is named like a label and holds 0 and 1: {_names(labels)}{one}; "
+            f"data.source.table.values makes it a feature"
+        )
+    if not labelled and (others := [name for name in binary if name not in labels and head[name].n_unique() > 1]):
+        say(
+            f"{where}: {_names(others)} holds 0 and 1 alone and is a feature; is it a label?{one if not labels else ''}"
+        )
+    return labels
 
 
 def _asset(head: pl.DataFrame, names: Sequence[str]) -> str | None:
