@@ -269,9 +269,10 @@ class Judge:
             events.add(table)
             if compared and (name == HERE or table["part"][0] == name):
                 compared.add(table)
-        for rows in bars.nameless.frames() if bars is not None and like is not None else ():
-            spool.add(_without_verdict(rows, like))
-            unscored["missing_timestamp"] += rows.height
+        if bars is not None and like is not None:
+            for rows in bars.nameless.frames():
+                spool.add(_without_verdict(rows, like))
+                unscored["missing_timestamp"] += rows.height
         scores = spool.table()
         scored, moments, span = covered(scores)
         if not scored:

@@ -244,7 +244,7 @@ def _piece(detector: Detector, bars: OrderedBars, cut: Cut) -> Piece:
         lacking_after = high < cut.high and np.count_nonzero(made.origin >= kept.stop) < needed[1]
         if not (lacking_before or lacking_after):
             return Piece(part, kept, cut.first, market, made)
-        before, after = before * (1 + lacking_before), after * (1 + lacking_after)
+        before, after = before * (2 if lacking_before else 1), after * (2 if lacking_after else 1)
 
 
 def scan_parts(

@@ -150,9 +150,8 @@ class FaultyRuns:
         for table in runs:
             self._tables.append(table.with_columns(pl.col("first", "last") + shift))
             self._rows += table.height
-        if self._rows > 2 * MOST_RUNS:
-            self._tables = [self.table()]
-            self._rows = self._tables[0].height
+        if self._rows > 2 * MOST_RUNS and (known := self.table()) is not None:
+            self._tables, self._rows = [known], known.height
 
     def table(self) -> pl.DataFrame | None:
         """Return all runs: check, policy, asset, start, end, bars, first, last; None if there is none.
