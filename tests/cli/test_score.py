@@ -98,11 +98,57 @@ def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
     assert set(table["part"]) == {"val", "test"}
     result, facts = (json.loads(path.read_text()) for path in (run_dir / "result.json", tmp_path / "mine/scoring.json"))
     assert facts["level"] == result["detector"]["level"]
+    assert table.filter(pl.col("score").is_null() != pl.col("reason").is_not_null()).height == 0
     own = facts["thresholds"]["quantile (chosen)"]
     assert own["validation"] == result["detector"]["val/alarms_per_asset_year"]
     assert own["test"] == pytest.approx(result["detector"]["test/alarms_per_asset_year"])
     assert pl.read_csv(tmp_path / "mine/findings.csv").equals(pl.read_csv(run_dir / "findings.csv"))
     assert table.filter(part="val")["verdict"].mean() == pytest.approx(0.005, abs=0.002)  # the default quantile
+
+
+def spoilt_bars() -> pl.DataFrame:
+    """Two stocks, one with a name that a spreadsheet would compute: a broken bar, a second one, one without a date."""
+    bars = quoted_bars().filter(pl.col("asset").is_in(["FB", "GOOG"]))
+    bars = bars.with_columns(pl.col("asset").replace("GOOG", "=GOOG")).with_row_index("row")
+    broken = pl.when(pl.col("row").is_in([100, 101])).then(1e6).otherwise("low").alias("low")
+    lost = bars[[400]].with_columns(timestamp=pl.lit(None, pl.Date))
+    return pl.concat([bars.with_columns(broken), bars[[300]], lost]).drop("row")
+
+
+def test_a_file_with_faulty_bars_is_scored_and_nothing_that_was_found_is_lost(run_dir, tmp_path, score):
+    bars = spoilt_bars()
+    bars.write_csv(tmp_path / "spoilt.csv")
+    status, printed, errors = score(f"data.path={tmp_path / 'spoilt.csv'}", f"out={tmp_path / 'out'}")
+    assert status == 0, errors
+    table, facts = (
+        pl.read_parquet(tmp_path / "out/scores.parquet"),
+        json.loads((tmp_path / "out/scoring.json").read_text()),
+    )
+    assert table.height == facts["bars"] == bars.height
+    assert table["score"].null_count() == sum(facts["without_score"].values())
+    assert dict(table["reason"].drop_nulls().value_counts().iter_rows()) == facts["without_score"]
+    assert table[-1].select("timestamp", "reason", "verdict").row(0) == (None, "missing_timestamp", False)
+    assert facts["found_by_checks"]["broken_bar"] == facts["without_score"]["broken_bar"] == 2
+    assert "2 broken_bar" in printed
+    events = pl.read_csv(tmp_path / "out/events.csv", try_parse_dates=True)
+    assert events.filter(found_by="model").height == facts["alarms"] == facts["kinds"].get("regime", 0)
+    found = {row["kind"]: row for row in events.filter(found_by="checks").iter_rows(named=True)}
+    assert (found["broken_bar"]["bars"], found["broken_bar"]["done"]) == (2, "kept without values")
+    assert found["duplicate"]["asset"].lstrip("'") == bars["asset"][300]
+    assert found["missing_timestamp"]["start"] is None
+    assert "=GOOG" not in set(events["asset"])
+    assert "'=GOOG" in set(events["asset"])
+    run = load_run(run_dir)  # in memory the same
+    verdicts, known = run.score(bars), run.events(bars)
+    assert verdicts["reason"].equals(table["reason"])
+    np.testing.assert_allclose(verdicts["score"].to_numpy(), table["score"].to_numpy(), rtol=1e-5)
+    assert (
+        known.select("kind", "bars", "found_by", "done").rows()
+        == events.select("kind", "bars", "found_by", "done").rows()
+    )
+    status, _, errors = score(f"data.path={tmp_path / 'spoilt.csv'}", "data.checks.policies.broken_bar=error")
+    assert status == 2
+    assert "data.checks.policies.broken_bar is error" in errors
 
 
 @pytest.mark.parametrize(

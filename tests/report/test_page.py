@@ -225,6 +225,72 @@ def test_a_flagged_bar_tells_its_kind_prices_score_and_the_features_to_blame(tmp
     ]
 
 
+def with_findings(events: pl.DataFrame, day: date) -> pl.DataFrame:
+    """Events of the model, and two of checks: one of an odd asset, one of rows without a date."""
+    alarms = events.with_columns(found_by=pl.lit("model"), bars=pl.lit(1, pl.Int64), done=pl.lit("flagged"))
+    found = pl.DataFrame({
+        "asset": [ODD, None], "start": [day, None], "end": [day, None], "kind": ["broken_bar", "missing_timestamp"],
+        "found_by": "checks", "bars": [1, 3], "done": ["kept without values", "dropped"],
+    })  # fmt: skip
+    return pl.concat([alarms, found], how="diagonal_relaxed")
+
+
+def spoilt_scores() -> pl.DataFrame:
+    scores = make_scores((ODD, "B"), 60)
+    row = pl.int_range(pl.len()).over("asset")
+    reason = pl.when(row < 10).then(pl.lit("warming")).when(row == 30).then(pl.lit("broken_bar"))
+    reason = reason.when(row.is_between(31, 33)).then(pl.lit("masked"))
+    scores = scores.with_columns(reason.alias("reason"))
+    known = pl.col("reason").is_null()
+    return scores.with_columns(
+        pl.when(known).then("score").alias("score"), (pl.col("verdict") & known).alias("verdict")
+    ).with_columns(pl.when(pl.col("score").is_null() & known).then(pl.lit("hole")).otherwise("reason").alias("reason"))
+
+
+def test_findings_and_stretches_without_scores_stand_in_the_page(tmp_path, monkeypatch):
+    scores = spoilt_scores()
+    days = scores["timestamp"][:60]
+    events = with_findings(make_events(scores), days[30])
+    write_page(tmp_path / "report.html", title="t", scores=scores, events=events)
+    data = payload(tmp_path / "report.html")
+    assert data["facts"]["events"] == str(events.filter(found_by="model").height)
+    assert data["facts"]["found by checks"] == "4 bars in 2 runs"
+    odd, other = data["assets"][ODD], data["assets"]["B"]
+    moment = data["events"]["start"][data["events"]["kind"].index("broken_bar")]
+    assert odd["findings"] == {
+        "bars": [1], "kind": ["broken_bar"], "done": ["kept without values"], "total": 1,
+        "start": [moment], "end": [moment],
+    }  # fmt: skip
+    assert other["findings"]["start"] == []
+    spans = list(zip(other["unscored"]["reason"], other["unscored"]["bars"], strict=True))
+    assert spans[0] == ("warming", 10)
+    assert spans[spans.index(("broken_bar", 1)) + 1] == ("masked", 3)
+    assert sum(bars for _, bars in spans) == scores.filter(asset="B")["score"].null_count()
+    table = data["events"]
+    assert table["found_by"][-2:] == ["checks", "checks"]
+    assert table["done"][-2:] == ["kept without values", "dropped"]
+    assert (table["asset"][-1], table["start"][-1], table["score"][-1]) == (None, None, None)
+    assert (table["total"], table["found"]) == (events.height - 2, 2)
+    monkeypatch.setattr(asset_series, "MOST_FINDINGS", 1)
+    write_page(tmp_path / "few.html", title="t", scores=scores, events=events)
+    few = payload(tmp_path / "few.html")["assets"]["B"]["unscored"]
+    assert (few["reason"], few["bars"], few["total"]) == (["warming"], [10], len(spans))
+
+
+@pytest.mark.slow
+def test_findings_are_drawn_and_listed_without_a_complaint(tmp_path, open_page):
+    scores = spoilt_scores()
+    events = with_findings(make_events(scores), scores["timestamp"][30])
+    write_page(tmp_path / "report.html", title="t", scores=scores, events=events)
+    document, console = open_page(tmp_path / "report.html")
+    assert console == []
+    assert 'data-ready="yes"' in document
+    assert "found by checks" in document
+    assert "missing_timestamp" in document
+    assert "kept without values" in document
+    assert "1970-01-01" not in document  # rows without a date have none
+
+
 def test_times_are_those_of_the_clock_on_the_wall(tmp_path):
     moments = pl.Series([datetime(2020, 7, 1, 9, 30), datetime(2020, 7, 1, 9, 31)])
     moments = moments.dt.replace_time_zone("America/New_York")

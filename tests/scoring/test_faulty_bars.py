@@ -16,8 +16,9 @@ from refold.data.unsplit import unsplit_series
 from refold.errors import DataError
 from refold.scoring.detector import Detector
 from refold.scoring.events import group_events, with_findings
-from refold.scoring.scan import scan
+from refold.scoring.scan import scan, scan_parts
 from tests.data.makers import ALL_FEATURES, checks, random_bars, ready, with_value
+from tests.scoring.test_detector import detector, small_autoencoder
 from tests.scoring.test_scan import fitted
 
 SPOIL: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
@@ -153,6 +154,27 @@ def test_events_of_checks_stand_beside_those_of_the_model_in_order_of_time(judge
             one = runs[:1].with_columns(check=pl.lit(name), policy=pl.lit(policy))
             done = with_findings(alarms.clear(), one)["done"].item()
             assert done, (name, policy)
+
+
+def test_of_a_runs_own_data_the_findings_of_its_parts_are_listed_and_masked_bars_keep_a_row():
+    bars = with_value(random_bars([300, 250]), [40, 210, 211, 280, 500], "close", None)
+    masks = checks(missing_value="mask")
+    data = ready(bars, checks=masks)
+    judge = detector(data, autoencoder=small_autoencoder())
+    series, faulty = data.train_windows.series, FaultyRuns()
+    judge.fit_series((series, data.segments("train")), (series, data.segments("val")))
+    parts = {part: data.segments(part) for part in ("val", "test")}
+    val, test = scan_parts(judge, bars, parts, faulty=faulty)
+    runs = faulty.table()
+    assert runs is not None
+    assert runs.select("asset", "start", "bars").rows() == [
+        ("A", bars["timestamp"][210], 2), ("A", bars["timestamp"][280], 1), ("B", bars["timestamp"][500], 1)
+    ]  # fmt: skip
+    assert val.filter(asset="A")["reason"].drop_nulls().to_list() == ["missing_value", "missing_value", "masked"]
+    assert test.filter(asset="A")["reason"].drop_nulls().to_list() == ["missing_value", "masked"]
+    for table in (val, test):
+        assert table.filter(pl.col("score").is_null() != pl.col("reason").is_not_null()).height == 0
+        assert (table.select(pl.col("place").diff().over("asset")).to_series().drop_nulls() == 1).all()
 
 
 # ---- what a masked bar costs -----------------------------------------------------------------------------------------

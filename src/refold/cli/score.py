@@ -70,10 +70,11 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
         f"{facts['bars']:,} bars, {facts['scored_bars']:,} scored, {facts['flagged_bars']:,} flagged in "
         f"{facts['alarms']:,} events: {kinds}"
     )
-    for name, counts in (("bars without a score", "without_score"), ("bars found by checks", "found_by_checks")):
-        if counted := facts[counts]:
-            parts = ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
-            console.print(f"{sum(counted.values()):,} {name}: {parts}")
+    lacking = ", ".join(f"{count:,} {reason}" for reason, count in facts["without_score"].items())
+    if lacking:
+        console.print(f"{sum(facts['without_score'].values()):,} bars without a score: {lacking}")
+    if found := ", ".join(f"{count:,} {check}" for check, count in facts["found_by_checks"].items()):
+        console.print(f"bars that checks found: {found}")
     console.print(
         f"{facts['score']}, {facts['threshold']}, {facts['alignment']}: level {facts['level']:.4g}, "
         f"{alarm_words(facts, facts['bar_seconds'], 'val/')} on validation, "

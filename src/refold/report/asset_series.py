@@ -137,11 +137,12 @@ def _shortened(spans: pl.DataFrame) -> pl.DataFrame:
 def _spans(spans: pl.DataFrame | None, name: str) -> dict[str, Any]:
     """Return spans of time with what they are called, as the page draws them."""
     if spans is None:
-        return {"start": [], "end": [], "bars": [], name: []}
-    spans = _shortened(spans.drop_nulls("start"))
+        return {"start": [], "end": [], "bars": [], name: [], "total": 0}
+    spans = spans.drop_nulls("start")
+    total, spans = spans.height, _shortened(spans)
     told = {column: spans[column].to_list() for column in ("bars", name, "done") if column in spans.columns}
     ends = spans.select(milliseconds("start"), milliseconds("end"))
-    return {**told, "start": ends["start"].to_list(), "end": ends["end"].to_list()}
+    return {**told, "start": ends["start"].to_list(), "end": ends["end"].to_list(), "total": total}
 
 
 def _least_flagged(scan: pl.LazyFrame) -> float:

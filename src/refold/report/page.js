@@ -95,6 +95,9 @@ function drawAsset(name, span) {
   element("thinned").textContent = asset.shown < asset.bars
     ? `${asset.shown.toLocaleString("en")} of ${asset.bars.toLocaleString("en")} bars drawn: the extremes, and all flagged`
     : `${asset.bars.toLocaleString("en")} bars`;
+  for (const [spans, what] of [[asset.findings, "findings"], [unscored, "stretches without scores"]])
+    if (spans.start.length < spans.total)
+      element("thinned").textContent += `; the ${spans.start.length.toLocaleString("en")} longest of ${spans.total.toLocaleString("en")} ${what}`;
 }
 
 function select(name, span) {
