@@ -8,7 +8,7 @@ import importlib.metadata
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from refold.data import pipeline
 from refold.data.sources import Csv, Parquet, SkfolioPanel, Sql, Stocks, Synthetic
 from refold.data.sources.csv import read_texts
 from refold.data.windows.split import ByDate, PurgedKFold, WalkForward
+from tests.data.lookalikes import crypto, days_of, futures, in_zone, new_york, walk, without
 from tests.data.makers import ALL_FEATURES, checks, random_bars, ready, table
 
 BARS = random_bars([220, 200, 220])
@@ -247,3 +248,40 @@ def test_every_source_is_here():
     assert {*SOURCES, *OWN, "synthetic", "series"} - {"csv adjusted"} == {
         path.stem for path in (Path(__file__).parents[2] / "conf/data").glob("*.yaml")
     }
+
+
+LATER = {  # first bars, and all of them: a hole, other hours and another interval come later
+    "a coin": (crypto(6), without(crypto(30), datetime(2024, 1, 9), datetime(2024, 1, 12))),
+    "an exchange": (new_york(last=date(2024, 2, 15)), new_york(last=date(2024, 6, 1))),
+    "an exchange that closes later": (
+        new_york(last=date(2024, 2, 15)),
+        pl.concat(
+            [new_york(last=date(2024, 2, 15)), crypto(90, "5m").filter(crypto(90, "5m") > datetime(2024, 2, 16))]
+        ),
+    ),
+    "an exchange in UTC": tuple(in_zone(new_york(last=date(2024, month, 15)), "America/New_York") for month in (2, 6)),
+    "futures": (futures(datetime(2024, 2, 15)), futures(datetime(2024, 5, 1))),
+    "days": (days_of("12345", last=date(2023, 9, 1)), days_of("12345", last=date(2024, 3, 1))),
+}
+
+
+@pytest.mark.parametrize("overnight", ["keep", "mask", "break"])
+@pytest.mark.parametrize("name", LATER)
+def test_bars_that_come_later_change_no_earlier_window(name, overnight):
+    """The timetable is inferred from the first bars: holes, closings, features and windows before stay."""
+    first, later = LATER[name]
+    dates = first.dt.date().unique().sort()
+    split = ByDate(val_start=str(dates[len(dates) // 2]), test_start=str(dates[3 * len(dates) // 4]), embargo=0)
+    settings = {"features": ["log_return", "trailing_volatility_5"], "split": split, "overnight": overnight}
+    settings["checks"] = checks(mixed_interval="warn")
+    short, long = (ready(walk(times), **settings) for times in (first, later))
+    assert short.scaler == long.scaler
+    for part in ("train", "val", "test"):
+        before, after = short.windows(part), long.windows(part)
+        index = np.arange(len(before))
+        assert len(after) >= len(before) > 0
+        assert np.array_equal(before.timestamps(index), after.timestamps(index))
+        assert torch.equal(before.gather(index), after.gather(index))
+        masks = [windows.mask(index) for windows in (before, after)]
+        assert (masks[0] is None or masks[0].all()) if masks[1] is None else True
+        assert masks[0] is None or masks[1] is None or torch.equal(*masks)

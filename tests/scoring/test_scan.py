@@ -2,6 +2,7 @@
 
 import logging
 import re
+from datetime import date, datetime
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from refold.scoring.detector import Detector
 from refold.scoring.scan import refuse_unlike, scan, scan_parts, warn_of_unknown
 from refold.scoring.scores import GaussDynamic, GaussDynamicKernel, Mahalanobis
 from refold.scoring.thresholds import Quantile, StreamingPeaks
+from tests.data.lookalikes import new_york, walk, without
 from tests.data.makers import checks, random_bars, ready, with_value
 from tests.data.test_pieces import written
 from tests.scoring.test_detector import detector, parts, small_autoencoder
@@ -244,3 +246,27 @@ def test_assets_that_the_run_does_not_know_are_named(caplog):
         assert not caplog.text
         warn_of_unknown(judge, ordered(judge, bars), "these")
     assert "these has assets that the run was not trained on: C, D, E, F, G, H, I, J, K, L and 3 more" in caplog.text
+
+
+@pytest.mark.parametrize("overnight", ["keep", "mask"])
+@pytest.mark.parametrize("piece", [37, 150])
+def test_pieces_of_bars_within_the_day_give_what_the_whole_table_gives(piece, overnight):
+    """Nights, an early close and a hole of two days, with the timetable of the bars that the run was trained on."""
+    judge = fitted(walk(new_york(date(2024, 1, 2), date(2024, 1, 31))), overnight=overnight)
+    times = without(new_york(date(2024, 7, 1), date(2024, 7, 12)), date(2024, 7, 8), date(2024, 7, 10))
+    bars = pl.concat([walk(times, "A"), walk(times[30:], "B", seed=3)])
+    whole = whole_table(judge, bars)
+    assert_frame_equal(whole_table(judge, bars, piece), whole, rel_tol=1e-5)
+    assert whole["score"].is_finite().sum() > 0.7 * bars.height
+
+
+def test_a_short_table_is_held_to_the_timetable_of_the_run():
+    """Sixty bars over a night: alone they could not tell the night from a hole."""
+    judge = fitted(walk(new_york(date(2024, 1, 2), date(2024, 1, 31))), overnight="mask")
+    times = new_york(date(2024, 7, 1), date(2024, 7, 3))[50:110]
+    known = judge.recipe.checks
+    assert known.timetables is not None
+    assert known.run(walk(times)).table.rows() == []
+    assert known.run(walk(times)).closing.sum() == 1
+    holed = without(times, datetime(2024, 7, 2, 10), datetime(2024, 7, 2, 10, 15))
+    assert known.run(walk(holed)).table["check"].to_list() == ["gap"]

@@ -41,6 +41,8 @@ ALL_DAY = 0.8
 """Share of a week with bars from which on a market never closes: currencies reach 0.72."""
 MOSTLY = 0.6
 """Share of times that lie on a grid, for there to be one."""
+CONSTANT = 0.9
+"""Share of days that begin and end at the usual time of their day of the week by the right clock."""
 MONTHS = timedelta(days=60)
 """The shortest time in which a change of the clock is looked for."""
 
@@ -309,11 +311,14 @@ def _zone(times: pl.Series) -> str | None:
     if not isinstance(times.dtype, pl.Datetime):
         return None
     head = times.filter(times <= times[0] + CHANGES)
+    _, day, bars = np.unique(clock_us(head, None) // (DAY * _US), return_inverse=True, return_counts=True)
+    head = head.filter(pl.Series(bars[day] <= 1.2 * np.median(bars[:20])))  # days of longer hours came later
     if times.dtype.time_zone not in (None, "UTC", "Etc/UTC", "GMT") or head[-1] - head[0] < MONTHS:
         return None
     own = _constancy(head, None)
     best = max(CLOCKS, key=lambda zone: _constancy(head, zone))  # the first of equal ones
-    return best if _constancy(head, best) > own + 0.05 else None
+    constancy = _constancy(head, best)  # low where the hours change later: that says nothing about the clock
+    return best if constancy >= CONSTANT and constancy > own + 0.05 else None
 
 
 def _constancy(times: pl.Series, zone: str | None) -> float:
