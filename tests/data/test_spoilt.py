@@ -116,8 +116,7 @@ def policies(draw) -> dict[str, str]:
     }
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
+RANDOM = given(
     bars=markets(),
     chosen=policies(),
     names=st.lists(st.sampled_from(ALL_FEATURES), min_size=1, max_size=4, unique=True),
@@ -130,6 +129,11 @@ def policies(draw) -> dict[str, str]:
     balanced=st.booleans(),
     calendar=st.sampled_from(["union", "XNYS", None]),
 )
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=75, **QUIET)
+@RANDOM
 def test_random_bars_give_sound_windows_or_a_data_error(
     bars, chosen, names, layout, min_assets, window_size, stride, max_masked, shortest, balanced, calendar
 ):
@@ -171,3 +175,10 @@ def test_random_bars_give_sound_windows_or_a_data_error(
         assert torch.isfinite(batch.windows).all()
         assert batch.mask is None or batch.mask.any(dim=1).all()
         assert np.isfinite(batch.weight)
+
+
+@pytest.mark.slow
+@settings(max_examples=225, **QUIET)
+@RANDOM
+def test_so_do_many_more(**drawn):
+    test_random_bars_give_sound_windows_or_a_data_error.hypothesis.inner_test(**drawn)
