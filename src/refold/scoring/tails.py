@@ -101,7 +101,8 @@ def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
     losses = np.array([loss(theta) for theta in grid])
     best = int(losses.argmin())
     neighbours = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    found: Any = minimize_scalar(loss, bounds=neighbours, method="bounded", options={"xatol": 1e-8})
+    with np.errstate(invalid="ignore"):  # where no shape has a finite loss, the grid's best stays
+        found: Any = minimize_scalar(loss, bounds=neighbours, method="bounded", options={"xatol": 1e-8})
     theta = float(found.x) if found.fun < losses[best] else float(grid[best])
     if abs(theta) < 1e-9:
         return 0.0, float(peaks.mean())
