@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import CONF, TINY, compose_run
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from refold.config import build as config
@@ -166,3 +167,34 @@ def test_a_directory_that_is_no_run_is_named(tmp_path):
         load_run(tmp_path)
     with pytest.raises(ConfigError, match=r"there is no .*nowhere"):
         load_run(tmp_path / "nowhere")
+
+
+BRINGS = {"autoregressive": "cosine", "conditional": "linear", "repeat": "none"}
+PINNED = {
+    "keras_states": "constant", "teacher_forcing_ratio": "constant", "plain_autoencoder": "none",
+    "zero_start_autoregressive": "none",
+}  # fmt: skip
+SCHEDULES = sorted(path.stem for path in (CONF / "teacher_forcing").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("first", ["decoder", "schedule"])
+@pytest.mark.parametrize("experiment", [None, *sorted(PINNED), "panel"])
+@pytest.mark.parametrize("decoder", BRINGS)
+def test_a_decoder_brings_its_schedule_and_what_is_named_wins(decoder, experiment, first):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for schedule in (None, *(["exponential", "none"] if experiment else SCHEDULES)):  # composing takes 0.1 s
+            chosen = [f"decoder={decoder}", *([f"teacher_forcing={schedule}"] if schedule else [])]
+            chosen = chosen if first == "decoder" else chosen[::-1]
+            experiments = [f"experiment={experiment}"] if experiment else []
+            cfg = compose("train", overrides=[*chosen, *experiments], return_hydra_config=True)
+            wanted = schedule or PINNED.get(experiment, BRINGS[decoder])
+            assert cfg.hydra.runtime.choices["teacher_forcing"] == wanted
+            own = OmegaConf.load(CONF / "teacher_forcing" / f"{wanted}.yaml").schedule
+            assert cfg.teacher_forcing.schedule._target_ == own._target_
+            assert "teacher_forcing" not in cfg.decoder
+
+
+def test_a_decoder_of_ones_own_brings_no_schedule():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=["decoder=repeat", "decoder._target_=mine.Decoder"])
+    assert cfg.teacher_forcing.schedule._target_.endswith("FreeRunning")
