@@ -34,7 +34,7 @@ def planted(seed: int = 0, lengths: tuple[int, ...] = (900, 900)) -> pl.DataFram
 def overrides(path, *others: str) -> list[str]:
     return [
         "data=csv", f"data.path={path}", "data.source.table.columns.label=anomaly", "data.stride=4",
-        "data.checks.policies.split_like=warn", *others,
+        "data.features=[log_return]", *others,
     ]  # fmt: skip
 
 
