@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from refold.data import Scaler, Series, WindowDataModule, WindowLoader, Windows
 from refold.data.bars.checks import Checks
+from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import CHECKS, FINDINGS
 from refold.data.bars.table import Table
 from refold.data.long import cache
@@ -267,6 +268,9 @@ def write_mapped(folder: Path, bars: int) -> None:
         findings=pl.DataFrame(schema=FINDINGS),
         summary="made by the bench",
         fingerprint="0" * 12,
+        entries=tuple(f"feature_{number}" for number in range(F)),
+        timetables=Timetables({}),
+        windows_lost={},
     )
     (folder / "meta.json").write_text(json.dumps(cache._meta(prepared)))
     prepared.findings.write_csv(folder / "findings.csv")

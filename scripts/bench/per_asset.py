@@ -135,6 +135,7 @@ def judged(run: Run, data: WindowDataModule) -> Iterator[tuple[str, str, Outcome
     """Yield what each threshold, with a level for all assets and one for each, finds with a model."""
     detector, series = run.detector, data.train_windows.series
     assert detector is not None
+    assert data.scaler is not None
     validation, clean = (detector.score_series(series, data.segments(part)) for part in ("val", "test"))
     rows = places(data, calmest(data))
     piece = unsplit_series(planted(data, rows), data.recipe, data.scaler)

@@ -43,7 +43,7 @@ def inputs(option: str, folder: Path) -> list[str]:
 
     source = config.build_data(compose_run([])).source
     bars = source.load()
-    if option == "csv":
+    if option in ("csv", "series"):
         bars.write_csv(folder / "bars.csv")
         return [f"data.path={folder / 'bars.csv'}"]
     if option == "excel":

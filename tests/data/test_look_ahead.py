@@ -18,11 +18,12 @@ import pytest
 import torch
 
 from refold.data import pipeline
-from refold.data.sources import Csv, Parquet, SkfolioPanel, Sql, Stocks, Synthetic
+from refold.data.sources import Csv, Excel, Parquet, SkfolioPanel, Sql, Stocks, Synthetic
 from refold.data.sources.csv import read_texts
 from refold.data.windows.split import ByDate, PurgedKFold, WalkForward
 from tests.data.lookalikes import crypto, days_of, futures, in_zone, new_york, walk, without
 from tests.data.makers import ALL_FEATURES, checks, random_bars, ready, table
+from tests.data.spreadsheets import write_xlsx
 
 BARS = random_bars([220, 200, 220])
 DAYS = BARS["timestamp"].unique().sort()
@@ -63,6 +64,12 @@ def _parquet(bars: pl.DataFrame, folder: Path) -> Parquet:
     return Parquet(path=str(folder / "bars.parquet"), table=table())
 
 
+def _excel(bars: pl.DataFrame, folder: Path) -> Excel:
+    return Excel(
+        path=str(write_xlsx(folder / "bars.xlsx", {"Bars": [bars.columns, *bars.rows()]})), sheet=None, table=table()
+    )
+
+
 def _sql(bars: pl.DataFrame, folder: Path) -> Sql:
     pytest.importorskip("connectorx", reason="the connector of data=sql is not installed")
     with closing(sqlite3.connect(folder / "bars.db")) as connection:
@@ -75,7 +82,13 @@ def _sql(bars: pl.DataFrame, folder: Path) -> Sql:
     return Sql(uri=f"sqlite://{folder / 'bars.db'}", query="select * from bars", table=table())
 
 
-SOURCES: dict[str, Callable] = {"csv": _csv, "csv adjusted": _csv_adjusted, "parquet": _parquet, "sql": _sql}
+SOURCES: dict[str, Callable] = {
+    "csv": _csv,
+    "csv adjusted": _csv_adjusted,
+    "excel": _excel,
+    "parquet": _parquet,
+    "sql": _sql,
+}
 
 
 def assert_nothing_before_changed(first, second, cut: date = CUT, felt_after: bool = True) -> None:

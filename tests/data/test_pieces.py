@@ -189,7 +189,7 @@ def test_dates_of_two_kinds_are_refused(tmp_path, monkeypatch):
         .alias("timestamp")
     )
     data = module(BARS, source=written(texts, "csv", tmp_path), cache=str(tmp_path / "cache"))
-    with pytest.raises(DataError, match=r"row 202, column 'timestamp': '2020-02-20 10:00' is not an ISO 8601 date"):
+    with pytest.raises(DataError, match=r"row 202, column 'timestamp': '2020-02-20 10:00' is a date of another form"):
         data.setup()  # both kinds are in one batch
     of_a = texts[:200].write_csv(include_header=False)
     monkeypatch.setattr(csv_files, "BLOCK", len(of_a) - 1)

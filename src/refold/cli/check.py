@@ -75,7 +75,7 @@ def inspect(arguments: list[str]) -> tuple[list[str], Inspection]:
     Raises:
         RefoldError: a setting is wrong, or the table cannot be read.
     """
-    files = [text for text in arguments if "=" not in text or Path(text).exists()]
+    files = [text for text in arguments if not text.startswith("-") and ("=" not in text or Path(text).exists())]
     given = command.settings([text for text in arguments if text not in files], __doc__)
     if len(files) > 1:
         raise ConfigError(f"{files[1]}: one table is checked at a time; {files[0]} is given already")

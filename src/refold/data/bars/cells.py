@@ -134,7 +134,7 @@ class CellReader:
             column = integers.alias(column.name)
         texts = _texts(column)
         first = next(iter(texts.drop_nulls()), "")
-        if texts.len() >= _MANY and texts.approx_n_unique() < texts.len() / _SHARED:
+        if texts.len() >= _MANY and _distinct(texts) < texts.len() / _SHARED:
             moments = texts.unique()
             parsed, complaint = self._parsed(moments, first, timestamp_format, column.name)
             read = pl.DataFrame({"text": moments, "timestamp": parsed})
@@ -341,3 +341,8 @@ def _iso(texts: pl.Series, first: str) -> pl.Series:
     if unit == "us" and isinstance(longest, int) and longest > limit:
         parsed = parsed.set(plain.str.contains(r"\.\d{6}\d*[1-9]").fill_null(False), None)
     return parsed
+
+
+def _distinct(texts: pl.Series) -> int:
+    """Estimate the number of different texts."""
+    return texts.to_frame("text").select(pl.col("text").approx_n_unique()).item()
