@@ -27,18 +27,21 @@ def count_lost(
         Windows at stride 1 lost to "holes", with those of the look-back after them, and to "masked" bars.
     """
     number = np.arange(len(usable))
+    begun = number - np.maximum.accumulate(np.where(np.diff(rows.asset, prepend=-1) != 0, number, 0))
+    warm = begun >= lookback - 1
+    if not rows.hole.any() and (rows.present | ~warm).all():  # the usual table: nothing is cut twice
+        return {"holes": 0, "masked": 0}
     begins = np.diff(rows.run, prepend=rows.run[:1] - 1) != 0
     joined = replace(rows, run=np.cumsum(begins & ~rows.hole))
     since_hole = number - np.maximum.accumulate(np.where(rows.hole, number, -len(number) - lookback))
-    begun = number - np.maximum.accumulate(np.where(np.diff(rows.asset, prepend=-1) != 0, number, 0))
     without_holes = usable | (since_hole < lookback - 1)
 
     def windows(of: FeatureRows, there: np.ndarray) -> int:
         parts = of.segments(there, intervals, gap)
         return sum(int(np.maximum(0, runs[:, 1] - window_size + 1).sum()) for runs in parts.values())
 
-    now, bridged = windows(rows, usable), windows(joined, without_holes & (usable | (begun >= lookback - 1)))
-    whole = windows(joined, begun >= lookback - 1)
+    now, bridged = windows(rows, usable), windows(joined, without_holes & (usable | warm))
+    whole = windows(joined, warm)
     return {"holes": bridged - now, "masked": max(0, whole - bridged)}
 
 

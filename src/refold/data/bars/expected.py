@@ -99,8 +99,8 @@ def find_timetables(bars: pl.LazyFrame, assets: int, interval: str | None, week:
         A timetable of each asset. Of assets that are alike, all have that of the one with the earliest bar.
     """
     head = max(2_000, min(HEAD, MANY // max(1, assets)))
-    heads = bars.select(pl.col("asset").cast(pl.String), "timestamp").group_by("asset")
-    table = heads.agg(pl.col("timestamp").head(head)).collect(engine="streaming")
+    heads = bars.select("asset", "timestamp").group_by("asset").agg(pl.col("timestamp").head(head))
+    table = heads.with_columns(pl.col("asset").cast(pl.String)).collect(engine="streaming")
     times = {asset: own.unique(maintain_order=True) for asset, own in zip(*table, strict=True)}
     found: dict[str, Timetable | None] = {}
     for asset in sorted(times, key=lambda name: (times[name][0], name)):
