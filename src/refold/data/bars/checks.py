@@ -12,7 +12,6 @@ Nothing is repaired. Sources: Brownlees and Gallo 2006 and Barndorff-Nielsen et 
 feeds.
 """
 
-import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
@@ -34,20 +33,12 @@ from refold.data.bars.expected import (
     read_holes,
     with_expected,
 )
-from refold.data.bars.findings import CHECKS, EVERY_ROW, FINDINGS, ROW, Findings, Policy, place
+from refold.data.bars.faults import faults_of_values
+from refold.data.bars.findings import CHECKS, EVERY_ROW, FINDINGS, ROW, Findings, Policy, place, refuse_policies
 from refold.data.bars.gaps import Gaps, find_gaps
 from refold.data.bars.intervals import parse_interval
-from refold.data.bars.market import (
-    SPLIT_RATIOS,
-    UNIT_RATIOS,
-    calm_trade,
-    in_order,
-    overnight_jump,
-    quiet_peers,
-    same_asset,
-    survey,
-)
-from refold.data.bars.table import OWN, PRICES, Kind, value_columns
+from refold.data.bars.market import in_order, survey
+from refold.data.bars.table import OWN, Kind, value_columns
 from refold.errors import DataError
 
 _KNOWN = f"{OWN}known"
@@ -112,7 +103,7 @@ class Checks:
         kind: Kind,
     ) -> None:
         for key, chosen in (("policies", policies), ("scoring_policies", scoring_policies)):
-            _refuse_policies(key, chosen)
+            refuse_policies(key, chosen)
         lacking = [name for name in CHECKS if name not in policies]
         if lacking:
             raise ValueError(f"data.checks.policies lacks {', '.join(lacking)}")
@@ -265,7 +256,8 @@ class Checks:
         timetables = self.timetables_of(bars.lazy(), bars["asset"].n_unique())
         market = self.survey(bars, timetables) if market is None else market
         calendar, open_days = moments(market["timestamp"], self.exchange)
-        faults = self._faults(bars.columns, market) | {"off_session": not_session(open_days, self.calendar)}
+        faults = faults_of_values(bars.columns, market, self.kind, self.stale_bars, self.split_tolerance)
+        faults |= {"off_session": not_session(open_days, self.calendar)}
         if timetables.kinds:
             faults |= _against(bars, timetables, open_days)
         bars = self._apply(bars, faults, findings)
@@ -336,35 +328,6 @@ class Checks:
         earlier = pl.col("timestamp").shift(1).over("asset")  # of its own rows: assets may take turns in the table
         return self._apply(bars, {"out_of_order": pl.col("timestamp") < earlier}, findings)
 
-    def _faults(self, columns: Sequence[str], market: pl.DataFrame) -> dict[str, pl.Expr]:
-        """Return check -> expression that is true for the faulty bars of a sorted table."""
-        values = [pl.col(name) for name in value_columns(columns, self.kind)]
-        common = {
-            # a second bar of the same moment is at fault, not the first: drop keeps the one that came first
-            "duplicate": same_asset() & (pl.col("timestamp") == pl.col("timestamp").shift(1)),
-            "missing_value": pl.any_horizontal(value.is_null() for value in values),
-            "not_finite": pl.any_horizontal(~value.is_finite() for value in values),
-        }
-        if self.kind == "series":
-            still = [_equal_before(value) >= self.stale_bars - 1 for value in value_columns(columns, self.kind)]
-            return common | {"stale_run": pl.any_horizontal(still)}
-        prices = [pl.col(name) for name in PRICES if name in columns]
-        nothing = pl.lit(False)
-        negative = pl.col("volume") < 0 if "volume" in columns else nothing
-        body = [name for name in ("open", "close") if name in columns]
-        broken = [pl.col("low") > pl.min_horizontal(*body, "high")] if "low" in columns and "high" in columns else []
-        broken += [pl.col("high") < pl.max_horizontal(*body, "low")] if broken else []
-        jump = overnight_jump(columns)
-        return common | {
-            "non_positive": pl.any_horizontal(*(price <= 0 for price in prices), negative),
-            "broken_bar": pl.any_horizontal(broken) if broken else nothing,
-            "stale_run": _equal_before("close") >= self.stale_bars - 1 if "close" in columns else nothing,
-            "split_like": _near(jump, SPLIT_RATIOS, self.split_tolerance)
-            & calm_trade(columns)
-            & quiet_peers(jump, market),
-            "unit_like": _near(jump, UNIT_RATIOS, self.split_tolerance),
-        }
-
     def _apply(self, bars: pl.DataFrame, faults: Mapping[str, pl.Expr], findings: Findings) -> pl.DataFrame:
         """Count faults, stop at those that are errors, then mask and drop."""
         flags = bars.select(fault.fill_null(False).alias(name) for name, fault in faults.items())
@@ -398,18 +361,6 @@ class Checks:
         return marked.drop("closing"), np.zeros(marked.height, dtype=bool), closing
 
 
-def _refuse_policies(key: str, policies: Mapping[str, Policy]) -> None:
-    """Raise a ValueError for a check or a policy that does not exist."""
-    for name, policy in policies.items():
-        if name not in CHECKS:
-            near = difflib.get_close_matches(name, CHECKS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CHECKS)}"
-            raise ValueError(f"data.checks.{key} has {name!r}; {hint}")
-        if policy not in CHECKS[name].policies:
-            allowed = ", ".join(CHECKS[name].policies)
-            raise ValueError(f"data.checks.{key}.{name} is {policy!r}; it must be one of {allowed}")
-
-
 def _against(bars: pl.DataFrame, timetables: Timetables, open_days: pl.Series | None) -> dict[str, pl.Expr]:
     """Return check -> expression that is true where a sorted table does not keep to its timetables."""
     assets = bars["asset"].unique().cast(pl.String).to_list()
@@ -437,14 +388,3 @@ def unbroken(asset: np.ndarray, moment: np.ndarray, hole: np.ndarray | None) -> 
 
 def _positions(calendar: pl.Series, timestamps: pl.Series) -> np.ndarray:
     return calendar.search_sorted(timestamps).to_numpy().astype(np.int64)
-
-
-def _near(log_ratio: pl.Expr, ratios: tuple[float, ...], tolerance: float) -> pl.Expr:
-    return pl.any_horizontal((log_ratio.abs() - math.log(ratio)).abs() < tolerance for ratio in ratios)
-
-
-def _equal_before(column: str) -> pl.Expr:
-    """Count the bars right before each one, of the same asset, that have the same value."""
-    row = pl.int_range(pl.len())
-    moved = (~same_asset() | (pl.col(column) != pl.col(column).shift(1))).fill_null(True)
-    return row - pl.when(moved).then(row).forward_fill()

@@ -1,4 +1,9 @@
-"""Recognise the ways in which people write dates, to say in a message what would read them."""
+"""Read the dates of settings, and recognise the ways in which people write dates in tables.
+
+A message can then say what would read the dates of a table.
+"""
+
+from datetime import UTC, date, datetime
 
 import polars as pl
 
@@ -29,3 +34,41 @@ def _reads(form: str, texts: pl.Series) -> bool:
     kind = pl.Datetime("us", "UTC" if form.endswith("%z") else None)
     years = texts.str.strptime(kind, form, strict=False).dt.year()
     return bool(len(years)) and bool(years.is_between(1600, 2300).fill_null(False).all())
+
+
+def date_setting(key: str, text: str | None) -> datetime | None:
+    """Read a date among the settings of a table.
+
+    Args:
+        key: of data.source.table, for the message.
+        text: ISO date, or None.
+
+    Raises:
+        ValueError: it is not a date.
+    """
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        raise ValueError(f"data.source.table.{key} is {text!r}; it must be a date such as 2011-06-30") from None
+
+
+def as_moment(when: datetime, dtype: pl.DataType) -> pl.Expr:
+    """Return a literal to compare with a column of dates or datetimes.
+
+    Args:
+        when: moment; without a time zone it is in the zone of the column.
+        dtype: pl.Date or a pl.Datetime.
+    """
+    if dtype == pl.Date:
+        # a day is at or after a time of it only if that time is its midnight
+        day = when.date() if when.time() == when.min.time() else date.fromordinal(when.toordinal() + 1)
+        return pl.lit(day)
+    assert isinstance(dtype, pl.Datetime)
+    zone, unit = dtype.time_zone, dtype.time_unit
+    if zone is None:
+        return pl.lit(when.replace(tzinfo=None)).cast(pl.Datetime(unit))
+    if when.tzinfo is None:
+        return pl.lit(when).cast(pl.Datetime(unit)).dt.replace_time_zone(zone)
+    return pl.lit(when.astimezone(UTC)).dt.convert_time_zone(zone).cast(pl.Datetime(unit, zone))

@@ -1,5 +1,6 @@
 """The checks by name, and the table of what they found."""
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -231,3 +232,23 @@ def place(row: Mapping[str, Any]) -> str:
 
 def _short(value: float | None) -> str:
     return "empty" if value is None else f"{value:g}"
+
+
+def refuse_policies(key: str, policies: Mapping[str, Policy]) -> None:
+    """Refuse a check or a policy that does not exist.
+
+    Args:
+        key: of data.checks that holds the policies, for messages.
+        policies: check -> policy.
+
+    Raises:
+        ValueError: names the check or the policy, and what there is instead.
+    """
+    for name, policy in policies.items():
+        if name not in CHECKS:
+            near = difflib.get_close_matches(name, CHECKS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CHECKS)}"
+            raise ValueError(f"data.checks.{key} has {name!r}; {hint}")
+        if policy not in CHECKS[name].policies:
+            allowed = ", ".join(CHECKS[name].policies)
+            raise ValueError(f"data.checks.{key}.{name} is {policy!r}; it must be one of {allowed}")

@@ -7,13 +7,14 @@ numbers (`kind` "series") keep their columns of numbers under their own names.
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
 import polars as pl
 
 from refold.bounds import checked, more_than
+from refold.data.bars.adjusting import adjust
 from refold.data.bars.cells import PLAIN, CellFormat, CellReader, say
+from refold.data.bars.dates import as_moment, date_setting
 from refold.data.bars.series_columns import HEAD, SeriesColumns, find_series_columns
 from refold.errors import DataError
 
@@ -91,8 +92,8 @@ class Table:
         self.price_scale = price_scale
         self.adjusted = adjusted
         self.assets = None if assets is None else list(assets)
-        self.start = _date_setting("start", start)
-        self.end = _date_setting("end", end)
+        self.start = date_setting("start", start)
+        self.end = date_setting("end", end)
         self.cells = PLAIN
         self.values = None if values is None else tuple(values)
         self.label_may_lack = False
@@ -374,35 +375,6 @@ def _is_fixed_point(bars: pl.DataFrame) -> bool:
     return bars.select(pl.all_horizontal(fits.all())).item() if set(PRICES) & set(bars.columns) else False
 
 
-def _date_setting(key: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(str(text))
-    except ValueError:
-        raise ValueError(f"data.source.table.{key} is {text!r}; it must be a date such as 2011-06-30") from None
-
-
-def as_moment(when: datetime, dtype: pl.DataType) -> pl.Expr:
-    """Return a literal to compare with a column of dates or datetimes.
-
-    Args:
-        when: moment; without a time zone it is in the zone of the column.
-        dtype: pl.Date or a pl.Datetime.
-    """
-    if dtype == pl.Date:
-        # a day is at or after a time of it only if that time is its midnight
-        day = when.date() if when.time() == when.min.time() else date.fromordinal(when.toordinal() + 1)
-        return pl.lit(day)
-    assert isinstance(dtype, pl.Datetime)
-    zone, unit = dtype.time_zone, dtype.time_unit
-    if zone is None:
-        return pl.lit(when.replace(tzinfo=None)).cast(pl.Datetime(unit))
-    if when.tzinfo is None:
-        return pl.lit(when).cast(pl.Datetime(unit)).dt.replace_time_zone(zone)
-    return pl.lit(when.astimezone(UTC)).dt.convert_time_zone(zone).cast(pl.Datetime(unit, zone))
-
-
 def value_columns(columns: Iterable[str], kind: Kind) -> list[str]:
     """List the columns of canonical bars that hold values.
 
@@ -420,24 +392,3 @@ def _some(names: Iterable[str]) -> str:
     """List at most twelve names."""
     names = list(names)
     return ", ".join(repr(name) for name in names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def adjust(bars: pl.DataFrame, where: str) -> pl.DataFrame:
-    """Scale open, high, low and close by adjusted close / close, and volume by the inverse: price x volume stays.
-
-    Args:
-        bars: table with the columns close and adjusted_close.
-        where: what the table is, for messages.
-
-    Returns:
-        The table with other values.
-
-    Raises:
-        DataError: there is no close or no adjusted close.
-    """
-    if not {"close", "adjusted_close"} <= set(bars.columns):
-        raise DataError(f"data.source.table.adjusted is true; {where} has no adjusted close beside a close")
-    factor = pl.col("adjusted_close") / pl.col("close")
-    prices = [pl.col(name) * factor for name in ("open", "high", "low", "close") if name in bars.columns]
-    volume = [pl.col("volume") / factor] if "volume" in bars.columns else []
-    return bars.with_columns(prices + volume)

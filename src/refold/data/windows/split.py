@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from refold.bounds import at_least, checked, within
-from refold.data.bars.table import as_moment
+from refold.data.bars.dates import as_moment
 from refold.errors import DataError
 
 Part = Literal["train", "val", "test"]
