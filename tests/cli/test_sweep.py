@@ -13,6 +13,8 @@ from conftest import ROOT, TINY, clean_environment, run_directories
 from omegaconf import OmegaConf
 
 from refold.cli import sweep
+from refold.errors import DataError
+from refold.runs import comparison
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +115,14 @@ def test_jobs_that_cannot_be_compared_are_no_failure_of_the_sweep(tmp_path, monk
         (tmp_path / name / "resolved.yaml").write_text("of another version")
     monkeypatch.setattr(sweep.Sweep, "directory", tmp_path)
     sweep.print_outcome()
-    assert "no table of this sweep: " in capsys.readouterr().err
+    assert "2 of 2 runs cannot be read" in capsys.readouterr().out
+
+    def monitors_differ(runs):
+        raise DataError("checkpoint.monitor differs between these runs")
+
+    monkeypatch.setattr(comparison, "compare", monitors_differ)
+    sweep.print_outcome()
+    assert "no table of this sweep: checkpoint.monitor differs" in capsys.readouterr().err
 
 
 def test_two_sweeps_of_the_same_second_do_not_meet(tmp_path):
