@@ -1,6 +1,7 @@
 """Features that a user writes in polars' SQL expression language, such as `close - future`."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,15 @@ from typing import Any
 import polars as pl
 
 from refold.errors import DataError
+
+LONGEST = 2_000
+"""Characters of the longest expression that is parsed: one that is longer, or nested deeper, exhausts the stack."""
+
+_READS = re.compile(r"\bselect\b|\(\s*(?:from|table)\b|\bread_\w+|/\*|--", re.IGNORECASE)
+"""Subqueries: polars runs them while it parses, and read_csv('...') in one reads any file. Comments would hide them."""
+
+_WRITES = re.compile(r"\b(?:\w*pad|\w*replace|repeat)\b[\s\"`]*\(", re.IGNORECASE)
+"""Functions that make texts of any length, and so fill the memory."""
 
 
 def parse(name: str, text: str) -> pl.Expr:
@@ -21,9 +31,21 @@ def parse(name: str, text: str) -> pl.Expr:
         The expression.
 
     Raises:
-        DataError: the text does not parse, or aggregates over a whole column, or reads a later row.
+        DataError: the text is too long, does not parse, reads a table of its own, makes long texts, aggregates over a
+            whole column, or reads a later row.
     """
+    if len(text) > LONGEST:
+        raise DataError(
+            f"data.features has {name}: its expression has {len(text):,} characters; it must have at most {LONGEST:,}"
+        )
     where = f"data.features has {name}: its expression {text!r}"
+    if found := _READS.search(text):
+        raise DataError(
+            f"{where} has {found.group()!r}; an expression computes with the columns of the table, without subqueries, "
+            f"files and comments"
+        )
+    if found := _WRITES.search(text):
+        raise DataError(f"{where} has {found.group()!r}, which makes texts; it must give one number per row")
     try:
         expression = pl.sql_expr(text)
         wildcard = expression.meta.has_multiple_outputs()
@@ -34,7 +56,11 @@ def parse(name: str, text: str) -> pl.Expr:
         raise DataError(f"{where} stands for several columns; it must give one number per row")
     if "*" in expression.meta.root_names():
         raise DataError(f"{where} stands for all columns; it must give one number per row")
-    for kind, detail in _nodes(expression):
+    try:
+        nodes = list(_nodes(expression))
+    except RecursionError:
+        raise DataError(f"{where} is nested too deeply; make it of several features") from None
+    for kind, detail in nodes:
         if kind == "Agg":
             raise DataError(
                 f"{where} aggregates over a whole column ({detail}), and so over later rows; a trailing one is written "
