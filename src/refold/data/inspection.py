@@ -8,10 +8,9 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
-from refold.data.bars.entries import choose, find_feature, name_of, usable_columns
+from refold.data.bars.entries import choose, usable_columns
 from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import CHECKS, ROW, Policy
 from refold.data.bars.intervals import describe
@@ -19,10 +18,11 @@ from refold.data.bars.market import in_order
 from refold.data.bars.series_columns import HEAD
 from refold.data.bars.table import value_columns
 from refold.data.bars.timetable import Timetable
-from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
+from refold.data.feature_table import feature_table
+from refold.data.outlook import Outlook, named, shorter, without_constants
 from refold.data.recipe import Recipe
 from refold.data.sources.source import RawTable, Source, Tabular
-from refold.data.windows.split import PARTS, divide
+from refold.data.windows.split import PARTS
 from refold.errors import DataError
 
 EXAMPLES = 3
@@ -30,9 +30,6 @@ EXAMPLES = 3
 
 _MENDING: dict[str, Policy] = {"missing_timestamp": "drop", "duplicate": "drop"}
 """Check -> policy that lets a table train, where it is not mask."""
-
-_WINDOWS = (512, 256, 128, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
-"""Window sizes that are tried if the chosen one leaves a part without windows."""
 
 
 class Column(NamedTuple):
@@ -146,7 +143,7 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
         for name in findings["check"].unique()
         if recipe.checks.policies[name] == "error"
     }
-    outlook = _Outlook(recipe.features, dict.fromkeys(PARTS, 0), (obstacle,), ())
+    outlook = Outlook(recipe.features, dict.fromkeys(PARTS, 0), (obstacle,), ())
     if table is not None:
         used, mended = replace(heard, entries=recipe.entries), _with_policies(recipe, policies)
         if any(mended.checks.policies[name] != _loudest(name) for name in findings["check"].unique()):
@@ -158,11 +155,11 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
         findings, runs = pl.concat([findings, found]), [*runs, *(run.filter(infinite) for run in table.runs)]
         if found.height and recipe.checks.policies["feature_not_finite"] == "error":
             policies["feature_not_finite"] = "mask"
-        outlook = _without_constants(bars, used, recipe, stride, table)
+        outlook = without_constants(bars, used, recipe, stride, table)
         if not chosen and len(outlook.features) < len(recipe.features) and recipe.layout == "per_asset":
-            outlook = outlook._replace(overrides=(_named(outlook), *outlook.overrides))
+            outlook = outlook._replace(overrides=(named(outlook), *outlook.overrides))
         if outlook.obstacles and chosen:
-            outlook = _shorter(bars, used, recipe, stride) or outlook
+            outlook = shorter(bars, used, recipe, stride) or outlook
     if no_prices := _doubt(findings, bars, recipe):
         outlook = outlook._replace(obstacles=(no_prices,))
     present = checked.bars.filter(pl.col(ROW).is_not_null())
@@ -321,15 +318,6 @@ def _example(run: Mapping[str, Any], bars: pl.DataFrame, numbers: pl.Series | No
 # ---- how it would train ---------------------------------------------------------------------------------------------
 
 
-class _Outlook(NamedTuple):
-    """How a table would train: features, windows, what stands against it, and the settings that mend it."""
-
-    features: tuple[str, ...]
-    windows: dict[str, int]
-    obstacles: tuple[str, ...]
-    overrides: tuple[str, ...]
-
-
 def _resolved(recipe: Recipe, bars: pl.DataFrame) -> Recipe:
     """Choose the features as training would, if the settings do not name them."""
     kind = recipe.checks.kind
@@ -345,81 +333,3 @@ def _doubt(findings: pl.DataFrame, bars: pl.DataFrame, recipe: Recipe) -> str:
     if recipe.checks.kind == "series" or 20 * found < bars.height:
         return ""
     return f"{found:,} of {bars.height:,} bars are 0 or below: are these prices? data=series reads any numbers"
-
-
-def _outlook(table: FeatureTable, recipe: Recipe, stride: int) -> _Outlook:
-    """Count the windows of each part, and find a window size that leaves some if the chosen one does not."""
-    table = panel_table([table], recipe) if recipe.layout == "panel" else table
-    overrides: tuple[str, ...] = ()
-    obstacles: list[str] = []
-    windows, train = _windows(table, recipe, recipe.window_size, stride)
-    if not all(windows.values()):
-        for size in (size for size in _WINDOWS if size < recipe.window_size):
-            fewer, train = _windows(table, recipe, size, stride)
-            if all(fewer.values()):
-                windows, overrides = fewer, (f"data.window_size={size}",)
-                break
-        else:
-            obstacles.append(
-                f"no window size leaves windows for all parts: {table.rows.present.sum():,} bars have features"
-            )
-    spread = zip(table.columns, _spread(table, train), strict=True)
-    moving = tuple(name for name, width in spread if width != 0)
-    if not moving or (recipe.layout == "panel" and len(moving) < len(table.columns)):
-        obstacles.append("a feature is constant on the training rows")
-        moving = table.columns
-    return _Outlook(moving, windows, tuple(obstacles), overrides)
-
-
-def _shorter(bars: pl.DataFrame, used: Recipe, recipe: Recipe, stride: int) -> _Outlook | None:
-    """Tell how a table would train on those of its features that look back on one bar at most; None if it would not."""
-    short = tuple(entry for entry in recipe.entries or () if find_feature(entry).lookback <= 2)
-    if not short or recipe.layout == "panel":
-        return None
-    outlook = _without_constants(bars, used, replace(recipe, entries=short), stride)
-    return None if outlook.obstacles else outlook._replace(overrides=(_named(outlook), *outlook.overrides))
-
-
-def _without_constants(
-    bars: pl.DataFrame, used: Recipe, recipe: Recipe, stride: int, table: FeatureTable | None = None
-) -> _Outlook:
-    """Tell how a table would train on its features without those that are constant on the training rows.
-
-    Args:
-        bars: canonical.
-        used: the recipe with policies that stop nothing.
-        recipe: as it would train.
-        stride: bars between the starts of neighbouring windows.
-        table: the features of the recipe, if they have been computed.
-    """
-    if table is None:
-        table = feature_table(bars.with_row_index(ROW), replace(used, entries=recipe.entries), None)
-    outlook = _outlook(table, recipe, stride)
-    kept = tuple(entry for entry in recipe.entries or () if name_of(entry) in outlook.features)
-    if recipe.layout == "panel" or not 0 < len(kept) < len(recipe.features):
-        return outlook
-    return _without_constants(bars, used, replace(recipe, entries=kept), stride)
-
-
-def _named(outlook: _Outlook) -> str:
-    return f"data.features=[{','.join(outlook.features)}]"
-
-
-def _windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tuple[dict[str, int], np.ndarray]:
-    """Count the windows of a size in each part, and return the rows that the scale would be fitted to."""
-    rows, calendar = table.rows, table.checked.calendar
-    gap = (size - 1) + (table.lookback - 1) + recipe.split.embargo
-    intervals = divide(recipe.split, recipe.fold, calendar, table.checked.occurs)
-    segments = rows.segments(rows.usable(min(recipe.max_masked, size - 1)), intervals, gap)
-    counts = {part: int(np.maximum(0, (segments[part][:, 1] - size) // stride + 1).sum()) for part in PARTS}
-    train = rows_of({"train": segments["train"]})
-    return counts, train[rows.present[train]]
-
-
-def _spread(table: FeatureTable, train: np.ndarray) -> Sequence[float]:
-    """Measure the range of each column on the training rows; that of a relative one is not known, and not 0."""
-    if not len(train):
-        return [1.0] * len(table.columns)
-    spread = np.ptp(table.rows.values[train], axis=0)
-    spread[list(table.relative)] = 1.0
-    return spread.tolist()

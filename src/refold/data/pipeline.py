@@ -5,7 +5,6 @@ Letters: N rows of a series, C columns.
 
 import hashlib
 import logging
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
 from pathlib import Path
@@ -19,13 +18,14 @@ from refold.data.bars.entries import Entry, choose, columns_of, find_feature, na
 from refold.data.bars.expected import NOTHING, Timetables
 from refold.data.bars.findings import merge, summary
 from refold.data.bars.table import LABEL, value_columns
-from refold.data.feature_table import FeatureRows, FeatureTable, feature_table, panel_table, rows_of, scaled
+from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of, scaled
 from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
 from refold.data.look_ahead import LookAheadTest
 from refold.data.lost import count_lost, lost_in_words
 from refold.data.recipe import Recipe
-from refold.data.windows.scaler import FEWEST_ROWS, AssetScaler, Scaler, Statistics, TrailingScaler
+from refold.data.scale_fit import ScaleFit
+from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
 from refold.data.windows.views import Series
 from refold.errors import DataError
@@ -100,7 +100,7 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
     tables = (assembly.count_bars(feature_table(bars.slice(cut.first, cut.end), recipe, market)) for cut in cuts)
     for table in [panel_table(list(tables), recipe)] if recipe.layout == "panel" else tables:
         assembly.add_features(table)
-    constant = assembly.constant_features() if chosen and scaler is None else []
+    constant = assembly.scale.constant_features() if chosen and scaler is None else []
     if constant and len(constant) < len(recipe.features):
         log.info("dropped, since they are constant on the training rows: %s", some(constant))
         assembly.discard()
@@ -146,12 +146,9 @@ class _Assembly:
         self.names: list[str] = []
         self.starts: list[np.ndarray] = []
         self.segments: dict[Part, list[np.ndarray]] = {part: [] for part in PARTS}
-        self.statistics = Statistics()
+        self.scale = ScaleFit(recipe)
         self.look_ahead = LookAheadTest()
         self.lost = {"holes": 0, "masked": 0}
-        self.spread: dict[int, tuple[float, int]] = {}
-        self.own: dict[str, Statistics] = {}
-        self.own_spread: dict[tuple[str, int], tuple[float, int]] = {}
 
     def _spool(self, name: str) -> Spool:
         return Spool(self.folder and self.folder / f"{name}.npy")
@@ -190,7 +187,7 @@ class _Assembly:
         self.longest = max(self.longest, int(anywhere[:, 1].max(initial=0)))
         self.masked |= not rows.present[rows_of(segments)].all()
         if self.fits:
-            self._measure(rows, segments["train"], table)
+            self.scale.add(table, segments["train"])
         self.names += table.names
         self.starts.append(self.raw.rows + np.flatnonzero(np.diff(rows.asset, prepend=-1)))
         for part in PARTS:
@@ -204,29 +201,6 @@ class _Assembly:
             self.label.add(rows.label)
         if rows.moving is not None:
             self.moving.add(rows.moving)
-
-    def _measure(self, rows: FeatureRows, segments: np.ndarray, table: FeatureTable) -> None:
-        """Add training rows to the scale, an asset at a time: it must not depend on how assets are grouped."""
-        size, single = self.recipe.window_size, self.recipe.scale != "pooled"
-        train = rows_of({"train": segments})
-        train = train[rows.present[train]]
-        for block in np.split(train, np.flatnonzero(np.diff(rows.asset[train])) + 1):
-            self.statistics.add(rows.values[block])
-            if single and len(block):
-                own = self.own.setdefault(table.names[rows.asset[block[0]]], Statistics())
-                own.add(rows.values[block])
-        for column in table.relative:
-            values = rows.values[:, column]
-            self.spread[column] = _spread(values, segments, size, self.spread.get(column, (0.0, 0)))
-            for number in np.unique(rows.asset[segments[:, 0]]) if single else ():
-                runs = segments[rows.asset[segments[:, 0]] == number]
-                self.own_spread[table.names[number], column] = _spread(values, runs, size, (0.0, 0))
-
-    def constant_features(self) -> list[str]:
-        """Return the features that are constant on the training rows, in all assets of a panel."""
-        number = np.arange(len(self.table.columns)) % len(self.recipe.features)
-        moves = self.statistics.moves(len(self.table.columns))
-        return [name for n, name in enumerate(self.recipe.features) if not moves[number == n].any()]
 
     def discard(self) -> None:
         """Free the memory of the arrays, or delete their files."""
@@ -249,7 +223,7 @@ class _Assembly:
         segments: dict[Part, np.ndarray] = {part: np.concatenate(runs) for part, runs in self.segments.items()}
         self._refuse_empty(segments)
         findings, table, calendar = merge(self.findings), self.table, self.table.checked.calendar
-        scaler = scaler or self._scaler()
+        scaler = scaler or self.scale.scaler(self.names)
         values, starts = self._spool("values"), np.concatenate(self.starts)
         moving = self.moving if self.moving.rows else repeat(None)
         for block, before in zip(self.raw, moving, strict=False):
@@ -330,42 +304,6 @@ class _Assembly:
         spool.discard()
         return None
 
-    def _scaler(self) -> Scaler:
-        """Return the scale that was fitted; columns relative to a bar of the window get mean 0."""
-        scaler = self.statistics.scaler(self.table.columns)
-        for column, (total, count) in self.spread.items():
-            if total == 0.0:
-                name = self.recipe.features[column % len(self.recipe.features)]
-                raise DataError(
-                    f"data.features has {name}, which is constant (0) on the training windows; a window must have at "
-                    f"least 2 bars, and the price must move"
-                )
-            scaler.mean[column] = 0.0
-            scaler.std[column] = math.sqrt(total / count)
-        if self.recipe.scale == "pooled":
-            return scaler
-        own = {name: scale for name in self.own if (scale := self._own_scale(name)) is not None}
-        if pooled := sorted(set(self.names) - set(own)):
-            log.warning(
-                "data.scale: %s: fewer than %d training rows, or a feature that is constant there; scaled as all "
-                "assets together",
-                ", ".join(pooled[:10]) + f" and {len(pooled) - 10} more" * (len(pooled) > 10), FEWEST_ROWS,
-            )  # fmt: skip
-        return (TrailingScaler if self.recipe.scale == "trailing" else AssetScaler)(scaler.mean, scaler.std, own)
-
-    def _own_scale(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return mean and standard deviation of an asset's training rows; None if they are too few or do not move."""
-        found = self.own[name].alone(len(self.table.columns))
-        if found is None:
-            return None
-        mean, std = found
-        for column in self.table.relative:
-            total, count = self.own_spread[name, column]
-            if total == 0.0:
-                return None
-            mean[column], std[column] = 0.0, math.sqrt(total / count)
-        return mean, std
-
     def _lost(self, findings: pl.DataFrame) -> dict[str, Any]:
         """Return how many windows were lost to holes and to masked bars, and to which policies."""
         acting = findings.filter((pl.col("check") == "gap") | pl.col("policy").is_in(["mask", "drop"]))
@@ -396,17 +334,6 @@ class _Assembly:
             f"windows lost {lost_in_words(self._lost(findings))}\n"
             f"{timeline(self.intervals, calendar, self.gap)}"
         )
-
-
-def _spread(values: np.ndarray, segments: np.ndarray, window_size: int, so_far: tuple[float, int]) -> tuple[float, int]:
-    """Sum the squared differences of a relative column to the first bar of each window, and count them."""
-    total, count = so_far
-    for first, bars in segments.tolist():
-        run, windows = values[first : first + bars], max(0, bars - window_size + 1)
-        for lag in range(window_size):
-            squares = np.square(run[lag : lag + windows] - run[:windows])
-            total, count = total + float(np.nansum(squares)), count + int(np.isfinite(squares).sum())
-    return total, count
 
 
 def refuse_few(bars: int) -> None:
