@@ -75,6 +75,22 @@ def stale() -> list[str]:
     return spoilt
 
 
+def frozen() -> list[str]:
+    """The sound file with all values of six bars equal."""
+    return [
+        *SOUND[:ROW],
+        *[",".join(SOUND[line].split(",")[:2] + SOUND[ROW].split(",")[2:]) for line in range(ROW, ROW + 6)],
+        *SOUND[ROW + 6 :],
+    ]
+
+
+def emptied(column: str) -> list[str]:
+    """The sound file without any value in a column."""
+    place = SOUND[0].split(",").index(column)
+    rows = [line.split(",") for line in SOUND]
+    return [SOUND[0], *(",".join([*row[:place], "", *row[place + 1 :]]) for row in rows[1:])]
+
+
 def _at(line: str) -> str:
     """A line of the sound file at midnight of its day."""
     day, rest = line.split(",", 1)
@@ -272,7 +288,9 @@ CASES = [
     Case("any numbers, an empty cell", cell("close", ""), table=SERIES, settings=CHOSEN),
     Case("any numbers, an empty cell in a column not used", cell("close", ""), table=SERIES, settings=OPEN),
     Case("any numbers, infinity", cell("high", "inf"), table=SERIES, settings=CHOSEN),
-    Case("any numbers, one stands still", stale(), table=SERIES, settings=CHOSEN),
+    Case("any numbers, four of five stand still", stale(), table=SERIES, settings=CHOSEN),
+    Case("any numbers, all stand still", frozen(), table=SERIES, settings=CHOSEN),
+    Case("any numbers, an empty column", emptied("low"), table=SERIES, settings=CHOSEN),
     Case("no numbers", column_dropped("open", "high", "low", "close", "volume"), table=SERIES, settings=CHOSEN),
     Case("numbers that are all constant", CONSTANTS, table=SERIES, settings=CHOSEN),
     Case("prices adjusted as a series", SOUND, table={**SERIES, "adjusted": True}, settings=CHOSEN),

@@ -126,3 +126,22 @@ def test_mistakes_in_entries_are_named(entry, message):
     with pytest.raises(DataError) as error:
         find_all([entry], ["timestamp", "asset", "Pressure", "Volume RateRMS"])
     assert message in str(error.value)
+
+
+def test_a_column_without_any_value_is_left_out_with_a_line(tmp_path, caplog):
+    frame = sensors(Spare=pl.Series([None] * ROWS, dtype=pl.Float64))
+    with caplog.at_level(logging.INFO):
+        data = series(frame, tmp_path / "sensors.parquet")
+    assert data.feature_names == ["Pressure", "Volume RateRMS"]
+    assert "left out, since they are empty: Spare" in caplog.text
+
+
+def test_a_series_is_stale_where_no_column_moves_and_some_is_not_0(tmp_path):
+    frame = sensors().with_columns(
+        Rain=pl.lit(0.0), Pressure=pl.when(pl.int_range(ROWS).is_between(100, 119)).then(1.0).otherwise("Pressure")
+    )
+    rain, other = frame.select("time", "Rain", "Pressure"), frame
+    assert series(other, tmp_path / "other.csv").findings.height == 0  # a column that stands still among others
+    assert series(rain, tmp_path / "stuck.csv").findings["check"].to_list() == ["stale_run"]
+    dry = rain.with_columns(Pressure=pl.when(pl.col("Pressure") == 1).then(0.0).otherwise("Pressure"))
+    assert series(dry, tmp_path / "dry.csv").findings.height == 0

@@ -3,14 +3,14 @@
 All of this is done without torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from refold.data.bars.entries import choose, usable_columns
+from refold.data.bars.entries import choose, columns_of, usable_columns
 from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import CHECKS, ROW, Policy
 from refold.data.bars.intervals import describe
@@ -129,9 +129,13 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     timetables, mixed = _intervals(bars, recipe)
     recipe = replace(recipe, checks=recipe.checks.knowing(timetables))
     heard = _with_policies(recipe, {name: _loudest(name) for name in CHECKS})
-    chosen = recipe.entries is None
+    chosen, unread = recipe.entries is None, list[str]()
     try:
         recipe = _resolved(recipe, bars)
+        if recipe.checks.kind == "series":  # as in training, what no feature is made of is not checked
+            read = columns_of(recipe.entries or ())
+            unread = [name for name in value_columns(bars.columns, "series") if name not in read]
+            bars = bars.drop(unread)
         table = feature_table(bars.with_row_index(ROW), replace(heard, entries=recipe.entries), None)
         checked, obstacle = table.checked, ""
     except DataError as error:
@@ -168,7 +172,7 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
         form={} if raw is None else raw.form,
         rows=bars.height if raw is None else raw.frame.height,
         bars=bars.height,
-        columns=() if raw is None else _columns(raw),
+        columns=() if raw is None else _columns(raw, unread if chosen else []),
         assets=_assets(present, timetables.of),
         **_times(present, timetables.of),
         findings=_described(findings, runs, bars, numbers, recipe.checks.policies),
@@ -207,12 +211,13 @@ def _with_policies(recipe: Recipe, policies: Mapping[str, Policy]) -> Recipe:
 # ---- columns and times ----------------------------------------------------------------------------------------------
 
 
-def _columns(raw: RawTable) -> tuple[Column, ...]:
-    """Name the part that each column of the file plays."""
+def _columns(raw: RawTable, empty: Collection[str]) -> tuple[Column, ...]:
+    """Name the part that each column of the file plays; those of numbers may be empty."""
     if raw.table.kind == "series":
         series = raw.table.settled(raw.frame.head(HEAD), raw.where).series
         assert series is not None
         parts = {column: part for part, column in series.keys.items()} | dict.fromkeys(series.values, "value")
+        parts |= dict.fromkeys(empty, "empty, not used")
         return tuple(Column(name, parts.get(name, "not used")) for name in raw.columns)
     found = raw.table.find(raw.columns, raw.where)
     parts = {column: part for part, column in found.items()}

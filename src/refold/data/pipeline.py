@@ -114,6 +114,8 @@ def _chosen(bars: OrderedBars, columns: list[str], recipe: Recipe) -> Recipe:
     kind = recipe.checks.kind
     usable = usable_columns(bars.bars, columns, kind)
     recipe = replace(recipe, entries=choose(usable, kind))
+    if kind == "series" and len(usable) < len(columns):
+        log.info("left out, since they are empty: %s", some([name for name in columns if name not in usable]))
     if kind == "prices":
         read = columns_of(recipe.entries or ())
         unused = [name for name in columns if name not in read]

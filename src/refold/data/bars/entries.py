@@ -29,6 +29,9 @@ Entry = str | Mapping[str, Any]
 DAILY = ("overnight_return", "intraday_return", "parkinson_range", "trailing_volatility_20", "relative_volume_20")
 """Features of tables with open, high, low, close and volume: those of conf/data/stocks.yaml."""
 
+_HEAD = 1000
+"""Rows in which most columns of a table show a value."""
+
 _COLUMN_KEYS, _EXPRESSION_KEYS = {"name", "column"}, {"name", "expression", "lookback"}
 _LOOKBACK = Annotated[int, within(1, transforms.LONGEST)]
 
@@ -163,17 +166,31 @@ def choose(available: Sequence[str], kind: Kind) -> tuple[Entry, ...]:
 
 
 def usable_columns(bars: pl.LazyFrame, columns: Sequence[str], kind: Kind) -> list[str]:
-    """Return the columns that features are chosen from: no volume that is 0 somewhere, since its log is no number.
+    """Return the columns that features are chosen from.
+
+    Of prices, a volume that is 0 somewhere is left out, since its log is no number. Of a series, columns without any
+    value are left out, unless all are empty.
 
     Args:
         bars: canonical table.
         columns: names of its columns of values.
-        kind: of the table; all columns of a series are usable.
+        kind: of the table.
     """
-    if kind == "series" or "volume" not in columns:
+    if kind == "series":
+        empty = _empty(bars, _empty(bars.head(_HEAD), columns))  # columns that begin with values need no second pass
+        return [name for name in columns if name not in empty] or list(columns)
+    if "volume" not in columns:
         return list(columns)
     zero = bars.select((pl.col("volume") == 0).any()).collect(engine="streaming").item()
     return [name for name in columns if name != "volume" or not zero]
+
+
+def _empty(bars: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
+    """List the columns that hold no value in any row; NaN is no value."""
+    if not columns:
+        return []
+    filled = bars.select(pl.col(name).fill_nan(None).is_not_null().any() for name in columns)
+    return [name for name, some in filled.collect(engine="streaming").row(0, named=True).items() if not some]
 
 
 def some(names: Collection[str]) -> str:

@@ -35,8 +35,9 @@ def faults_of_values(
         "not_finite": pl.any_horizontal(~value.is_finite() for value in values),
     }
     if kind == "series":
-        still = [_equal_before(value) >= stale_bars - 1 for value in value_columns(columns, kind)]
-        return common | {"stale_run": pl.any_horizontal(still)}
+        # one value alone may stand still for good reasons, as a set point, a policy rate or a dry rain gauge do
+        still = pl.all_horizontal(_equal_before(name) >= stale_bars - 1 for name in value_columns(columns, kind))
+        return common | {"stale_run": still & pl.any_horizontal(value != 0 for value in values)}
     prices = [pl.col(name) for name in PRICES if name in columns]
     nothing = pl.lit(False)
     negative = pl.col("volume") < 0 if "volume" in columns else nothing

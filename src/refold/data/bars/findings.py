@@ -27,7 +27,7 @@ CHECKS = {
     "not_finite": Check("a value must be a finite number"),
     "non_positive": Check("prices must be above 0 and volumes at least 0"),
     "broken_bar": Check("low must be at most, and high at least, open and close"),
-    "stale_run": Check("the close, or a value of a series, has not moved for data.checks.stale_bars bars"),
+    "stale_run": Check("the close, or every value of a series, has not moved for data.checks.stale_bars bars"),
     "split_like": Check("the price jumps by the ratio of a split; adjust it, or let it pass"),
     "unit_like": Check("the price jumps by a factor of 100 or 1000, as when the unit changes"),
     "off_session": Check("the market of data.checks.calendar was closed"),
