@@ -30,7 +30,7 @@ from refold.runs.records import find_runs, read_run
 from refold.runs.resume import Resume
 from refold.runs.settings import to_plain
 from refold.runs.state import lock_run
-from refold.scoring.scan import refuse_unlike
+from refold.scoring.unlike import refuse_unlike
 from refold.training import loggers
 from tests.report.runs_on_disk import measured, settings_of, write_run
 

@@ -17,9 +17,10 @@ from refold.data.sources.source import batches_of
 from refold.data.unsplit import unsplit_series
 from refold.errors import DataError
 from refold.scoring.detector import Detector
-from refold.scoring.scan import refuse_unlike, scan, scan_parts, warn_of_unknown
+from refold.scoring.scan import scan, scan_parts
 from refold.scoring.scores import GaussDynamic, GaussDynamicKernel, Mahalanobis
 from refold.scoring.thresholds import Quantile, StreamingPeaks
+from refold.scoring.unlike import refuse_unlike, warn_of_unknown
 from tests.data.lookalikes import new_york, walk, without
 from tests.data.makers import checks, random_bars, ready, with_value
 from tests.data.test_pieces import written

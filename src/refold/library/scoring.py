@@ -31,8 +31,9 @@ from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findi
 from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
 from refold.scoring.rarity import with_periods
-from refold.scoring.scan import RECONSTRUCTION, refuse_unlike, scan, scan_parts, warn_of_unknown
+from refold.scoring.scan import RECONSTRUCTION, scan, scan_parts
 from refold.scoring.scored import count_rates
+from refold.scoring.unlike import refuse_unlike, warn_of_unknown
 
 if TYPE_CHECKING:
     from refold.data import WindowDataModule
