@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from refold.cli import command
-from refold.config.check import nearest
+from refold.config.mistakes import nearest
 from refold.errors import ConfigError
 from refold.library.run import load_run
 

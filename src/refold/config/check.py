@@ -4,7 +4,6 @@ What is checked stands in the constructors: argument names, types and bounds. A 
 without a line here. torch and lightning are imported inside the functions: completion and `--help` do without them.
 """
 
-import difflib
 import inspect
 import re
 import traceback
@@ -17,9 +16,10 @@ from typing import Annotated, Any, cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from refold.bounds import complaint, within
+from refold.bounds import within
 from refold.config.build import Parts
 from refold.config.memory import refuse_too_large
+from refold.config.mistakes import nearest, value_mistakes
 from refold.errors import ConfigError, RefoldError
 from refold.launch.cluster import find_world
 from refold.launch.hardware import find_machine, plan
@@ -43,17 +43,6 @@ SWEEP = ("skip_finished", "stop_on_failure")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
-def nearest(name: str, names: list[str] | set[str]) -> str:
-    """Return "; did you mean X?" with the valid name most like a wrong one, or an empty text.
-
-    Args:
-        name: the wrong name.
-        names: the valid ones.
-    """
-    found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
 def check(cfg: DictConfig, parts: Parts | None = None) -> list[str]:
     """Refuse a configuration that cannot run, before any data is read.
 
@@ -75,9 +64,9 @@ def check(cfg: DictConfig, parts: Parts | None = None) -> list[str]:
         unknown = [key for key in plain if key not in SECTIONS]
         mistakes += [f"{key}: there is no such section{nearest(key, set(SECTIONS))}" for key in unknown]
         mistakes += [f"{section} is missing; a run needs it" for section in SECTIONS if section not in plain]
-        mistakes += _value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
+        mistakes += value_mistakes("seed", Annotated[int, within(0, 2**31 - 1)], plain.get("seed"))
         for name in SWEEP:
-            mistakes += _value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
+            mistakes += value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
         if "alignment" in plain:
             mistakes += _alignment_mistakes(plain["alignment"])
         for section, node in plain.items():
@@ -119,7 +108,7 @@ def check_values(cfg: DictConfig, bounds: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: lists all mistakes.
     """
-    mistakes = [text for key, hint in bounds.items() for text in _value_mistakes(key, hint, OmegaConf.select(cfg, key))]
+    mistakes = [text for key, hint in bounds.items() for text in value_mistakes(key, hint, OmegaConf.select(cfg, key))]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
 
@@ -127,7 +116,7 @@ def check_values(cfg: DictConfig, bounds: Mapping[str, Any]) -> None:
 def _alignment_mistakes(value: Any) -> Iterator[str]:
     from refold.scoring.alignment import Alignment
 
-    yield from _value_mistakes("alignment", Alignment, value)
+    yield from value_mistakes("alignment", Alignment, value)
 
 
 def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
@@ -199,7 +188,7 @@ def _node_mistakes(node: Any, path: str) -> Iterator[str]:
     hints = _hints(target)
     for key, value in given.items():
         if key in hints and not (isinstance(value, dict) and "_target_" in value):
-            yield from _value_mistakes(f"{path}.{key}", hints[key], value)
+            yield from value_mistakes(f"{path}.{key}", hints[key], value)
 
 
 def locate(dotted: str, path: str) -> Callable:
@@ -236,47 +225,6 @@ def _hints(target: Callable) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except NameError:  # a third-party annotation that exists for type checkers only
         return {}
-
-
-def _value_mistakes(path: str, hint: Any, value: Any) -> Iterator[str]:
-    """Yield what is wrong with a value: its type by pydantic, its bounds by what the annotation declares."""
-    wrong = _type_complaint(hint, value) or complaint(hint, value)
-    if wrong:
-        choices = wrong.partition("one of ")[2].split(", ") if "one of " in wrong else []
-        yield f"{path} is {value!r}; {wrong}{nearest(value, choices) if isinstance(value, str) else ''}"
-
-
-def _type_complaint(hint: Any, value: Any) -> str | None:
-    from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
-
-    if getattr(hint, "_is_protocol", False):
-        return "it must be an object: a mapping with a _target_"
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, PydanticUserError):  # a forward reference, say: nothing to hold it to
-        return None
-    try:
-        adapter.validate_python(_as_tuples(value) if "tuple" in str(hint) else value)
-    except ValidationError as error:
-        uninformative = ("is_instance_of", "callable_type")  # a union with a class that no YAML can hold
-        choices = [part.get("ctx", {})["expected"] for part in error.errors() if part["type"] == "literal_error"]
-        others = [part["msg"] for part in error.errors() if part["type"] not in ("literal_error", *uninformative)]
-        others = others or ([] if choices else [part["msg"] for part in error.errors()])
-        reasons = [
-            _PLAIN_WORDS.get(text, text.replace("Input should be", "it must be")) for text in dict.fromkeys(others)
-        ]
-        if choices:
-            allowed = dict.fromkeys(re.findall(r"[^\s,']+", " ".join(choices).replace(" or ", " ")))
-            reasons.append(f"it must be one of {', '.join(allowed)}")
-        return " or ".join(reasons[:1] + [reason.removeprefix("it must be ") for reason in reasons[1:]])
-    return None
-
-
-_PLAIN_WORDS = {"Field required": "an entry is missing"}
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(part) for part in value) if isinstance(value, list) else value
 
 
 def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any], parts: Parts) -> Iterator[str]:
