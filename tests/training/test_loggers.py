@@ -8,7 +8,8 @@ import pytest
 
 from refold.config import build as config
 from refold.training import loggers
-from refold.training.loggers import MetricsFile, WandbRun, last_logged
+from refold.training.loggers import WandbRun
+from refold.training.metrics_file import MetricsFile, last_logged
 
 
 def rows(path):

@@ -284,7 +284,7 @@ def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
 
 def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
     """Build Lightning's trainer with Refold's callbacks and loggers, which write into the run directory."""
-    from refold.training.loggers import MetricsFile
+    from refold.training.metrics_file import MetricsFile
     from refold.training.saving import AtomicCheckpointIO
 
     logger = build_logger(cfg, run_dir)
