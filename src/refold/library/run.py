@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.config.memory import refuse_too_large
-from refold.errors import ConfigError, DataError
+from refold.errors import ConfigError, DataError, first_line
 from refold.runs.checkpoints import read_checkpoint
 from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
 from refold.runs.settings import read_settings
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
     Frame = pl.DataFrame | pl.LazyFrame | pd.DataFrame
     """A table of bars, long or wide; its columns are found as those of a CSV file are."""
+
+
+SPOILT = (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ArithmeticError)
+"""What values of other keys, types and shapes raise when they are used."""
 
 
 class Run:
@@ -256,6 +260,12 @@ class Run:
         return Judge(self, bars, {**settings, **(overrides or {})})
 
 
+def _told(error: Exception) -> str:
+    """Say what is wrong with a file whose content is of other keys, types or shapes."""
+    told = f"lacks {error}" if isinstance(error, KeyError) else f"is spoilt: {first_line(error)}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in told)
+
+
 def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     """Load a run from its directory: the weights of best.ckpt, on the CPU, and the scaler it came with.
 
@@ -287,8 +297,16 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
         scaler = Scaler.from_state_dict(data["scaler"])
         features, entries = list(data["features"]), list(data["entries"])
         timetables = Timetables.from_plain(data["timetables"])
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{weights} lacks {error}; it is no checkpoint that Refold's training wrote") from None
+        if scaler.mean.ndim != 1 or scaler.mean.shape != scaler.std.shape:
+            raise ValueError(f"its scaler has shapes {tuple(scaler.mean.shape)} and {tuple(scaler.std.shape)}")
+        if not scaler.mean.isfinite().all() or not (scaler.std.isfinite() & (scaler.std > 0)).all():
+            raise ValueError(
+                "its scaler has means or deviations that are not finite, or deviations that are not above 0"
+            )
+        prefix = "autoencoder."
+        state = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
+    except SPOILT as error:
+        raise ConfigError(f"{weights} {_told(error)}; it is no checkpoint that Refold's training wrote") from None
     try:
         if too_large := refuse_too_large(cfg):
             raise ConfigError(too_large)
@@ -297,8 +315,6 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
         raise ConfigError(
             f"{settings} does not build a model; is it of another version of refold? {str(error).splitlines()[0]}"
         ) from None
-    prefix = "autoencoder."
-    state = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
     try:
         autoencoder.load_state_dict(state)
     except RuntimeError as error:
@@ -318,6 +334,6 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
         fitted = read_checkpoint(directory / DETECTOR)
         try:
             detector.load_state_dict(fitted)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{directory / DETECTOR} lacks {error}; it is no detector that Refold wrote") from None
+        except SPOILT as error:
+            raise ConfigError(f"{directory / DETECTOR} {_told(error)}; it is no detector that Refold wrote") from None
     return Run(directory, cfg, autoencoder, scaler, features, detector, entries)

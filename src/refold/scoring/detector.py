@@ -306,6 +306,29 @@ class Detector:
         self.rarity = Rarity(known_scores(self.validation), self.validation["tails"])
         for part, name in ((self.score_function, "score"), (self.threshold, "threshold")):
             part.load_state_dict({key: value for key, value in state[name].items() if key != "class"})
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Use what was restored once, so that what does not fit is found before any bar is scored.
+
+        Raises:
+            ValueError: a level is NaN, or the scores of validation do not fit each other.
+            Exception: of torch, NumPy or Python, for tensors of other shapes and values of other types.
+        """
+        known = known_scores(self.validation)
+        if len(known.scores) != len(known.asset):
+            raise ValueError(f"{len(known.scores)} validation scores are of {len(known.asset)} bars")
+        if known.moments < 0 or known.span < 0:
+            raise ValueError(f"its validation part has {known.moments} moments in {known.span} seconds")
+        probe = np.array([0.0, 1.0, 1e9])
+        for name, threshold in {"": self.threshold, **self.threshold.own}.items():
+            if np.isnan(float(threshold.level)) or np.isnan(threshold.levels(probe, None)[0]).all():
+                raise ValueError(f"the level {f'of {name!r} ' if name else ''}is NaN, and no score passes it")
+        if self.rarity is not None:
+            self.rarity.check()
+        if self.score_function.names_features:
+            values = torch.zeros(2, len(self.features), dtype=torch.float64)
+            self.score_function.contributions(values, np.zeros(2, dtype=int))
 
 
 def listed(names: Iterable[str]) -> str:

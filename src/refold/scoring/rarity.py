@@ -101,6 +101,20 @@ class Rarity:
         """Return the tails as plain numbers, for `tails`."""
         return {name: [tail.begin, tail.gamma, tail.sigma] for name, tail in self.tails.items()}
 
+    def check(self) -> None:
+        """Refuse tails that `state` never returns.
+
+        Raises:
+            ValueError: one lacks, or is no tail.
+        """
+        for name in self._scores:
+            tail = self.tails.get(name)
+            numbers = () if tail is None else (tail.begin, tail.gamma, tail.sigma)
+            if not numbers or not all(math.isfinite(number) for number in numbers) or min(numbers[1:]) < 0:
+                raise ValueError(f"the tail of {name or 'all assets'!r} is {tail}")
+            if not len(self._scores[name]):
+                raise ValueError("no validation bar has a score")
+
     def of(self, scores: np.ndarray, asset: str) -> np.ndarray:
         """Return the rarity of an asset's scores.
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from zoneinfo import ZoneInfo
 
 DAY, WEEK = 86_400, 604_800  # seconds
 CLOCKS = {"America/New_York": "New York", "Europe/London": "London", "Australia/Sydney": "Sydney"}
@@ -13,6 +14,9 @@ CLOSED_INTRADAY, CLOSED_DAILY = 1, 10
 day, two weeks of daily bars, since exchanges in China close for as long as eight days."""
 ALL_WEEK = ((0.0, float(WEEK)),)
 """The hours of a market that never closes."""
+
+SHORTEST = 1e-3
+"""Seconds of the shortest interval that is read from a checkpoint: a week of shorter ones does not fit the memory."""
 
 Unit = Literal["second", "day", "week", "month"]
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -101,9 +105,31 @@ class Timetable:
 
         Args:
             plain: its values.
+
+        Raises:
+            ValueError: a value is not one that `to_plain` returns.
         """
         hours = tuple((start, end) for start, end in plain["hours"])
-        return cls(**{**plain, "also": tuple(plain["also"]), "hours": hours})
+        one = cls(**{**plain, "also": tuple(plain["also"]), "hours": hours})
+        inside = [*one.also, *(moment for pair in hours for moment in pair)]
+        if (
+            one.unit not in get_args(Unit)
+            or not _is_number(one.count, SHORTEST, 1e9)
+            or not _is_number(one.phase, 0, one.count)
+            or not all(_is_number(moment, 0, 2 * WEEK) for moment in inside)
+            or not all(start < end for start, end in hours)
+            or (one.regular and not hours)
+            or not _is_number(one.closed, 0, 1e9)
+        ):
+            raise ValueError(f"its timetable {str(dict(plain))[:200]!r} is out of bounds")
+        if one.zone is not None:
+            ZoneInfo(one.zone)
+        return one
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    """Test whether a value is a number in [least, most]."""
+    return isinstance(value, int | float) and least <= value <= most
 
 
 def _time(second: float) -> str:
