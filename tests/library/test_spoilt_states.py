@@ -1,13 +1,15 @@
 """A checkpoint or a detector.pt with plain values that Refold never writes is refused when its run is opened."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import refold
-from refold.runs.directory import BEST_CHECKPOINT, DETECTOR
+from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
 
 TIMETABLE = {
     "unit": "day", "count": 1, "phase": 0.0, "also": [], "zone": None, "hours": [[0.0, 432000.0]], "regular": True,
@@ -79,3 +81,59 @@ def test_a_value_that_refold_never_writes_is_refused_when_a_run_is_opened(file, 
     with pytest.raises(refold.ConfigError, match=rf"{Path(file).name} (lacks|is spoilt: )") as refusal:
         refold.load_run(directory)
     assert str(refusal.value).isprintable()
+
+
+SETTINGS = {
+    "no data": ("data", None),
+    "no table": ("data.source.table", None),
+    "no checks": ("data.checks", None),
+    "no threshold": ("threshold", None),
+    "a score, a text": ("score", "x"),
+    "windows below none": ("data.window_size", -1),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), SETTINGS.values(), ids=SETTINGS)
+def test_settings_that_are_no_sections_are_refused_by_name(key, value, run_dir, tmp_path):
+    directory = Path(
+        shutil.copytree(run_dir, tmp_path / "copied", ignore=shutil.ignore_patterns("figures", "last.ckpt"))
+    )
+    settings = yaml.safe_load((directory / RESOLVED).read_text())
+    *parents, last = key.split(".")
+    node = settings
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    (directory / RESOLVED).write_text(yaml.safe_dump(settings))
+    with pytest.raises(refold.ConfigError, match=rf"{RESOLVED}: {key} is "):
+        refold.load_run(directory)
+
+
+RESULTS = {
+    "depth": b"[" * 200_000,
+    "digits": b'{"a":' + b"9" * 9_000 + b"}",
+    "not UTF-8": b"\xff\xfe\x00",
+    "nothing": b"",
+    "size": b" " * 1_100_000,
+}
+
+
+@pytest.mark.parametrize("content", RESULTS.values(), ids=RESULTS)
+def test_a_broken_result_is_one_message(content, run_dir, tmp_path):
+    directory = Path(
+        shutil.copytree(run_dir, tmp_path / "copied", ignore=shutil.ignore_patterns("figures", "last.ckpt"))
+    )
+    (directory / RESULT).write_bytes(content)
+    with pytest.raises(refold.ConfigError, match=rf"{RESULT} cannot be read: "):
+        _ = refold.load_run(directory).result
+
+
+@pytest.mark.parametrize("file", [BEST_CHECKPOINT, DETECTOR, RESULT], ids=str)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(file, run_dir, tmp_path):
+    directory = Path(
+        shutil.copytree(run_dir, tmp_path / "copied", ignore=shutil.ignore_patterns("figures", "last.ckpt"))
+    )
+    (directory / file).unlink()
+    os.mkfifo(directory / file)
+    with pytest.raises(refold.ConfigError, match="it is not a file"):
+        _ = refold.load_run(directory).result

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.config.memory import refuse_too_large
 from refold.errors import ConfigError, DataError, first_line
+from refold.runs.bounded_files import LARGEST_BYTES, read_text
 from refold.runs.checkpoints import read_checkpoint
 from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
 from refold.runs.settings import read_settings
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     Frame = pl.DataFrame | pl.LazyFrame | pd.DataFrame
     """A table of bars, long or wide; its columns are found as those of a CSV file are."""
 
+
+SECTIONS = ("data", "data.source", "data.source.table", "data.checks", "score", "threshold")
+"""Settings of a run that are mappings, where there are any."""
 
 SPOILT = (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ArithmeticError)
 """What values of other keys, types and shapes raise when they are used."""
@@ -73,7 +77,13 @@ class Run:
     def result(self) -> dict[str, Any]:
         """The measures of the run's end, as in result.json; empty if it did not come to its end."""
         path = self.directory / RESULT
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            return json.loads(read_text(path, LARGEST_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = first_line(error) if isinstance(error, OSError | ValueError) else "it is nested too deeply"
+            raise ConfigError(f"{path} cannot be read: {reason}") from None
 
     def score(
         self,
@@ -291,6 +301,12 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
         if not os.path.exists(needed):  # False also where nobody may look
             raise ConfigError(f"{path} is not a finished run: there is no {needed}")
     cfg = read_settings(settings, trust)
+    for key in SECTIONS:
+        if not isinstance(OmegaConf.select(cfg, key, default={}), Mapping | DictConfig):
+            raise ConfigError(f"{settings}: {key} is no section of settings; a run has one there")
+    size = OmegaConf.select(cfg, "data.window_size")
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError(f"{settings}: data.window_size is {size!r}; it must be a whole number of at least 1")
     checkpoint = read_checkpoint(weights)
     try:
         data, parameters = checkpoint["WindowDataModule"], checkpoint["state_dict"]

@@ -24,6 +24,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise ConfigError(f"{path} cannot be read as a checkpoint: it is not a file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a cut or foreign file fails in the unpickler, in many ways
