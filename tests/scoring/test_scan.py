@@ -271,3 +271,15 @@ def test_a_short_table_is_held_to_the_timetable_of_the_run():
     assert known.run(walk(times)).closing.sum() == 1
     holed = without(times, datetime(2024, 7, 2, 10), datetime(2024, 7, 2, 10, 15))
     assert known.run(walk(holed)).table["check"].to_list() == ["gap"]
+
+
+@pytest.mark.parametrize(
+    ("where", "warned"), [("the frame", False), ("csv /data/new.csv", True)], ids=["frame", "file"]
+)
+def test_a_single_series_is_unknown_only_by_a_name_of_its_own(caplog, where, warned):
+    judge = fitted(random_bars([300]))
+    bars = random_bars([100]).with_columns(asset=pl.lit("asset" if where == "the frame" else "MSFT"))
+    with caplog.at_level(logging.WARNING):
+        warn_of_unknown(judge, ordered(judge, bars), where)
+        warn_of_unknown(judge, ordered(judge, bars.with_columns(asset=pl.lit("new"))), "csv /data/new.csv")
+    assert ("MSFT" in caplog.text) == bool(caplog.text) == warned

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -78,13 +79,19 @@ def _refuse_constant(bars: OrderedBars, columns: Sequence[str], shortest: int, w
 def warn_of_unknown(detector: Detector, bars: OrderedBars, where: str) -> None:
     """Log a warning with the assets that the run does not know: the measures of all assets together judge them.
 
+    A single series without a column of assets is named after its file, or `asset` in a frame. That name says nothing
+    of what it is, so that a run of one series judges another such file without a warning.
+
     Args:
         detector: of the run.
         bars: to be judged.
         where: what they are, for the message.
     """
     known = detector.validation.get("asset_names")
-    if known is not None and (unknown := set(bars.assets) - set(known)):
+    if known is None:
+        return
+    unnamed = len(known) == len(bars.assets) == 1 and {"asset", Path(where).name.split(".")[0]} & set(bars.assets)
+    if not unnamed and (unknown := set(bars.assets) - set(known)):
         log.warning(
             "%s has assets that the run was not trained on: %s; they are judged by what all its assets have in common",
             where, listed(unknown),

@@ -212,10 +212,15 @@ def summary(table: pl.DataFrame) -> str:
     lines = []
     for (check, policy), found in table.group_by("check", "policy", maintain_order=True):
         worst = found.sort("bars", descending=True).head(4)
-        counts = ", ".join(f"{row['asset']} {row['bars']} (from {row['first']})" for row in worst.iter_rows(named=True))
+        counts = ", ".join(f"{row['asset']} {row['bars']}{_since(row)}" for row in worst.iter_rows(named=True))
         others = f" and {found.height - 4} more assets" if found.height > 4 else ""
         lines.append(f"{check} ({policy}): {counts}{others}")
     return "\n".join(lines) or "nothing found"
+
+
+def _since(row: Mapping[str, Any]) -> str:
+    """Name the first faulty bar, if the finding is not of an asset as a whole."""
+    return f" (from {row['first']})" if row["first"] is not None else ""
 
 
 def place(row: Mapping[str, Any]) -> str:
