@@ -137,3 +137,21 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(file, run_dir, tmp_path):
     os.mkfifo(directory / file)
     with pytest.raises(refold.ConfigError, match="it is not a file"):
         _ = refold.load_run(directory).result
+
+
+def test_an_escape_sequence_in_the_settings_does_not_reach_the_terminal(run_dir, tmp_path):
+    directory = Path(
+        shutil.copytree(run_dir, tmp_path / "copied", ignore=shutil.ignore_patterns("figures", "last.ckpt"))
+    )
+    settings = yaml.safe_load((directory / RESOLVED).read_text())
+    settings["alignment"] = "\x1b[31m"
+    (directory / RESOLVED).write_text(yaml.safe_dump(settings))
+    with pytest.raises(refold.ConfigError, match=r"its settings say .*\\x1b") as refusal:
+        refold.load_run(directory)
+    assert str(refusal.value).isprintable()
+
+
+def test_a_run_that_is_still_training_is_no_finished_one(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "copied", ignore=shutil.ignore_patterns("figures", "best.ckpt", "detector.pt"))
+    with pytest.raises(refold.ConfigError, match=r"is not a finished run: there is no .*best\.ckpt"):
+        refold.load_run(tmp_path / "copied")

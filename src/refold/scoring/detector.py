@@ -300,7 +300,8 @@ class Detector:
         found = state["score"]["class"], state["threshold"]["class"], state["alignment"]
         own = type(self.score_function).__name__, type(self.threshold).__name__, self.alignment
         if found != own:
-            raise ConfigError(f"the run's detector is {', '.join(found)}; its settings say {', '.join(own)}")
+            told = f"the run's detector is {', '.join(found)}; its settings say {', '.join(own)}"
+            raise ConfigError(told.encode("unicode_escape").decode())  # a terminal obeys escape sequences
         self.columns = list(state["columns"])
         self.validation = state["validation"]
         self.rarity = Rarity(known_scores(self.validation), self.validation["tails"])
