@@ -3,11 +3,13 @@
 import logging.config
 import os
 import stat
+import subprocess
+import sys
 from datetime import date, timedelta
 
 import polars as pl
 import pytest
-from conftest import CONF
+from conftest import CONF, ROOT, TINY, clean_environment
 
 from refold.config.check import explain
 from refold.errors import RefoldError
@@ -59,6 +61,16 @@ def test_no_name_of_an_asset_is_a_formula_in_what_a_training_writes(tmp_path, ti
     tiny_run("data=csv", f"data.path={tmp_path / 'bars.csv'}", "data.window_size=16")
     found = pl.read_csv(tmp_path / "run/findings.csv")
     assert set(found["asset"]) == {f"'{name}" for name in names}
+
+
+@pytest.mark.slow
+def test_a_run_without_a_home_and_with_a_folder_for_temporary_files_that_is_not_there(tmp_path):
+    environment = {**clean_environment(tmp_path), "TMPDIR": str(tmp_path / "not there")}
+    del environment["HOME"]
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/result.json").is_file()
 
 
 def test_a_run_directory_in_which_no_log_can_be_opened_is_one_message(tmp_path):

@@ -208,3 +208,23 @@ def test_tensorboard_carries_numbers_pictures_and_settings(tiny_run, tmp_path):
     assert events.Scalars("test/r2")[-1].value == pytest.approx(result["metrics"]["test/r2"])
     assert {"val/reconstructions", "figures/latent_map", "figures/error_histogram"} <= set(events.Tags()["images"])
     assert "hidden_size: 8" in (tmp_path / "run/tensorboard/hparams.yaml").read_text()
+
+
+@pytest.mark.parametrize(("value", "connection"), [("", "online"), ("offline", "offline")])
+def test_an_empty_wandb_mode_is_none(value, connection, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", value)
+    monkeypatch.setattr(loggers, "_start_run", lambda connection, page: connection)
+    monkeypatch.setattr(loggers, "WandbRun", type("Started", (), {"__new__": lambda cls, run, *_, **__: run}))
+    started = loggers.wandb_logger(
+        project="refold",
+        entity=None,
+        mode="auto",
+        tags=[],
+        notes=None,
+        log_model=False,
+        run_dir=tmp_path,
+        run_id="a",
+        settings={"run": {}},
+        group=None,
+    )
+    assert started == connection
