@@ -267,6 +267,7 @@ def log_pictures(loggers: Iterable[Logger], files: Mapping[str, Path], step: int
         elif isinstance(logger, TensorBoardLogger):
             for name, path in files.items():
                 logger.experiment.add_image(name, matplotlib.image.imread(path), step, dataformats="HWC")
+            logger.experiment.flush()  # the last pictures come after the last save
 
 
 def log_end(
