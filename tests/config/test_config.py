@@ -66,6 +66,7 @@ def inputs(option: str, folder: Path) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{group}={option}" for group, option in OPTIONS])
 def test_every_option_takes_a_training_step(group, option, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # no W&B key
@@ -177,6 +178,7 @@ PINNED = {
 SCHEDULES = sorted(path.stem for path in (CONF / "teacher_forcing").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["decoder", "schedule"])
 @pytest.mark.parametrize("experiment", [None, *sorted(PINNED), "panel"])
 @pytest.mark.parametrize("decoder", BRINGS)

@@ -83,6 +83,7 @@ def strict(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_a_training_that_diverges_says_so(tiny_run, tmp_path, caplog, capsys):
     _, result = tiny_run("optimizer.lr=100", "trainer.max_epochs=3")
@@ -116,6 +117,7 @@ def test_a_validation_error_that_is_no_number_or_grows_tenfold_is_said_once(tmp_
     assert "epoch 3: training diverges: val/reconstruction_mse is 5.1, its best was 0.5" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "exponential", "inverse_sigmoid"])
 def test_a_schedule_that_did_not_reach_its_end_is_said(schedule, tiny_run):
     key, steps = {

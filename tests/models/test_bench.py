@@ -81,6 +81,7 @@ def test_the_processor_has_a_name_also_where_there_is_no_proc(bench, monkeypatch
     assert bench._processor()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [1, 2])
 @pytest.mark.parametrize(("coin", "ratio"), [("free", 0.0), ("step", 0.5), ("sequence_step", 0.5)])
 @pytest.mark.parametrize("decoder", ["autoregressive", "conditional"])

@@ -152,6 +152,7 @@ def test_one_bad_run_is_a_row_that_says_what_is_wrong(good, name, tmp_path):
     assert any(all(part in cell for part in said) for cell in cells)
 
 
+@pytest.mark.slow
 def test_all_of_them_at_once_keep_the_table(good):
     for number, (change, *_) in enumerate(BROKEN.values(), start=10):
         change(write_run(good / f"{number}_bad", settings_of(f"seed={number}"), metrics=measured(0.1)))

@@ -214,6 +214,7 @@ def _values(made) -> np.ndarray:
 # ---- bars between masked ones ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", ["mean", "median", "max", "last"])
 @pytest.mark.parametrize("settings", [{}, {"layout": "panel"}, {"features": ["window_log_price", "log_return"]}])
 def test_bars_between_masked_ones_are_scored_and_no_other_score_moves(alignment, settings):

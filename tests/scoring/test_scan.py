@@ -49,6 +49,7 @@ def whole_table(judge: Detector, bars: pl.DataFrame, piece: int = 10**9) -> pl.D
 MASKED = {"checks": checks(missing_value="mask", gap="mask"), "max_masked": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [37, 150])
 @pytest.mark.parametrize(
     ("score", "threshold", "alignment", "settings"),

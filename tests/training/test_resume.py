@@ -45,6 +45,7 @@ def last_weights(directory):
     return torch.load(directory / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "number", "others"),
     [
@@ -141,6 +142,7 @@ def test_a_diverged_training_is_named(tiny_run):
         tiny_run("optimizer=sgd", "optimizer.lr=1e38", "trainer.gradient_clip_val=null", "lr_schedule=constant")
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_trained_for_longer(tiny_run, tmp_path):
     tiny_run("trainer.max_epochs=1", "lr_schedule=constant", directory="short")
     tiny_run("trainer.max_epochs=2", "lr_schedule=constant", directory="long")
@@ -159,6 +161,7 @@ def test_checkpoints_hold_plain_values_only(tiny_run, tmp_path):
         assert torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=True)["global_step"] > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tiny_run, tmp_path):
     settings = ["teacher_forcing=constant", "layers=two", "encoder.dropout=0.1"]
     runs = {
