@@ -13,7 +13,7 @@ from refold.runs.settings import load_settings, override, to_plain
 
 GROUPS = ("score", "threshold")
 PREFIXES = ("score.", "threshold.", "data.path", "data.uri", "data.source.", "data.checks.")
-"""What may be chosen anew. Features, window and layout are part of what the model was trained on."""
+"""Settings that may be chosen anew. Features, window and layout are part of what the model was trained on."""
 
 
 def choose_anew(cfg: DictConfig, settings: dict[str, str], conf: Path) -> DictConfig:

@@ -9,7 +9,7 @@ from refold.data.bars.entries import Entry, choose, find_all, name_of
 from refold.data.windows.split import Split
 
 Overnight = Literal["keep", "mask", "break"]
-"""What becomes of the first bar after the market was closed, of bars within the day: see `Recipe`."""
+"""Ways to treat the first bar after the market was closed, of bars within the day: see `Recipe`."""
 
 Layout = Literal["per_asset", "panel"]
 Scale = Literal["pooled", "per_asset", "trailing"]

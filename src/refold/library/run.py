@@ -36,7 +36,7 @@ SECTIONS = ("data", "data.source", "data.source.table", "data.checks", "score", 
 """Settings of a run that are mappings, where there are any."""
 
 SPOILT = (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ArithmeticError)
-"""What values of other keys, types and shapes raise when they are used."""
+"""Errors that values of other keys, types and shapes raise when they are used."""
 
 
 class Run:
@@ -106,7 +106,7 @@ class Run:
         Returns:
             A row per bar, sorted by asset, then time: timestamp, asset, score (null where no window holds the bar),
             level, flagged, rarity (share of validation bars of the asset that score as high), kind and to_blame (of
-            flagged bars), reconstructed_close. Of pandas, if `bars` is.
+            flagged bars), reconstructed_close, reason (why a bar has no score). Of pandas, if `bars` is.
 
         Raises:
             RefoldError: the bars cannot be read or judged, or a setting is wrong.
@@ -125,7 +125,7 @@ class Run:
         alignment: str | None = None,
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> "pl.DataFrame | pd.DataFrame":
-        """Find runs of neighbouring flagged bars.
+        """Find runs of neighbouring bars that the model flags or that the checks find faulty.
 
         Args:
             bars: as for `score`, like the other arguments.
@@ -136,7 +136,8 @@ class Run:
 
         Returns:
             A row per event: asset, start, end, peak, score and rarity (at the peak), once_in (how often the asset has a
-            bar as rare), features (";"-joined, most to blame first) and kind. Of pandas, if `bars` is.
+            bar as rare), features (";"-joined, most to blame first), kind, bars, found_by (model or checks), and policy
+            and done (of what the checks find). Of pandas, if `bars` is.
 
         Raises:
             RefoldError: the bars cannot be read or judged, or a setting is wrong.

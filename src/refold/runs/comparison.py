@@ -16,7 +16,7 @@ COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")
 """Metrics beside the one that is sorted by, where any run has them; a narrow terminal shows the first ones."""
 
 USUAL_METRIC = "val/reconstruction_mse"
-"""What runs are sorted by if the settings of none can be read."""
+"""Metric that runs are sorted by if the settings of none can be read."""
 
 SMALLER_IS_BETTER = ("_mse", "_mae", "_gap", "loss", "parameters", "alarms")
 
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def of_seeds(self) -> bool:
-        """Whether no two of its runs have the same seed."""
+        """True if no two of its runs have the same seed."""
         return len({run.seed for run in self.runs}) == len(self.runs)
 
     @property

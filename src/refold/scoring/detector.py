@@ -254,7 +254,7 @@ class Detector:
 
     @property
     def measurer(self) -> Measurer:
-        """What puts windows through the model, with the parts that the detector has now."""
+        """The object that puts windows through the model, with the parts that the detector has now."""
         return Measurer(
             autoencoder=self.autoencoder,
             scaler=self.scaler,

@@ -23,7 +23,7 @@ CONTEXT = 60
 CONTRIBUTION = "contribution/"
 
 MODEL, CHECKED = "model", "checks"
-"""What found an event."""
+"""Finders of events: the model or the checks."""
 
 DONE = {"warn": "kept as it is", "mask": "kept without values", "drop": "dropped", "flagged": "flagged"}
 """Policy of a check -> what was done with the faulty bars."""

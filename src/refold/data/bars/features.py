@@ -45,7 +45,7 @@ class Feature:
 
     @property
     def tested(self) -> bool:
-        """Whether what it looks at is a user's word, which is tested on the training rows."""
+        """True if what it looks at is a user's word, which is tested on the training rows."""
         return self.entry is not None and "expression" in self.entry
 
     @property

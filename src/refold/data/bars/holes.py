@@ -1,4 +1,4 @@
-"""What a timetable says of the steps from bar to bar: which bars are missing, and where the market closed.
+"""Judge the steps from bar to bar by a timetable: which bars are missing, and where the market closed.
 
 Letters: N steps from one bar of an asset to the next. A slot is a place for one bar: a stretch of one interval. Slots
 are numbered along a clock, from Monday 1970-01-05 on, so that a week of a market with hours has the same slots always.
@@ -23,7 +23,7 @@ _US = 1_000_000
 
 
 class Steps(NamedTuple):
-    """What a timetable says of the steps from one bar of an asset to the next.
+    """Hold the verdicts of a timetable on the steps from one bar of an asset to the next.
 
     Attributes:
         missing: (N,) int64, bars that are missing in between, without those of a closed market.

@@ -51,12 +51,12 @@ class Timetable:
 
     @property
     def intraday(self) -> bool:
-        """Whether a day has several bars."""
+        """True if a day has several bars."""
         return self.unit == "second"
 
     @property
     def always(self) -> bool:
-        """Whether the market never closes."""
+        """True if the market never closes."""
         return self.hours == ALL_WEEK
 
     @property
