@@ -32,6 +32,20 @@ class Transform(Protocol):
         ...
 
 
+class _Lagged:
+    """Hold the look-back of a comparison with the value some bars before."""
+
+    def __init__(self, bars: int = 1) -> None:
+        self.bars, self.lookback = bars, bars + 1
+
+
+class _Trailing:
+    """Hold the look-back of a trailing statistic."""
+
+    def __init__(self, bars: int) -> None:
+        self.lookback = bars
+
+
 class Log:
     """Take the natural logarithm; values must be above 0."""
 
@@ -42,7 +56,7 @@ class Log:
         return value.log()
 
 
-class Difference:
+class Difference(_Lagged):
     """Subtract the value some bars before.
 
     Args:
@@ -51,14 +65,11 @@ class Difference:
 
     unit = "value less an earlier one"
 
-    def __init__(self, bars: int = 1) -> None:
-        self.bars, self.lookback = bars, bars + 1
-
     def expression(self, value: pl.Expr) -> pl.Expr:
         return value - value.shift(self.bars)
 
 
-class LogDifference:
+class LogDifference(_Lagged):
     """Take the logarithm of the ratio to the value some bars before; values must be above 0.
 
     Args:
@@ -67,14 +78,11 @@ class LogDifference:
 
     unit = "log ratio to an earlier value"
 
-    def __init__(self, bars: int = 1) -> None:
-        self.bars, self.lookback = bars, bars + 1
-
     def expression(self, value: pl.Expr) -> pl.Expr:
         return (value / value.shift(self.bars)).log()
 
 
-class ZScore:
+class ZScore(_Trailing):
     """Measure the distance from the trailing mean in trailing standard deviations, 0 where nothing has moved.
 
     Args:
@@ -82,9 +90,6 @@ class ZScore:
     """
 
     unit = "standard deviations from the trailing mean"
-
-    def __init__(self, bars: int) -> None:
-        self.lookback = bars
 
     def expression(self, value: pl.Expr) -> pl.Expr:
         bars = self.lookback
@@ -94,7 +99,7 @@ class ZScore:
         return pl.when(still).then(0.0).otherwise(score)
 
 
-class LessMean:
+class LessMean(_Trailing):
     """Subtract the trailing mean.
 
     Args:
@@ -103,14 +108,11 @@ class LessMean:
 
     unit = "value less its trailing mean"
 
-    def __init__(self, bars: int) -> None:
-        self.lookback = bars
-
     def expression(self, value: pl.Expr) -> pl.Expr:
         return value - value.rolling_mean(self.lookback)
 
 
-class Deviation:
+class Deviation(_Trailing):
     """Take the trailing standard deviation.
 
     Args:
@@ -118,9 +120,6 @@ class Deviation:
     """
 
     unit = "trailing standard deviation"
-
-    def __init__(self, bars: int) -> None:
-        self.lookback = bars
 
     def expression(self, value: pl.Expr) -> pl.Expr:
         still = value.rolling_max(self.lookback) == value.rolling_min(self.lookback)
