@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from refold.config.build import Parts, build_table, to_plain
-from refold.config.check import check
 from refold.config.compose import CONF, as_overrides, compose_settings, file_overrides, without_hydra
+from refold.config.validate import check
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch.cluster import find_world
 from refold.launch.hardware import find_machine, plan

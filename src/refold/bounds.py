@@ -4,7 +4,7 @@
     def __init__(self, *, dropout: Annotated[float, within(0, 1, open_end=True)])
 
 `checked` refuses a value at construction with "decoder.dropout is 1.5; it must be in [0, 1)". The same annotations let
-`refold.config.check` refuse it before any data is read. Standard library only.
+`refold.config.validate` refuse it before any data is read. Standard library only.
 """
 
 import functools

@@ -185,7 +185,7 @@ def test_a_training_whose_reader_has_left_goes_on_to_its_end(tmp_path):
 def test_settings_of_the_trainer_under_which_no_run_can_end_are_refused(setting, message):
     from conftest import compose_run
 
-    from refold.config.check import check
+    from refold.config.validate import check
 
     with pytest.raises(ConfigError, match=message.replace("+", r"\+")):
         check(compose_run(["trainer.accelerator=cpu", setting], definite=False))

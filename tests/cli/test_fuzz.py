@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refold.cli import train
-from refold.config.check import check, explain
+from refold.config.validate import check, explain
 from refold.errors import RefoldError
 from refold.runs.settings import open_run
 

@@ -5,7 +5,7 @@ import itertools
 import yaml
 from conftest import CONF, ROOT, compose_run
 
-from refold.config.check import check
+from refold.config.validate import check
 
 SWEEP = yaml.safe_load((CONF / "sweep/wandb.yaml").read_text())
 

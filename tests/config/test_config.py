@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from refold.config import build as config
-from refold.config.check import check
+from refold.config.validate import check
 from refold.errors import ConfigError
 from refold.launch.hardware import find_machine
 from refold.library.reconstruction_baselines import fit_baselines, measure_baselines

@@ -106,7 +106,7 @@ def test_the_tree_is_what_is_on_disk():
 
 
 def test_the_refusal_shown_is_the_refusal_given():
-    from refold.config.check import check
+    from refold.config.validate import check
     from refold.errors import ConfigError
 
     command = re.search(r"\$ python train\.py (.*)\n((?:    - .*\n)+)", README)

@@ -22,8 +22,8 @@ from refold.bounds import at_least, within
 from refold.cli import command
 from refold.config import build
 from refold.config.arguments import hide_arguments
-from refold.config.check import check_sections, check_values
 from refold.config.compose import compose_settings, file_overrides, without_hydra
+from refold.config.validate import check_sections, check_values
 from refold.data.inspection import Inspection, inspect_table
 from refold.errors import ConfigError, RefoldError
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 import refold
 from refold.config.build import build_data
-from refold.config.check import is_fed_bars
+from refold.config.validate import is_fed_bars
 from refold.errors import RefoldError
 from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, RESULT, discard_unused
 from refold.runs.resume import Resume

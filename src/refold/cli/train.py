@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from refold.cli import job, sweep
 from refold.config import build as config
-from refold.config.check import check
+from refold.config.validate import check
 from refold.launch.cluster import World
 from refold.launch.hardware import Plan
 from refold.launch.worker_process import report_ready

@@ -1,7 +1,7 @@
 """Build objects from a composed configuration.
 
-With `refold.config.check` and `refold.cli` the only code that knows Hydra. Functions import torch and lightning when
-they are called, so that completion and `--help` do without them.
+Only `refold.config` and `refold.cli` know Hydra. Functions import torch and lightning when they are called, so that
+completion and `--help` do without them.
 """
 
 import secrets

@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from refold.config.arguments import quoted_mark
-from refold.config.check import check_sections
 from refold.config.compose import compose_settings, kind_of_file
 from refold.config.mistakes import nearest
+from refold.config.validate import check_sections
 from refold.errors import ConfigError
 from refold.runs.settings import load_settings, override, to_plain
 
