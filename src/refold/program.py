@@ -7,7 +7,7 @@ from pathlib import Path
 _SCRIPT = re.compile(r"python (?:scripts/)?(train|check|score|encode|export|compare)\.py")
 
 
-def command(name: str) -> str:
+def command_words(name: str) -> str:
     """Return the words that start a subcommand the way that this process was started.
 
     Args:
@@ -27,4 +27,4 @@ def as_started(text: str) -> str:
     Args:
         text: a text with commands such as `python train.py` and `python scripts/score.py`.
     """
-    return _SCRIPT.sub(lambda found: command(found[1]), text)
+    return _SCRIPT.sub(lambda found: command_words(found[1]), text)

@@ -51,12 +51,12 @@ def mask(text: str) -> str:
     Returns:
         The text; the same one if it holds no secret.
     """
-    return _scan(text)[0]
+    return _mask(text)[0]
 
 
 def holds_secret(text: str) -> bool:
     """Return whether a text holds a password or a token that is not a reference."""
-    return bool(_scan(text)[1])
+    return bool(_mask(text)[1])
 
 
 def remember(text: str) -> None:
@@ -65,7 +65,7 @@ def remember(text: str) -> None:
     Args:
         text: may refer to environment variables; the values of those called PASSWORD, TOKEN and the like count.
     """
-    for secret in _scan(text)[1]:
+    for secret in _mask(text)[1]:
         remember_value(secret)
     for match in REFERENCE.finditer(text):
         name = match[1] or match[2]
@@ -126,7 +126,7 @@ def redact_logs() -> None:
     logging.setLogRecordFactory(make)
 
 
-def _scan(text: str) -> tuple[str, list[str]]:
+def _mask(text: str) -> tuple[str, list[str]]:
     """Return a text with its secrets masked, and the secrets."""
     references: list[str] = []
     found: list[str] = []

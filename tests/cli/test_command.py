@@ -50,7 +50,7 @@ def test_a_script_that_is_asked_for_help_shows_its_commands(name, monkeypatch, c
 )
 def test_commands_in_messages_are_those_that_work_where_they_are_read(started, train, score, monkeypatch):
     monkeypatch.setattr(sys, "argv", [started])
-    assert (program.command("train"), program.command("score")) == (train, score)
+    assert (program.command_words("train"), program.command_words("score")) == (train, score)
     text = "Go on with: python train.py resume=latest, then python scripts/score.py run=outputs/latest"
     assert program.as_started(text) == f"Go on with: {train} resume=latest, then {score} run=outputs/latest"
 

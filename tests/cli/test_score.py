@@ -263,10 +263,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_arguments_are_keys_and_values():
-    assert command.settings(["a=1", "b=x=y"], "") == {"a": "1", "b": "x=y"}
+    assert command.read_arguments(["a=1", "b=x=y"], "") == {"a": "1", "b": "x=y"}
     for arguments, message in ((["a"], "a: it cannot be read as key=value"), (["a=1", "a=2"], "a is given twice")):
         with pytest.raises(ConfigError, match=re.escape(message)):
-            command.settings(arguments, "")
+            command.read_arguments(arguments, "")
 
 
 @pytest.mark.slow

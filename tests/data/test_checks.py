@@ -8,7 +8,7 @@ import yaml
 
 from refold.data.bars.calendar import moments, sessions
 from refold.data.bars.checks import Checks, unbroken
-from refold.data.bars.findings import CHECKS, summary
+from refold.data.bars.findings import CHECKS, describe_findings
 from refold.data.bars.market import survey
 from refold.data.sources import Stocks
 from refold.errors import DataError
@@ -264,8 +264,8 @@ def test_a_feature_that_is_not_finite_follows_its_policy():
 
 def test_summary_names_check_policy_asset_and_count():
     bars = pl.concat([BARS[: ROW - 4], SPOILT["stale_run"][ROW - 4 : 60], BARS[60:]])
-    assert summary(checks().run(bars).table) == "stale_run (warn): A 1 (from 2020-01-21)"
-    assert summary(checks().run(BARS).table) == "nothing found"
+    assert describe_findings(checks().run(bars).table) == "stale_run (warn): A 1 (from 2020-01-21)"
+    assert describe_findings(checks().run(BARS).table) == "nothing found"
 
 
 def test_runs_end_with_asset_and_hole():

@@ -70,7 +70,7 @@ def test_a_run_ends_with_metrics_of_model_and_baselines(trained, capsys):
 
 
 def test_scoring_the_runs_own_parts_gives_the_metrics_of_its_end(trained):
-    from refold.library.scoring import Judge
+    from refold.library.judge import Judge
 
     directory, result = trained
     facts = Judge(refold.load_run(directory)).score().facts

@@ -227,10 +227,12 @@ def test_bars_between_masked_ones_are_scored_and_no_other_score_moves(alignment,
     assert set(scores["reason"].drop_nulls()) == {"warming", "broken_bar", "masked"}
     assert scores["score"].is_finite().sum() == 2 * (239 - 21 - 21)
     made = unsplit_series(spoilt, judge.recipe, judge.scaler)
-    without, bridged = (judge.score_series(made.series, made.segments, bridge=one).score for one in (None, made.bridge))
+    without, filled = (
+        judge.score_series(made.series, made.segments, short_runs=one).score for one in (None, made.short_runs)
+    )
     there = np.isfinite(without)
-    assert there.sum() < np.isfinite(bridged).sum()
-    assert np.array_equal(bridged[there], without[there])  # bit for bit
+    assert there.sum() < np.isfinite(filled).sum()
+    assert np.array_equal(filled[there], without[there])  # bit for bit
     for piece in (37, 150):
         assert_frame_equal(judged(judge, spoilt, piece)[0], scores, rel_tol=1e-4, abs_tol=1e-5)
 

@@ -76,7 +76,7 @@ def inspect(arguments: list[str]) -> tuple[list[str], Inspection]:
         RefoldError: a setting is wrong, or the table cannot be read.
     """
     files = [text for text in arguments if not text.startswith("-") and ("=" not in text or Path(text).exists())]
-    given = command.settings([text for text in arguments if text not in files], __doc__)
+    given = command.read_arguments([text for text in arguments if text not in files], __doc__)
     if len(files) > 1:
         raise ConfigError(f"{files[1]}: one table is checked at a time; {files[0]} is given already")
     if not files and not given:
@@ -131,4 +131,4 @@ def print_inspection(found: Inspection, settings: list[str]) -> None:
     for obstacle in found.obstacles:
         console.print(f"it would not train: {obstacle}")
     if not found.obstacles:
-        console.print(f"it would train with\n  {program.command('train')} {shlex.join(settings)}")
+        console.print(f"it would train with\n  {program.command_words('train')} {shlex.join(settings)}")

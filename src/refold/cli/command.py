@@ -125,7 +125,7 @@ def outlive_readers() -> None:
         setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), **settings))
 
 
-def settings(arguments: list[str], usage: str | None) -> dict[str, str]:
+def read_arguments(arguments: list[str], usage: str | None) -> dict[str, str]:
     """Read command-line arguments of the form key=value.
 
     Args:

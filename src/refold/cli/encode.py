@@ -17,8 +17,8 @@ from rich.console import Console
 from refold.cli import command
 from refold.config.mistakes import nearest
 from refold.errors import ConfigError
+from refold.library.judge import LATENTS, Judge
 from refold.library.run import load_run
-from refold.library.scoring import LATENTS, Judge
 from refold.runs.directory import atomic_folder
 
 OWN = ("run", "out", "device", "trust")
@@ -27,7 +27,7 @@ OWN = ("run", "out", "device", "trust")
 def main() -> None:
     """Load the run, encode the bars, and write the codes."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = command.settings(sys.argv[1:], __doc__)
+    settings = command.read_arguments(sys.argv[1:], __doc__)
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
     for key in settings:

@@ -22,7 +22,7 @@ KEYS = ("run", "format", "out", "trust")
 
 def main() -> None:
     """Load the run, export it, and print a description of the file."""
-    settings = command.settings(sys.argv[1:], __doc__)
+    settings = command.read_arguments(sys.argv[1:], __doc__)
     for key in settings:
         if key not in KEYS:
             raise ConfigError(f"{key}: there is no such key{nearest(key, set(KEYS))}; there are {', '.join(KEYS)}")

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from refold.cli import command
-from refold.data.bars.findings import summary
+from refold.data.bars.findings import describe_findings
 from refold.errors import ConfigError
+from refold.library.judge import Judge
 from refold.library.run import load_run
 from refold.library.scored_files import SCORED_FILES, write_scored_files
-from refold.library.scoring import Judge
 from refold.report.summary import print_labelled
 from refold.runs.directory import atomic_folder
 from refold.scoring.scored import alarm_words
@@ -34,7 +34,7 @@ OWN = ("run", "out", "device", "trust")
 def main() -> None:
     """Load the run, score, write, and print what was found."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = command.settings(sys.argv[1:], __doc__)
+    settings = command.read_arguments(sys.argv[1:], __doc__)
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
     run = load_run(settings["run"], trust=command.trusted(settings))
@@ -46,7 +46,7 @@ def main() -> None:
         scoring = judge.score(thresholds=True, evidence=True)
         facts = write_scored_files(run, scoring, judge.folder)
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"checks: {summary(scoring.findings)}")
+    console.print(f"checks: {describe_findings(scoring.findings)}")
     print_facts(console, facts)
     console.print(f"scores, events and report: {out}")
 

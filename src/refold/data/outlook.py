@@ -90,10 +90,10 @@ def _outlook(table: FeatureTable, recipe: Recipe, stride: int) -> Outlook:
     table = panel_table([table], recipe) if recipe.layout == "panel" else table
     overrides: tuple[str, ...] = ()
     obstacles: list[str] = []
-    windows, train = _windows(table, recipe, recipe.window_size, stride)
+    windows, train = _count_windows(table, recipe, recipe.window_size, stride)
     if not all(windows.values()):
         for size in (size for size in _WINDOWS if size < recipe.window_size):
-            fewer, train = _windows(table, recipe, size, stride)
+            fewer, train = _count_windows(table, recipe, size, stride)
             if all(fewer.values()):
                 windows, overrides = fewer, (f"data.window_size={size}",)
                 break
@@ -101,7 +101,7 @@ def _outlook(table: FeatureTable, recipe: Recipe, stride: int) -> Outlook:
             obstacles.append(
                 f"no window size leaves windows for all parts: {table.rows.present.sum():,} bars have features"
             )
-    spread = zip(table.columns, _spread(table, train), strict=True)
+    spread = zip(table.columns, _ranges(table, train), strict=True)
     moving = tuple(name for name, width in spread if width != 0)
     if not moving or (recipe.layout == "panel" and len(moving) < len(table.columns)):
         obstacles.append("a feature is constant on the training rows")
@@ -109,7 +109,7 @@ def _outlook(table: FeatureTable, recipe: Recipe, stride: int) -> Outlook:
     return Outlook(moving, windows, tuple(obstacles), overrides)
 
 
-def _windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tuple[dict[str, int], np.ndarray]:
+def _count_windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tuple[dict[str, int], np.ndarray]:
     """Count the windows of a size in each part, and return the rows that the scale would be fitted to."""
     rows, calendar = table.rows, table.checked.calendar
     gap = (size - 1) + (table.lookback - 1) + recipe.split.embargo
@@ -120,7 +120,7 @@ def _windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tup
     return counts, train[rows.present[train]]
 
 
-def _spread(table: FeatureTable, train: np.ndarray) -> Sequence[float]:
+def _ranges(table: FeatureTable, train: np.ndarray) -> Sequence[float]:
     """Measure the range of each column on the training rows; that of a relative one is not known, and not 0."""
     if not len(train):
         return [1.0] * len(table.columns)

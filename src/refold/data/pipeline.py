@@ -16,7 +16,7 @@ import torch
 
 from refold.data.bars.entries import Entry, choose, columns_of, find_feature, name_of, some, usable_columns
 from refold.data.bars.expected import NOTHING, Timetables
-from refold.data.bars.findings import merge, summary
+from refold.data.bars.findings import describe_findings, merge
 from refold.data.bars.table import LABEL, value_columns
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of, scaled
 from refold.data.long.ordered import OrderedBars
@@ -332,7 +332,7 @@ class _Assembly:
             f"features: {', '.join(self.recipe.features)}\n"
             f"{'; '.join(f'bars {words}' for words in self.recipe.checks.intervals())}\n"
             f"{self._sessions()}"
-            f"checks: {summary(findings)}\n"
+            f"checks: {describe_findings(findings)}\n"
             f"windows lost {lost_in_words(self._lost(findings))}\n"
             f"{timeline(self.intervals, calendar, self.gap)}"
         )

@@ -52,10 +52,10 @@ class ScaleFit:
                 own.add(rows.values[block])
         for column in table.relative:
             values = rows.values[:, column]
-            self.spread[column] = _spread(values, segments, size, self.spread.get(column, (0.0, 0)))
+            self.spread[column] = _sum_moves(values, segments, size, self.spread.get(column, (0.0, 0)))
             for number in np.unique(rows.asset[segments[:, 0]]) if single else ():
                 runs = segments[rows.asset[segments[:, 0]] == number]
-                self.own_spread[table.names[number], column] = _spread(values, runs, size, (0.0, 0))
+                self.own_spread[table.names[number], column] = _sum_moves(values, runs, size, (0.0, 0))
 
     def constant_features(self) -> list[str]:
         """Return the features that are constant on the training rows, in all assets of a panel."""
@@ -107,7 +107,9 @@ class ScaleFit:
         return mean, std
 
 
-def _spread(values: np.ndarray, segments: np.ndarray, window_size: int, so_far: tuple[float, int]) -> tuple[float, int]:
+def _sum_moves(
+    values: np.ndarray, segments: np.ndarray, window_size: int, so_far: tuple[float, int]
+) -> tuple[float, int]:
     """Sum the squared differences of a relative column to the first bar of each window, and count them."""
     total, count = so_far
     for first, bars in segments.tolist():

@@ -18,7 +18,7 @@ from refold.errors import DataError
 
 
 @dataclass(frozen=True)
-class Bridge:
+class ShortRuns:
     """Windows that run on over masked bars, for the bars that lie in no other window.
 
     Attributes:
@@ -44,7 +44,7 @@ class UnsplitSeries:
         columns: names of the columns of the series.
         findings: what the checks found: check, policy, asset, bars, first.
         runs: tables of the runs of faulty bars, with their rows of the table.
-        bridge: for the rows that too many masked bars leave in runs shorter than a window; None if there are none.
+        short_runs: for the rows that too many masked bars leave in runs shorter than a window; None if there are none.
         codes: (N,) int8, why each of the N rows of the table has no features; see `refold.data.unscored`.
     """
 
@@ -55,7 +55,7 @@ class UnsplitSeries:
     findings: pl.DataFrame
     runs: list[pl.DataFrame]
     codes: np.ndarray
-    bridge: Bridge | None
+    short_runs: ShortRuns | None
 
     def reasons(self, window_size: int) -> pl.Series:
         """Say of each row of the table why it would have no score.
@@ -118,13 +118,13 @@ def unsplit_series(
         findings=table.findings,
         runs=single.runs,
         codes=codes,
-        bridge=_bridge(series, rows, segments["test"], everything, recipe.window_size),
+        short_runs=_short_runs(series, rows, segments["test"], everything, recipe.window_size),
     )
 
 
-def _bridge(
+def _short_runs(
     series: Series, rows: FeatureRows, segments: np.ndarray, everything: list[Interval], window_size: int
-) -> Bridge | None:
+) -> ShortRuns | None:
     """Find the bars that lie in no window because masked bars are near, and the stretches around them.
 
     A hole of the calendar, or one that a dropped bar leaves, ends a stretch as it ends a run.
@@ -156,7 +156,7 @@ def _bridge(
     starts = np.flatnonzero(begins)
     lengths = np.add.reduceat(covered.astype(np.int64), starts)
     present = torch.from_numpy(rows.present)
-    return Bridge(replace(series, present=present), np.stack([starts, lengths], axis=1), short)
+    return ShortRuns(replace(series, present=present), np.stack([starts, lengths], axis=1), short)
 
 
 def _inside(segments: np.ndarray, window_size: int, count: int) -> np.ndarray:

@@ -71,7 +71,7 @@ def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) 
     if world:
         trainer = {**trainer, **_as_started(trainer, world)}
     elif trainer["num_nodes"] > 1:
-        script = program.command("train").removeprefix("python ").replace("refold train", "-m refold train")
+        script = program.command_words("train").removeprefix("python ").replace("refold train", "-m refold train")
         raise ConfigError(
             f"trainer.num_nodes is {trainer['num_nodes']}; processes on several machines are started by torchrun or "
             f"srun. On each of them: torchrun --nnodes={trainer['num_nodes']} --nproc-per-node={trainer['devices']} "

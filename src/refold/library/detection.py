@@ -103,13 +103,13 @@ def measure_detection(
         reasons |= {f"{part}{DETECTION}{name}": why for name, why in why_missing(bars[MODEL], PARTS[part]).items()}
         parts[part] = {
             **label_counts(bars[MODEL]),
-            "scorers": {name: _plain(row) for name, row in measured.items()},
+            "scorers": {name: _without_nan(row) for name, row in measured.items()},
             "listed_false_alarms": list_false_alarms(bars[MODEL], times, assets),
         }
     return Detection(metrics, parts, reasons)
 
 
-def _plain(row: Mapping[str, float]) -> dict[str, float | None]:
+def _without_nan(row: Mapping[str, float]) -> dict[str, float | None]:
     """Replace NaN by None: JSON has none."""
     return {name: None if np.isnan(value) else value for name, value in row.items()}
 

@@ -142,10 +142,10 @@ def returned_like(frame: Any, table: pl.DataFrame) -> "pl.DataFrame | pd.DataFra
         return table
     import pandas as pd
 
-    return pd.DataFrame({column.name: _column(column) for column in table})
+    return pd.DataFrame({column.name: _to_pandas_column(column) for column in table})
 
 
-def _column(column: pl.Series) -> Any:
+def _to_pandas_column(column: pl.Series) -> Any:
     """Turn a column of polars into values of pandas."""
     import pandas as pd
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from refold.data import Scaler
     from refold.data.bars.entries import Entry
-    from refold.library.scoring import Judge
+    from refold.library.judge import Judge
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
 
@@ -112,7 +112,7 @@ class Run:
             RefoldError: the bars cannot be read or judged, or a setting is wrong.
         """
         from refold.library.frames import returned_like
-        from refold.library.scoring import verdicts
+        from refold.library.judge import verdicts
 
         return returned_like(bars, verdicts(self._judge(bars, score, threshold, alignment, overrides).score()))
 
@@ -172,7 +172,7 @@ class Run:
         Raises:
             RefoldError: the bars have no labels, cannot be read or judged, or a setting is wrong.
         """
-        from refold.library.scoring import HERE
+        from refold.library.judge import HERE
 
         found = self._judge(bars, score, threshold, alignment, overrides).score().facts.get("detection")
         if found is None:
@@ -262,7 +262,7 @@ class Run:
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> "Judge":
         from refold.config.arguments import split_settings
-        from refold.library.scoring import Judge
+        from refold.library.judge import Judge
 
         chosen = {"score": score, "threshold": threshold, "alignment": alignment}
         settings = {key: value for key, value in chosen.items() if value is not None}

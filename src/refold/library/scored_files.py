@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from refold.library.scoring import HERE, Scoring
+from refold.library.judge import HERE, Scoring
 from refold.runs.directory import FINDINGS
 from refold.scoring.scored import alarm_words, validation_rates
 

@@ -59,11 +59,11 @@ def write_comparison(path: Path, comparison: Comparison, title: str) -> None:
             "varied": ", ".join(comparison.settings) or "nothing but the seed",
         },
         "notes": list(comparison.notes),
-        "table": _table(comparison),
+        "table": _metrics_table(comparison),
         "parallel": _parallel(comparison, finished),
         "importance": _importance(comparison, finished),
         "curves": _curves(comparison, ranked),
-        "windows": _windows(comparison, finished),
+        "windows": _reconstructions(comparison, finished),
     }
     write_atomically(path, assemble_page(title, payload, "compare"))
 
@@ -74,7 +74,7 @@ def sorted_runs(runs: Sequence[RunRecord], metric: str) -> list[RunRecord]:
     return sorted(runs, key=lambda run: sign * run.metrics.get(metric, sign * math.inf))
 
 
-def _table(comparison: Comparison) -> dict[str, Any]:
+def _metrics_table(comparison: Comparison) -> dict[str, Any]:
     """Build the table that a terminal shows, with every metric."""
     rows = [
         [
@@ -145,7 +145,7 @@ def _curves(comparison: Comparison, ranked: Sequence[RunRecord]) -> dict[str, An
     return {"names": names, "runs": runs, "note": _share(len(drawn), len(ranked))}
 
 
-def _windows(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any] | None:
+def _reconstructions(comparison: Comparison, finished: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Collect windows of the best run that has kept some, and the reconstructions of the same windows by other runs."""
     drawn: list[tuple[RunRecord, FixedWindows]] = []
     others = 0

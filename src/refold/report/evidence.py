@@ -133,7 +133,7 @@ class Sample:
             errors = (errors.flatten(0, 1) if mask is None else errors[mask.cpu()]).double().square()  # (bars, C)
             squares = errors.view(len(errors), -1, F).sum((0, 1))  # over the assets of a panel too
             keys = pl.DataFrame(
-                {"timestamp": _moments(windows, last[chosen]), "asset": windows.series.assets(last[chosen])}
+                {"timestamp": _timestamps(windows, last[chosen]), "asset": windows.series.assets(last[chosen])}
             )
             seen.append(
                 _Seen(int(place[last[chosen[0]]]), keys, codes[chosen].cpu().numpy(), squares, errors.numel() // F)
@@ -171,7 +171,7 @@ def gather(sample: Sample, bars: OrderedBars | None, scores: pl.LazyFrame) -> Ev
     detector, remarked = sample.detector, remarkable(scores)
     windows: Iterable[Windows] = sample.windows
     if not sample.windows and bars is not None:
-        windows = _near(detector, bars, remarked)
+        windows = _windows_around(detector, bars, remarked)
     return Evidence(
         windows=examples(detector, windows, remarked),
         latents=with_scores(sample.latents(), scores, panel=detector.recipe.layout == "panel"),
@@ -179,7 +179,7 @@ def gather(sample: Sample, bars: OrderedBars | None, scores: pl.LazyFrame) -> Ev
     )
 
 
-def _near(detector: Detector, bars: OrderedBars, remarked: pl.DataFrame) -> Iterable[Windows]:
+def _windows_around(detector: Detector, bars: OrderedBars, remarked: pl.DataFrame) -> Iterable[Windows]:
     """Cut windows around some bars of a table that is longer than a piece."""
     keys = ["asset", "timestamp"]
     rows = bars.bars.select(keys).with_row_index("row").join(remarked.lazy(), on=keys, how="semi")
@@ -243,7 +243,7 @@ def examples(detector: Detector, parts: Iterable[Windows], bars: pl.DataFrame) -
     shown = {}
     for windows in parts:
         every = np.arange(len(windows.series.times))
-        rows = pl.DataFrame({"timestamp": _moments(windows, every), "asset": windows.series.assets(every)})
+        rows = pl.DataFrame({"timestamp": _timestamps(windows, every), "asset": windows.series.assets(every)})
         rows = bars.with_row_index("place").join(rows.with_row_index("row").select(*keys, "row"), on=keys)
         found = [(bar, middle_window(windows, bar["row"])) for bar in rows.iter_rows(named=True)]
         found = [(bar, number) for bar, number in found if number is not None]
@@ -267,7 +267,7 @@ def _draw(detector: Detector, windows: Windows, numbers: np.ndarray, bars: list[
         if detector.recipe.layout == "panel":
             first = detector.columns.index(f"{bar['asset']}/{detector.features[0]}")
             pair = [part[:, first : first + F] for part in pair]
-        moments = _moments(windows, windows.rows(numbers[place : place + 1])[0])
+        moments = _timestamps(windows, windows.rows(numbers[place : place + 1])[0])
         if getattr(moments.dtype, "time_zone", None):
             moments = moments.dt.replace_time_zone(None)  # as the clock on the wall, like the rest of the page
         pictures.append(WindowExample(bar["asset"], bar["label"], moments.to_numpy(), pair[0].numpy(), pair[1].numpy()))
@@ -292,6 +292,6 @@ def middle_window(windows: Windows, row: int) -> int | None:
     return int(windows.offsets[segment]) + inside
 
 
-def _moments(windows: Windows, rows: np.ndarray) -> pl.Series:
+def _timestamps(windows: Windows, rows: np.ndarray) -> pl.Series:
     """Return timestamps of rows (N,), of the type that the bars had."""
     return pl.Series(windows.series.times[rows]).cast(windows.series.time_dtype)

@@ -17,7 +17,7 @@ from refold.report.sections import (
     WindowExample,
     event_table,
     latent_points,
-    number_table,
+    page_table,
     split_events,
     window_lines,
 )
@@ -84,7 +84,7 @@ def write_page(
         "windows": [window_lines(example, features) for example in windows or ()],
         "unit": unit,
         "latents": None if latents is None or latents.height == 0 else latent_points(latents, zone),
-        "alarms": [number_table("", alarm_rates)] if alarm_rates else [],
-        "baselines": [number_table(caption, rows) for caption, rows in (baselines or {}).items()],
+        "alarms": [page_table("", alarm_rates)] if alarm_rates else [],
+        "baselines": [page_table(caption, rows) for caption, rows in (baselines or {}).items()],
     }
     write_atomically(Path(path), assemble_page(title, payload))

@@ -135,7 +135,7 @@ def latent_points(latents: pl.DataFrame, zone: str | None) -> dict[str, Any]:
     }
 
 
-def number_table(caption: str, rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+def page_table(caption: str, rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     """Return a table of numbers, with an empty cell where a row lacks a column.
 
     Args:

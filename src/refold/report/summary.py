@@ -70,7 +70,7 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         )
     for warning in result["warnings"]:
         console.print(f"warning: {warning}")
-    directory = shlex.quote(_short(run_dir))
+    directory = shlex.quote(_relative_path(run_dir))
     console.print(f"run directory: {directory}")
     if (run_dir / "wandb").is_dir():
         console.print(f"look at it:    wandb leet {directory}/wandb   (curves in the terminal), {directory}/figures/")
@@ -96,7 +96,7 @@ def print_detection(measured: dict[str, Any], console: Console) -> None:
         console: to print on.
     """
     test, train = measured["test"], measured["train"]
-    console.print(number_table(f"labelled anomalies of test: {_counted(test)}", detection_rows(measured)))
+    console.print(console_table(f"labelled anomalies of test: {_counted(test)}", detection_rows(measured)))
     if line := false_alarm_line(test["listed_false_alarms"], test["scorers"][MODEL]["false_alarms"], "on test"):
         console.print(line)
     console.print("AP: average precision; verdicts by the run's threshold, fitted to each row's scores of validation")
@@ -113,7 +113,7 @@ def print_labelled(measured: dict[str, dict[str, Any]], console: Console) -> Non
         measured: the section "detection" of scoring.json: part -> metrics.
         console: to print on.
     """
-    console.print(number_table("labelled anomalies; AP: average precision", labelled_rows(measured)))
+    console.print(console_table("labelled anomalies; AP: average precision", labelled_rows(measured)))
     for part, found in measured.items():
         console.print(f"labelled on {part}: {_counted(found)}; a random score has their share as AP")
         reasons = {f"{part}/{name}": reason for name, reason in found["missing"].items()}
@@ -145,7 +145,7 @@ def false_alarm_line(listed: list[dict[str, Any]], count: int, where: str) -> st
     return f"false alarms {where}: {shown}" + f"; and {more} more" * (more > 0) if listed else ""
 
 
-def number_table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> Table:
+def console_table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> Table:
     """Return a table of numbers for a terminal.
 
     Args:
@@ -236,6 +236,6 @@ def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None
     return found
 
 
-def _short(path: Path) -> str:
+def _relative_path(path: Path) -> str:
     """Shorten a path below the working directory to a relative one; return any other path unchanged."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -19,7 +19,7 @@ def resume_command(directory: Path) -> str:
     """Return the command that goes on with a run, quoted for a shell."""
     latest = Path("outputs/latest")
     where = "latest" if latest.resolve() == directory.resolve() else str(directory)
-    return f"{program.command('train')} {shlex.quote(f'resume={where}')}"
+    return f"{program.command_words('train')} {shlex.quote(f'resume={where}')}"
 
 
 class Resume:

@@ -82,7 +82,7 @@ def hide_secrets(cfg: DictConfig) -> None:
         cfg: changed in place.
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
-    for path, value in _texts(raw, ()):
+    for path, value in _texts_below(raw, ()):
         key = ".".join(str(part) for part in path)
         secrets.remember(value)
         if secrets.holds_secret(value) or secrets.is_secret_entry(path[-1], value):
@@ -92,7 +92,7 @@ def hide_secrets(cfg: DictConfig) -> None:
                 secrets.remember_value(value)
             OmegaConf.update(cfg, key, keep_in_environment(key, value), force_add=True)
     with contextlib.suppress(Exception):  # what does not resolve is the check's to refuse
-        for _, value in _texts(OmegaConf.to_container(cfg, resolve=True), ()):
+        for _, value in _texts_below(OmegaConf.to_container(cfg, resolve=True), ()):
             secrets.remember(value)
 
 
@@ -181,7 +181,7 @@ def refuse_withheld(settings: Any, path: str, how: str) -> None:
     Raises:
         ConfigError: a value is a reference to an environment variable, or masked.
     """
-    for parts, value in _texts(settings, (path,) if path else ()):
+    for parts, value in _texts_below(settings, (path,) if path else ()):
         if is_withheld(value):
             key = ".".join(str(part) for part in parts).replace("data.source.uri", "data.uri")
             shown = re.sub(r"\$env\{", "${oc.env:", value)
@@ -207,7 +207,7 @@ def give_all_anew(cfg: DictConfig, given: dict[str, str]) -> dict[str, str]:
 
 def references_of(cfg: DictConfig) -> list[str]:
     """Return KEY=REFERENCE for each reference to the environment in a configuration, without repetitions."""
-    texts = _texts({name: section for name, section in to_writable(cfg).items() if name != "run"}, ())
+    texts = _texts_below({name: section for name, section in to_writable(cfg).items() if name != "run"}, ())
     found = {text: ".".join(map(str, path)) for path, text in reversed(list(texts)) if secrets.REFERENCE.search(text)}
     return [f"{key}={text}" for text, key in found.items()]
 
@@ -236,7 +236,7 @@ def give_anew(cfg: DictConfig, key: str, value: str) -> bool:
         return False
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":  # as Hydra reads a quoted text
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
-    for path, text in list(_texts(OmegaConf.to_container(cfg, resolve=False), ())):
+    for path, text in list(_texts_below(OmegaConf.to_container(cfg, resolve=False), ())):
         if text == withheld and all(isinstance(part, str) for part in path):
             OmegaConf.update(cfg, ".".join(str(part) for part in path), value)
     try:
@@ -260,14 +260,14 @@ def _as_data(node: Any, key: str, where: Path) -> Any:
     return text
 
 
-def _texts(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _texts_below(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Yield all texts below a node, with the keys and numbers that lead to them."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _texts(value, (*path, key))
+            yield from _texts_below(value, (*path, key))
     elif isinstance(node, list):
         for number, value in enumerate(node):
-            yield from _texts(value, (*path, number))
+            yield from _texts_below(value, (*path, number))
     elif isinstance(node, str):
         yield path, node
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from refold.data import Scaler, Series, Windows
 from refold.data.bars.checks import Checks
 from refold.data.recipe import Recipe
-from refold.data.unsplit import Bridge, unsplit_series
+from refold.data.unsplit import ShortRuns, unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
 from refold.scoring.alignment import Alignment
@@ -168,7 +168,7 @@ class Detector:
             (N,) float64, one for each row of the bars in its order; NaN where no window holds the bar.
         """
         piece = unsplit_series(bars, self.recipe, self.scaler)
-        scored = self.score_series(piece.series, piece.segments, piece.origin, bridge=piece.bridge)
+        scored = self.score_series(piece.series, piece.segments, piece.origin, short_runs=piece.short_runs)
         result = np.full(bars.height, np.nan)
         kept = scored.origin >= 0
         result[scored.origin[kept]] = scored.score[kept]
@@ -181,7 +181,7 @@ class Detector:
         origin: np.ndarray | None = None,
         progress: Callable[[int], None] = lambda rows: None,
         watch: Watch | None = None,
-        bridge: Bridge | None = None,
+        short_runs: ShortRuns | None = None,
     ) -> Scores:
         """Score all rows of a series.
 
@@ -191,12 +191,12 @@ class Detector:
             origin: (R, K) row of the table that each row was made from, -1 for none; None: not known.
             progress: gets the number of rows that are done.
             watch: sees all windows and what the model makes of them, some at a time, in any order and thread.
-            bridge: windows for the rows that no other window holds.
+            short_runs: windows for the rows that no other window holds.
 
         Returns:
             Scores of N = R bars, or N = K R of a panel, asset after asset.
         """
-        values, reconstruction, asset = self._bars(series, segments, progress, watch, bridge)
+        values, reconstruction, asset = self._bars(series, segments, progress, watch, short_runs)
         contributions = self.score_function.contributions(values.double(), asset).numpy()
         return Scores(
             score=contributions.sum(axis=1),
@@ -230,13 +230,13 @@ class Detector:
         segments: np.ndarray,
         progress: Callable[[int], None] = lambda rows: None,
         watch: Watch | None = None,
-        bridge: Bridge | None = None,
+        short_runs: ShortRuns | None = None,
     ) -> tuple[Tensor, Tensor, np.ndarray]:
         """Measure each bar of an asset: its values (N, C), its reconstruction (N, F), and its asset's number (N,).
 
         N = R, or K R for a panel: asset after asset.
         """
-        values, reconstruction = self.measurer.values(series, segments, progress, watch, bridge)
+        values, reconstruction = self.measurer.values(series, segments, progress, watch, short_runs)
         R, F = len(values), len(self.features)
         if self.recipe.layout != "panel":
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1

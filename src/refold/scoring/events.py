@@ -81,7 +81,7 @@ class Events:
         flagged = table.filter("verdict")
         self.flagged += flagged.height
         rows = pl.concat([*self._open, flagged])
-        number = rows.select(_number()).to_series()
+        number = rows.select(_event_number()).to_series()
         unfinished = number.max() if table["verdict"][-1] else 0  # they are numbered from 1
         self._open = [rows.filter(number == unfinished)]
         self._ended.append(group_events(rows.filter(number != unfinished)))
@@ -91,7 +91,7 @@ class Events:
         return pl.concat([*self._ended, group_events(pl.concat(self._open))])
 
 
-def _number() -> pl.Expr:
+def _event_number() -> pl.Expr:
     """Number the events of flagged bars, from 1."""
     new = (pl.col("asset") != pl.col("asset").shift(1)) | (pl.col("place") != pl.col("place").shift(1) + 1)
     return new.fill_null(True).cum_sum()
@@ -115,7 +115,7 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
         numbers = {"score": pl.Float64, "rarity": pl.Float64, "bars": pl.Int64}
         return pl.DataFrame(schema={**texts, **when, **numbers}).select(columns)
     features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
-    numbered = flagged.with_columns(_number().alias("event"))
+    numbered = flagged.with_columns(_event_number().alias("event"))
     peak = pl.col("score").arg_max()
     rank = pl.col("kind").replace_strict(dict(zip(KINDS, range(len(KINDS)), strict=True)), default=len(KINDS))
     events = numbered.group_by("event", maintain_order=True).agg(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from refold.data import Scaler, Series, Windows
-from refold.data.unsplit import Bridge
+from refold.data.unsplit import ShortRuns
 from refold.models import Autoencoder
 from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
 from refold.scoring.scores import Score
@@ -110,35 +110,38 @@ class Measurer:
         segments: np.ndarray,
         progress: Callable[[int], None],
         watch: Watch | None,
-        bridge: Bridge | None = None,
+        short_runs: ShortRuns | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Measure each row: its values (R, C), and its reconstruction (R, F) in the units of the features, on the CPU.
 
         They are NaN where no window holds the row, and where it is absent. Rows that are in too short a run for a
-        window of their own are measured by windows that run on over masked bars, if there is a bridge to them.
+        window of their own are measured by windows that run on over masked bars, if `short_runs` has some.
         """
         values, reconstruction = self._aligned(series, segments, progress, watch)
-        if bridge is not None:
-            self._fill_short_runs(bridge, values, reconstruction)
+        if short_runs is not None:
+            self._fill_short_runs(short_runs, values, reconstruction)
         rows = np.arange(len(series.values))
         return values, self.scaler.at(series, rows).inverse_transform(reconstruction)
 
-    def _fill_short_runs(self, bridge: Bridge, *targets: Tensor) -> None:
+    def _fill_short_runs(self, short_runs: ShortRuns, *targets: Tensor) -> None:
         """Fill the rows of runs that are shorter than a window.
 
         Under `last` a window holds the run up to the row alone, as at the beginning of a long run: what comes later
         must not decide which bars count.
         """
         if self.alignment != "last":
-            short = torch.from_numpy(bridge.short)
-            parts = self._aligned(bridge.series, bridge.segments, lambda rows: None, None)
+            short = torch.from_numpy(short_runs.short)
+            parts = self._aligned(short_runs.series, short_runs.segments, lambda rows: None, None)
             for target, part in zip(targets, parts, strict=True):
                 target[short] = part[short]
             return
-        T, edge = self.window_size, np.flatnonzero(np.diff(bridge.short, prepend=False, append=False))
+        T, edge = self.window_size, np.flatnonzero(np.diff(short_runs.short, prepend=False, append=False))
         firsts, bars = edge[::2], edge[1::2] - edge[::2]
         windows = Windows(
-            _lengthened(bridge.series, T), np.stack([firsts, np.full_like(firsts, T)], axis=1), window_size=T, stride=1
+            _lengthened(short_runs.series, T),
+            np.stack([firsts, np.full_like(firsts, T)], axis=1),
+            window_size=T,
+            stride=1,
         )
         held = np.concatenate([np.arange(1, count + 1) for count in bars])
         self._fill_beginnings(windows, np.repeat(firsts, bars), held, *targets)

@@ -182,9 +182,9 @@ class LargestRank:
         """Fit rules and scorer, and learn their scores of validation."""
         for rule in self.rules.values():
             rule.fit(train, val)
-        self.usual = {name: _sorted(rule.score(val)) for name, rule in self.rules.items()}
+        self.usual = {name: _sorted_scores(rule.score(val)) for name, rule in self.rules.items()}
         if self.other is not None:
-            self.usual_other = _sorted(self.other.fit(train, val).score(val))
+            self.usual_other = _sorted_scores(self.other.fit(train, val).score(val))
         return self
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
@@ -196,13 +196,13 @@ class LargestRank:
             ranks.append(np.where(excess > 0, 2 + np.log1p(excess), share))
         if self.other is not None:
             fires = np.any([scores[name] >= rule.fires_at for name, rule in self.rules.items()], axis=0)
-            near = _near(fires, bars["asset"].rle_id().to_numpy(), self.reach)
+            near = _mark_neighbours(fires, bars["asset"].rle_id().to_numpy(), self.reach)
             share, excess = _rank(self.other.score(bars), self.usual_other, 0.0)
             ranks.append(np.where(near, np.nan, np.where(excess > 0, 1 + excess / (1 + excess), share)))
         return np.fmax.reduce(ranks, axis=0)
 
 
-def _sorted(scores: np.ndarray) -> np.ndarray:
+def _sorted_scores(scores: np.ndarray) -> np.ndarray:
     """Return the scores without NaN, sorted."""
     return np.sort(scores[~np.isnan(scores)])
 
@@ -221,7 +221,7 @@ def _rank(scores: np.ndarray, usual: np.ndarray, least: float) -> tuple[np.ndarr
     return np.where(np.isnan(scores), np.nan, share), excess
 
 
-def _near(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:
+def _mark_neighbours(fires: np.ndarray, asset: np.ndarray, reach: int) -> np.ndarray:
     """Mark the bars that fire or have a bar of the same asset that does at most `reach` away, (N,) bool."""
     number = np.arange(len(fires))
     first, end = np.searchsorted(asset, asset), np.searchsorted(asset, asset, side="right")

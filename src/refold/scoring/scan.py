@@ -67,7 +67,7 @@ def scan(
             faulty.add(here.made.runs, here.start - here.kept.start)
         made = here.made
         scored = detector.score_series(
-            made.series, made.segments, made.origin, watch=watch and watch(here), bridge=made.bridge
+            made.series, made.segments, made.origin, watch=watch and watch(here), short_runs=made.short_runs
         )
         reason = here.made.reasons(detector.recipe.window_size)
         kinds = likely_kinds(here.part, here.market, detector.recipe.checks.kind)

@@ -163,7 +163,7 @@ class Threshold(Fitted, ABC):
         return np.full(len(scores), float(self.level)), None
 
 
-def _scalar(value: float | np.floating) -> Tensor:
+def _as_tensor(value: float | np.floating) -> Tensor:
     return torch.tensor(float(value), dtype=torch.float64)
 
 
@@ -183,7 +183,7 @@ class Quantile(Threshold):
         self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
-        self.level = _scalar(np.quantile(scores, self.share))
+        self.level = _as_tensor(np.quantile(scores, self.share))
 
 
 class MeanStd(Threshold):
@@ -200,7 +200,7 @@ class MeanStd(Threshold):
         self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
-        self.level = _scalar(scores.mean() + self.deviations * scores.std())
+        self.level = _as_tensor(scores.mean() + self.deviations * scores.std())
 
 
 class AlarmBudget(Threshold):
@@ -243,7 +243,7 @@ class AlarmBudget(Threshold):
         begun, earlier = np.sort(scores[rises]), np.sort(before[rises])
         alarms = np.searchsorted(earlier, levels, side="right") - np.searchsorted(begun, levels, side="right")
         lowest = int(np.flatnonzero(np.append(True, alarms > allowed))[-1])  # from here on all levels keep to it
-        self.level = _scalar(levels[lowest : lowest + 2].mean())
+        self.level = _as_tensor(levels[lowest : lowest + 2].mean())
 
 
 class PeaksOverThreshold(Threshold):
@@ -275,7 +275,7 @@ class PeaksOverThreshold(Threshold):
         self.per_asset = per_asset
 
     def fit(self, scores: np.ndarray) -> None:
-        self.level = _scalar(fit_tail(scores, self.risk, self.start).level)
+        self.level = _as_tensor(fit_tail(scores, self.risk, self.start).level)
 
 
 class StreamingPeaks(Threshold):
@@ -310,7 +310,7 @@ class StreamingPeaks(Threshold):
 
     def fit(self, scores: np.ndarray) -> None:
         tail = fit_tail(scores, self.risk, self.start)
-        self.level, self.begin = _scalar(tail.level), _scalar(tail.begin)
+        self.level, self.begin = _as_tensor(tail.level), _as_tensor(tail.begin)
         self.peaks, self.count = torch.from_numpy(tail.peaks), torch.tensor(tail.count)
 
     def levels(self, scores: np.ndarray, tail: Tail | None) -> tuple[np.ndarray, Tail | None]:

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     draw(cells).savefig(figure, dpi=110)
     verdicts = [verdict(runs, group) for group in GROUPS if len({run.settings[group] for run in runs}) > 1]
     before, rest = text.split(BEGIN)
-    body = "\n".join([BEGIN, *table(cells), "", *(f"- {line}" for line in verdicts), END])
+    body = "\n".join([BEGIN, *markdown_table(cells), "", *(f"- {line}" for line in verdicts), END])
     write_atomically(page, before + body + rest.split(END)[1])
     print("\n".join(verdicts))
 
@@ -70,17 +70,17 @@ def spread(found: list[float]) -> float:
     return stdev(found) if len(found) > 1 else 0.0
 
 
-def table(cells: Cells) -> list[str]:
+def markdown_table(cells: Cells) -> list[str]:
     """Return the lines of a Markdown table: a row per combination, mean and standard deviation over seeds."""
     lines = [f"| {' | '.join((*GROUPS, 'seeds', *COLUMNS))} |", "|---" * (len(GROUPS) + 1 + len(COLUMNS)) + "|"]
     for names, runs in cells.items():
         shown = [values(runs, metric) for metric in COLUMNS]
-        numbers = [_number(found) if found else "" for found in shown]
+        numbers = [_mean_and_spread(found) if found else "" for found in shown]
         lines.append(f"| {' | '.join((*names, str(len(runs)), *numbers))} |")
     return lines
 
 
-def _number(found: list[float]) -> str:
+def _mean_and_spread(found: list[float]) -> str:
     return f"{mean(found):.3f} ± {spread(found):.3f}"
 
 

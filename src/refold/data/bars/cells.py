@@ -132,7 +132,7 @@ class CellReader:
             integers = column.cast(pl.Int64, strict=False)
             self._refuse((integers.cast(pl.Float64) != column.cast(pl.Float64)).fill_null(True), column, "is no date")
             column = integers.alias(column.name)
-        texts = _texts(column)
+        texts = _stripped(column)
         first = next(iter(texts.drop_nulls()), "")
         if texts.len() >= _MANY and _distinct(texts) < texts.len() / _SHARED:
             moments = texts.unique()
@@ -203,7 +203,7 @@ class CellReader:
             return column.cast(pl.Float64)
         if not (_is_text(column.dtype) or column.dtype == pl.Boolean):
             self._refuse_type(column, "numbers or texts", key)
-        texts = _texts(column)
+        texts = _stripped(column)
         plain = texts if self.cells.decimal == "." else self._with_points(texts)
         numbers = plain.cast(pl.Float64, strict=False)
         wrong = numbers.is_null() & texts.is_not_null()
@@ -243,7 +243,7 @@ class CellReader:
             self._refuse_type(column, "0 and 1", "columns.label")
         numbers = column
         if _is_text(column.dtype):
-            texts = _texts(column).str.replace(self.cells.decimal, ".", literal=True).str.to_lowercase()
+            texts = _stripped(column).str.replace(self.cells.decimal, ".", literal=True).str.to_lowercase()
             numbers = texts.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
         labels = numbers.cast(pl.Float64)
         wrong = ~labels.is_in([0.0, 1.0]).fill_null(False)
@@ -298,7 +298,7 @@ def _is_text(dtype: pl.DataType) -> bool:
     return dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)
 
 
-def _texts(column: pl.Series) -> pl.Series:
+def _stripped(column: pl.Series) -> pl.Series:
     """Cast to texts without blanks around them; empty texts become null."""
     texts = column.cast(pl.String).str.strip_chars()
     return texts.set(texts == "", None)

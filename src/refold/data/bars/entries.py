@@ -78,9 +78,9 @@ def find_feature(entry: Entry, available: Collection[str] | None = None) -> Feat
     """
     name = name_of(entry)
     if isinstance(entry, Mapping):
-        return _column(name, str(entry["column"])) if "column" in entry else _expression(name, entry)
+        return _as_in_table(name, str(entry["column"])) if "column" in entry else _expression(name, entry)
     if available is not None and name in available:
-        return _column(name, name)
+        return _as_in_table(name, name)
     if match := re.fullmatch(r"\s*(\w+)\(\s*(.+?)\s*\)\s*", name, re.ASCII):
         transform = transforms.find_transform(match[1])
         if isinstance(transform, str):
@@ -203,7 +203,7 @@ def some(names: Collection[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
-def _column(name: str, column: str) -> Feature:
+def _as_in_table(name: str, column: str) -> Feature:
     return Feature(name, pl.col(column), (column,), 1, "as in the table", entry={"name": name, "column": column})
 
 

@@ -215,7 +215,7 @@ def mark_off_grid(bars: pl.DataFrame, timetables: Timetables) -> pl.Series:
         (N,) bool.
     """
     marks = np.zeros(bars.height, dtype=bool)
-    for asset, first, count in blocks(bars):
+    for asset, first, count in rows_of_assets(bars):
         timetable = timetables.find(asset)
         if timetable is not None:
             marks[first : first + count] = off_grid(timetable, bars["timestamp"][first : first + count])
@@ -237,7 +237,7 @@ def mark_changed(bars: pl.DataFrame, holes: pl.DataFrame, timetables: Timetables
     other[holes["row"].to_numpy()] = True
     seconds = bars["timestamp"].cast(pl.Datetime("us")).to_physical().to_numpy() / 1e6
     marks = np.zeros(bars.height, dtype=bool)
-    for asset, first, count in blocks(bars):
+    for asset, first, count in rows_of_assets(bars):
         timetable = timetables.find(asset)
         if timetable is None or count <= OF:
             continue
@@ -249,7 +249,7 @@ def mark_changed(bars: pl.DataFrame, holes: pl.DataFrame, timetables: Timetables
     return pl.Series(marks)
 
 
-def blocks(bars: pl.DataFrame) -> Iterator[tuple[str, int, int]]:
+def rows_of_assets(bars: pl.DataFrame) -> Iterator[tuple[str, int, int]]:
     """Yield name, first row and number of rows of each asset.
 
     Args:

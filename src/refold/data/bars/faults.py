@@ -49,12 +49,14 @@ def faults_of_values(
         "non_positive": pl.any_horizontal(*(price <= 0 for price in prices), negative),
         "broken_bar": pl.any_horizontal(broken) if broken else nothing,
         "stale_run": _equal_before("close") >= stale_bars - 1 if "close" in columns else nothing,
-        "split_like": _near(jump, SPLIT_RATIOS, split_tolerance) & calm_trade(columns) & quiet_peers(jump, market),
-        "unit_like": _near(jump, UNIT_RATIOS, split_tolerance),
+        "split_like": _near_ratio(jump, SPLIT_RATIOS, split_tolerance)
+        & calm_trade(columns)
+        & quiet_peers(jump, market),
+        "unit_like": _near_ratio(jump, UNIT_RATIOS, split_tolerance),
     }
 
 
-def _near(log_ratio: pl.Expr, ratios: tuple[float, ...], tolerance: float) -> pl.Expr:
+def _near_ratio(log_ratio: pl.Expr, ratios: tuple[float, ...], tolerance: float) -> pl.Expr:
     return pl.any_horizontal((log_ratio.abs() - math.log(ratio)).abs() < tolerance for ratio in ratios)
 
 

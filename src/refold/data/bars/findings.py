@@ -83,7 +83,7 @@ class Findings:
         """
         if self.policies[name] == "error":
             row = found.row(0, named=True)
-            values = ", ".join(f"{key} {_short(row[key])}" for key in value_columns(row, self.kind)[:MOST_VALUES])
+            values = ", ".join(f"{key} {_text_of(row[key])}" for key in value_columns(row, self.kind)[:MOST_VALUES])
             values = "" if name == "gap" else f"; it has {values}"
             more = f" ({found.height} such bars)" if found.height > 1 else ""
             others = ", ".join(policy for policy in CHECKS[name].policies if policy != "error")
@@ -166,14 +166,14 @@ class FaultyRuns:
         runs = pl.concat(self._tables).sort(*one, "first", maintain_order=True, nulls_last=True)
         follows = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in one)
         touches = (pl.col("first") == pl.col("last").shift(1) + 1) & (pl.col("check") != "gap")
-        runs = _joined(runs, (~(follows & touches).fill_null(False)).cum_sum())
+        runs = _join_runs(runs, (~(follows & touches).fill_null(False)).cum_sum())
         if runs.height > MOST_RUNS:
             several = 1 + runs.height // MOST_RUNS
-            runs = _joined(runs, pl.struct(*one, pl.int_range(pl.len()).over(*one) // several).rle_id())
+            runs = _join_runs(runs, pl.struct(*one, pl.int_range(pl.len()).over(*one) // several).rle_id())
         return runs.sort("asset", "start", "first", nulls_last=True, maintain_order=True)
 
 
-def _joined(runs: pl.DataFrame, number: pl.Expr) -> pl.DataFrame:
+def _join_runs(runs: pl.DataFrame, number: pl.Expr) -> pl.DataFrame:
     """Join the runs that have the same number into one."""
     joined = runs.group_by(number.alias("run"), maintain_order=True).agg(
         pl.col("check", "policy", "asset").first(),
@@ -200,7 +200,7 @@ def merge(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
     return found.agg(pl.col("bars").sum(), pl.col("first").first()).sort(rank, maintain_order=True)
 
 
-def summary(table: pl.DataFrame) -> str:
+def describe_findings(table: pl.DataFrame) -> str:
     """Describe findings in a line per check, the four assets with the most faulty bars first.
 
     Args:
@@ -235,7 +235,7 @@ def place(row: Mapping[str, Any]) -> str:
     return f"{row['asset']} {row['timestamp']}"
 
 
-def _short(value: float | None) -> str:
+def _text_of(value: float | None) -> str:
     return "empty" if value is None else f"{value:g}"
 
 

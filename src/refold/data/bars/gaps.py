@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from refold.data.bars.expected import Timetables, blocks, long_steps, peers_column, read_holes
+from refold.data.bars.expected import Timetables, long_steps, peers_column, read_holes, rows_of_assets
 
 
 class Gaps(NamedTuple):
@@ -56,7 +56,7 @@ def find_gaps(
         lost = [lost[0].clear()]
     position = calendar.search_sorted(bars["timestamp"]).to_numpy().astype(np.int64)
     known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for asset, first, count in blocks(bars):
+    for asset, first, count in rows_of_assets(bars):
         column = peers_column(market, timetables, asset)
         if column not in known:
             there = np.ones(len(calendar), dtype=bool)  # days of the exchange without any bar are not in the market

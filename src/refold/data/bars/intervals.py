@@ -214,7 +214,9 @@ def _made(unit: Unit, count: float, sample: pl.Series, zone: str | None, week: s
         days = list(range(5)) if week == "weekdays" else _open_days(slots(made, sample))
         if week == "24x7" or len(days) == 7:
             return made
-        return replace(made, hours=_joined([day * DAY for day in days], DAY), closed=0 if week else CLOSED_DAILY)
+        return replace(
+            made, hours=_join_stretches([day * DAY for day in days], DAY), closed=0 if week else CLOSED_DAILY
+        )
     if week == "24x7" or DAY % count:
         return _with_grid(replace(made, zone=None), sample)
     some = _with_grid(replace(made, hours=((0.0, count),)), sample)  # of a clock, which `ALL_WEEK` has none of
@@ -222,7 +224,7 @@ def _made(unit: Unit, count: float, sample: pl.Series, zone: str | None, week: s
     if week is None and len(hours) >= ALL_DAY * WEEK / count:
         return _with_grid(replace(made, zone=None), sample)
     starts = [some.phase + slot * count for slot in hours]
-    return replace(some, hours=_joined(starts, count), closed=0 if week else CLOSED_INTRADAY)
+    return replace(some, hours=_join_stretches(starts, count), closed=0 if week else CLOSED_INTRADAY)
 
 
 def _with_grid(timetable: Timetable, sample: pl.Series) -> Timetable:
@@ -288,7 +290,7 @@ def _open_slots(slot: np.ndarray, per_day: int, *, fixed: bool) -> list[int]:
     return found
 
 
-def _joined(starts: list[float], length: float) -> tuple[tuple[float, float], ...]:
+def _join_stretches(starts: list[float], length: float) -> tuple[tuple[float, float], ...]:
     """Join stretches of one length that touch."""
     joined: list[list[float]] = []
     for start in starts:

@@ -85,7 +85,7 @@ class Timetable:
             return "24/7" if self.intraday else "every day"
         days = [(int(start // DAY), start % DAY, end - start // DAY * DAY) for start, end in self.hours]
         if self.unit == "day":
-            return _days([n for first, _, end in days for n in range(first, first + round(end / DAY))])
+            return _name_days([n for first, _, end in days for n in range(first, first + round(end / DAY))])
         return _hours(self.hours)
 
     @property
@@ -114,12 +114,12 @@ class Timetable:
         inside = [*one.also, *(moment for pair in hours for moment in pair)]
         if (
             one.unit not in get_args(Unit)
-            or not _is_number(one.count, SHORTEST, 1e9)
-            or not _is_number(one.phase, 0, one.count)
-            or not all(_is_number(moment, 0, 2 * WEEK) for moment in inside)
+            or not _is_number_between(one.count, SHORTEST, 1e9)
+            or not _is_number_between(one.phase, 0, one.count)
+            or not all(_is_number_between(moment, 0, 2 * WEEK) for moment in inside)
             or not all(start < end for start, end in hours)
             or (one.regular and not hours)
-            or not _is_number(one.closed, 0, 1e9)
+            or not _is_number_between(one.closed, 0, 1e9)
         ):
             raise ValueError(f"its timetable {str(dict(plain))[:200]!r} is out of bounds")
         if one.zone is not None:
@@ -127,7 +127,7 @@ class Timetable:
         return one
 
 
-def _is_number(value: Any, least: float, most: float) -> bool:
+def _is_number_between(value: Any, least: float, most: float) -> bool:
     """Test whether a value is a number in [least, most]."""
     return isinstance(value, int | float) and least <= value <= most
 
@@ -138,7 +138,7 @@ def _time(second: float) -> str:
     return text if second % 60 == 0 else f"{text}:{second % 60:02g}"
 
 
-def _days(days: list[int]) -> str:
+def _name_days(days: list[int]) -> str:
     """Name days of the week: `Mon-Fri`, `Sun-Thu`, `Mon, Wed`."""
     if len(days) > 2:
         for first in range(7):
@@ -160,7 +160,7 @@ def _hours(hours: tuple[tuple[float, float], ...]) -> str:
         spans.setdefault(int(start // DAY) % 7, []).append(f"{_time(start % DAY)}-{_time(end % DAY)}")
     for day, texts in sorted(spans.items()):
         by_hours.setdefault(" and ".join(texts), []).append(day)
-    return ", ".join(f"{_days(days)} {text}" for text, days in by_hours.items())
+    return ", ".join(f"{_name_days(days)} {text}" for text, days in by_hours.items())
 
 
 def _moment(second: float) -> str:

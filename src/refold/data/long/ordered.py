@@ -220,11 +220,11 @@ def read_sorted(
         raise DataError("the data has 0 usable rows; a window needs data.window_size bars")
     bars, assets = spool.parts(), dict(sorted(counts.items()))
     if not ordered:
-        bars = _sorted(bars, assets, TableSpool(folder and folder / "sorted.parquet"))
+        bars = _sort_by_asset(bars, assets, TableSpool(folder and folder / "sorted.parquet"))
     return OrderedBars(bars, assets, merge(findings), checks, folder, faulty, nameless)
 
 
-def _sorted(bars: pl.LazyFrame, assets: dict[str, int], spool: TableSpool) -> pl.LazyFrame:
+def _sort_by_asset(bars: pl.LazyFrame, assets: dict[str, int], spool: TableSpool) -> pl.LazyFrame:
     """Sort bars, some whole assets at a time."""
     names = list(assets)
     for group in _groups(_starts(assets), SORTED):

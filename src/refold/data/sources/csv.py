@@ -80,7 +80,7 @@ def explained(path: Path, separator: str | None) -> Iterator[None]:
         raise DataError(f"data.path is {str(path)!r}; it is not {table}: {reason}") from None
 
 
-def blocks(file: BinaryIO) -> Iterator[bytes]:
+def blocks_of_lines(file: BinaryIO) -> Iterator[bytes]:
     """Cut the rest of a CSV file into blocks of whole lines, of about `BLOCK` bytes each.
 
     Args:
@@ -369,7 +369,7 @@ def _parts(content: Path | bytes, form: CsvForm) -> Iterator[pl.LazyFrame]:
         lines = [file.readline() for _ in range(form.header_lines)]
         header = lines[0] if form.names is None else b""
         count = 0
-        for block in blocks(file):
+        for block in blocks_of_lines(file):
             rows = pl.read_csv(header + block, **_options(form)).with_row_index(ROW, offset=count)
             count += rows.height
             yield form.arrange(rows.lazy())

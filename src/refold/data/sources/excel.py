@@ -71,7 +71,7 @@ class Excel:
         empty = pl.all_horizontal(pl.exclude(ROW).is_null())  # formatted cells below the table
         frame = frame.with_row_index(ROW).filter(~empty)
         return RawTable(
-            frame=frame.with_columns(_days(column) for column in frame if column.dtype.is_temporal()),
+            frame=frame.with_columns(_without_midnights(column) for column in frame if column.dtype.is_temporal()),
             table=self.table,
             where=where,
             single_asset=asset_of(self.path),
@@ -122,7 +122,7 @@ def _listed(sheets: list[str]) -> str:
     return ", ".join(map(repr, sheets)) or "none"
 
 
-def _days(column: pl.Series) -> pl.Series:
+def _without_midnights(column: pl.Series) -> pl.Series:
     """Read dates whose times are all midnight as days: a spreadsheet has no other sign of a day."""
     if not isinstance(column.dtype, pl.Datetime):
         return column

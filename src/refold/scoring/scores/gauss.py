@@ -14,7 +14,7 @@ from refold.bounds import at_least, checked, more_than
 from refold.scoring.scores.base import Score, asset_rows, log_survival
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_mean_square(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and mean square of each column."""
     return values.mean(dim=0), values.square().mean(dim=0)
 
@@ -34,7 +34,7 @@ class GaussStatic(Score):
         self.floor = floor
 
     def fit(self, values: Tensor) -> None:
-        self.mean, self.mean_square = _moments(values)
+        self.mean, self.mean_square = _mean_and_mean_square(values)
 
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
         deviation = (self.mean_square - self.mean.square()).clamp(min=0).sqrt().clamp(min=self.floor)
@@ -62,7 +62,7 @@ class GaussDynamic(Score):
         self.before = memory
 
     def fit(self, values: Tensor) -> None:
-        self.mean, self.mean_square = _moments(values)
+        self.mean, self.mean_square = _mean_and_mean_square(values)
 
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
         return _spread_nan(torch.cat([self._surprise(values[rows]) for rows in asset_rows(asset)] or [values]))
