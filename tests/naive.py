@@ -107,6 +107,33 @@ def autoencode(model: nn.Module, windows: Tensor, mask: Tensor, feeding: Feeding
     return code, (straight + decoded) * mask.unsqueeze(2)
 
 
+def composite(
+    model: nn.Module, windows: Tensor, mask: Tensor, ahead: Tensor, ahead_mask: Tensor, feeding: Feeding = FREE
+) -> tuple[Tensor, Tensor]:
+    """A model with a predictor, bar by bar: reconstruction (B, T, F) and the bars after (B, P, F), 0 at absent bars.
+
+    The reconstruction runs free, the coins are those of the prediction.
+    """
+    size = windows.new_ones(len(windows), 1)
+    if model.normalize_windows:
+        size = torch.stack(
+            [window[present].square().mean().sqrt() for window, present in zip(windows, mask, strict=True)]
+        )[:, None]
+    code = model.bridge.encode(encode(model.encoder.lstm, windows / size.unsqueeze(2), mask))
+    if model.normalize_windows:
+        code = code / code.square().mean(dim=1, keepdim=True).sqrt()
+    outputs = []
+    for decoder, bars, there, coins in (
+        (model.decoder, windows, mask, FREE),
+        (model.predictor, ahead, ahead_mask, feeding),
+    ):
+        conditioning, state = model.bridge.decode(code)
+        fed = bars / size.detach().unsqueeze(2)
+        made = decode(decoder, conditioning, state, bars.shape[1], fed, coins, there)
+        outputs.append(size.unsqueeze(2) * made * there.unsqueeze(2))
+    return outputs[0], outputs[1]
+
+
 # The three models that this project grew from and the fourth that was described in words, written out as their authors
 # would: no class of refold, one step after the other. Weights are copied in from a refold model, by name.
 

@@ -111,6 +111,7 @@ for bridge in ("latent", "latent_normalized", "states"):
     for decoder in ("repeat", "autoregressive", "conditional"):
         model = models.build(2, bridge=bridge, decoder=decoder, layers=2, hidden_size=4, latent_dim=3)
         model(torch.randn(2, 4, 2)).sum().backward()
+models.build(2, predictor="conditional", horizon=3).predict(torch.randn(2, 16)).sum().backward()
 """
 
 

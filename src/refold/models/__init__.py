@@ -3,8 +3,8 @@
 This package imports torch, `refold.bounds` and `refold.errors` alone, so it works in any training loop.
 
 One letter has one meaning in all of Refold: B windows in a batch, T bars in a window, F features of a bar, H hidden
-size, Z numbers of a code, L layers. In this package C is the size of a decoder's conditioning: Z, or H under
-bridge=states.
+size, Z numbers of a code, L layers, P bars after a window that are predicted. In this package C is the size of a
+decoder's conditioning: Z, or H under bridge=states.
 """
 
 from refold.models.assemble import build

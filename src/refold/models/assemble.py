@@ -1,11 +1,12 @@
 """One call that builds a whole autoencoder, for use without a configuration."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from refold.bounds import at_least, checked, within
 from refold.models.autoencoder import Autoencoder
 from refold.models.bridge import LatentBridge, StatesBridge
 from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder, RepeatDecoder
+from refold.models.decoders.decoder import Decoder
 from refold.models.encoder import LSTMEncoder
 from refold.models.linear import LinearPath
 
@@ -25,6 +26,8 @@ def build(
     reverse: bool = True,
     start_token: Literal["zeros", "learned"] = "zeros",
     window_size: Annotated[int, at_least(1)] | None = None,
+    predictor: Literal["none", "repeat", "autoregressive", "conditional"] = "none",
+    horizon: Annotated[int, at_least(1)] = 5,
 ) -> Autoencoder:
     """Build an autoencoder with fresh weights from a few sizes; the sizes that follow from these are worked out.
 
@@ -49,6 +52,9 @@ def build(
         reverse: True decodes from the last bar to the first.
         start_token: input of the first step of a decoder that reads bars: zeros, or learned.
         window_size: T of the longest windows; bridge="latent_pca" needs it, the others read windows of any length.
+        predictor: kind of a second decoder, which predicts the bars after a window from its code; "none": there is
+            none. It has the sizes, the dropout and the start token of the first, and runs from the first bar on.
+        horizon: P, bars that it predicts, at least 1. predictor="none" does not use it.
 
     Returns:
         The model, in training mode, on torch's default device.
@@ -78,13 +84,20 @@ def build(
             normalize_windows=bridge == "latent_normalized",
             **sizes,
         )
-    shared |= {"output_size": num_features, "conditioning_size": joint.conditioning_size, "reverse": reverse}
-    if decoder == "repeat":
-        writer = RepeatDecoder(**shared)
-    else:
-        kind = AutoregressiveDecoder if decoder == "autoregressive" else ConditionalDecoder
-        writer = kind(**shared, start_token=start_token)
+    shared |= {"output_size": num_features, "conditioning_size": joint.conditioning_size}
+    writer = _decoder(decoder, start_token, reverse=reverse, **shared)
     linear = None
     if bridge == "latent_pca" and window_size is not None:
         linear = LinearPath(window_size=window_size, num_features=num_features, code_size=joint.code_size)
-    return Autoencoder(reader, joint, writer, linear)
+    if predictor == "none":
+        return Autoencoder(reader, joint, writer, linear)
+    ahead = _decoder(predictor, start_token, reverse=False, **shared)
+    return Autoencoder(reader, joint, writer, linear, ahead, horizon)
+
+
+def _decoder(kind: str, start_token: Literal["zeros", "learned"], **settings: Any) -> Decoder:
+    """Build a decoder of a kind, with a start token where it reads bars."""
+    if kind == "repeat":
+        return RepeatDecoder(**settings)
+    fed = AutoregressiveDecoder if kind == "autoregressive" else ConditionalDecoder
+    return fed(**settings, start_token=start_token)

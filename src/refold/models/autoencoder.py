@@ -1,4 +1,8 @@
-"""Encoder, bridge and decoder as one model. Pure torch: it trains in any loop. Letters as in `refold.models`."""
+"""Encoder, bridge and decoder as one model. Pure torch: it trains in any loop. Letters as in `refold.models`.
+
+With a predictor it is the composite model of Srivastava et al. 2015 (arXiv 1502.04681, section 2.3): from one code, one
+decoder writes the window and another the P bars after it.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +15,9 @@ from refold.models.masks import check_mask, mean_of_windows
 
 SMALLEST_SIZE = 1e-6
 """Smallest size of a window, in training standard deviations, and of a code: zeros alone have no size to divide by."""
+
+FIRST_TO_LAST = "the bars after a window are predicted from the first to the last"
+"""Why a predictor has no `reverse`."""
 
 
 def root_mean_square(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -41,16 +48,36 @@ class Autoencoder(nn.Module):
         bridge: state -> code (B, Z), and code -> conditioning (B, C) and the decoder's first state.
         decoder: conditioning and first state -> windows (B, T, F).
         linear: linear maps that are added to the code and to the reconstruction; None: the LSTMs alone.
+        predictor: a second decoder of the same sizes, from the same conditioning and first state to the bars after the
+            window; None: there is none.
+        horizon: P, bars after the window that it predicts, at least 1; 0 without a predictor.
+
+    Raises:
+        ValueError: the horizon does not go with the predictor, or the predictor writes the last bar first.
     """
 
     bridge: Bridge
     linear: LinearPath | None
+    predictor: nn.Module | None
 
     def __init__(
-        self, encoder: nn.Module, bridge: Bridge, decoder: nn.Module, linear: LinearPath | None = None
+        self,
+        encoder: nn.Module,
+        bridge: Bridge,
+        decoder: nn.Module,
+        linear: LinearPath | None = None,
+        predictor: nn.Module | None = None,
+        horizon: int = 0,
     ) -> None:
         super().__init__()
+        if predictor is None and horizon:
+            raise ValueError(f"predictor.horizon is {horizon}; it must be 0 without a predictor")
+        if predictor is not None and horizon < 1:
+            raise ValueError(f"predictor.horizon is {horizon}; it must be at least 1")
+        if getattr(predictor, "reverse", False):
+            raise ValueError(f"predictor.decoder.reverse is true; it must be false: {FIRST_TO_LAST}")
         self.encoder, self.bridge, self.decoder, self.linear = encoder, bridge, decoder, linear
+        self.predictor, self.horizon = predictor, horizon
         self.code_size = bridge.code_size
         self.normalize_windows: bool = getattr(bridge, "normalize_windows", False)  # a user's own may not say
 
@@ -102,29 +129,59 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: an argument does not fit; the message names value, bound and config key.
         """
-        if self.normalize_windows:
-            check_code(code, self.code_size, "bridge.latent_dim")
-            size = root_mean_square(code.unsqueeze(1))
-            if (
-                truth is not None
-                and truth.is_floating_point()
-                and truth.shape[:1] == code.shape[:1]
-                and truth.ndim == 3
-            ):
-                truth = (truth / size.detach()).to(truth.dtype)  # any other is refused by the decoder
-            direction = (code / size.squeeze(2)).to(code.dtype)
-            return (self._unroll(direction, window_size, truth, feeding, mask) * size).to(code.dtype)
         if self.linear is None:
-            return self._unroll(code, window_size, truth, feeding, mask)
+            return self._unroll(self.decoder, code, window_size, truth, feeding, mask)
         straight = self.linear.decode(code, window_size)
-        return straight + self._unroll(code, window_size, subtract_straight(truth, straight), feeding, mask)
+        rest = subtract_straight(truth, straight)
+        return straight + self._unroll(self.decoder, code, window_size, rest, feeding, mask)
+
+    def predict(
+        self,
+        code: Tensor,
+        truth: Tensor | None = None,
+        feeding: Feeding | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the P bars after the windows from their codes. It runs free unless `feeding` has coins.
+
+        Args:
+            code: (B, Z), floating point.
+            truth: (B, P, F), the bars after the windows; only where coins may pick them.
+            feeding: the steps that are fed the truth; None runs free.
+            mask: (B, P) bool, True at bars to predict, which may be none of a window; None predicts all.
+
+        Returns:
+            Bars (B, P, F) in the order of time, finite but without meaning at absent bars.
+
+        Raises:
+            ValueError: the model has no predictor, or an argument does not fit; the message names value and bound.
+        """
+        if self.predictor is None:
+            raise ValueError("predictor is none; it must be repeat, autoregressive or conditional to predict bars")
+        if mask is not None:  # a decoder needs a bar to write: where there is none, its output is not looked at
+            mask = mask | ~mask.any(dim=1, keepdim=True)
+        return self._unroll(self.predictor, code, self.horizon, truth, feeding, mask)
 
     def _unroll(
-        self, code: Tensor, window_size: int, truth: Tensor | None, feeding: Feeding | None, mask: Tensor | None
+        self,
+        decoder: nn.Module,
+        code: Tensor,
+        bars: int,
+        truth: Tensor | None,
+        feeding: Feeding | None,
+        mask: Tensor | None,
     ) -> Tensor:
-        """Decode codes (B, Z) with the LSTM alone -> (B, T, F)."""
-        conditioning, state = self.bridge.decode(code)
-        return self.decoder(conditioning, state, window_size=window_size, truth=truth, feeding=feeding, mask=mask)
+        """Decode codes (B, Z) to (B, bars, F) with one of the two decoders, in units of the windows."""
+        if not self.normalize_windows:
+            conditioning, state = self.bridge.decode(code)
+            return decoder(conditioning, state, window_size=bars, truth=truth, feeding=feeding, mask=mask)
+        check_code(code, self.code_size, "bridge.latent_dim")
+        size = root_mean_square(code.unsqueeze(1))
+        if truth is not None and truth.is_floating_point() and truth.shape[:1] == code.shape[:1] and truth.ndim == 3:
+            truth = (truth / size.detach()).to(truth.dtype)  # any other is refused by the decoder
+        conditioning, state = self.bridge.decode((code / size.squeeze(2)).to(code.dtype))
+        made = decoder(conditioning, state, window_size=bars, truth=truth, feeding=feeding, mask=mask)
+        return (made * size).to(code.dtype)
 
     @torch.no_grad()
     def start_from_components(self, mean: Tensor, components: Tensor, scale: float) -> None:

@@ -162,11 +162,18 @@ def portable(autoencoder: Autoencoder) -> Autoencoder:
     _replace_lstm(clone.encoder)
     if clone.linear is not None:
         clone.add_module("linear", _LinearPath(clone.linear))
-    if isinstance(clone.decoder, AutoregressiveDecoder | ConditionalDecoder):
-        clone.decoder = (_Folded if clone.decoder.num_layers == 1 else _Stepped)(clone.decoder)
-    else:
-        _replace_lstm(clone.decoder)
+    clone.decoder = _portable_decoder(clone.decoder)
+    if clone.predictor is not None:
+        clone.predictor = _portable_decoder(clone.predictor)
     return clone
+
+
+def _portable_decoder(decoder: nn.Module) -> nn.Module:
+    """Return a decoder that can be traced; that of a decoder that reads no bars is itself, changed in place."""
+    if isinstance(decoder, AutoregressiveDecoder | ConditionalDecoder):
+        return (_Folded if decoder.num_layers == 1 else _Stepped)(decoder)
+    _replace_lstm(decoder)
+    return decoder
 
 
 def _replace_lstm(part: nn.Module) -> None:
