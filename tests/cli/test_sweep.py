@@ -171,6 +171,11 @@ def test_settings_without_effect_make_no_other_job(command, tmp_path):
     jobs = sweep.job_directories(directory)
     assert [job.is_symlink() for job in jobs] == [False, False, True, True]
     assert [job.resolve() for job in jobs[2:]] == jobs[:2]
+    table = done.stdout[done.stdout.index("what differed, best first") :].splitlines()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in table if line.startswith("│")]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]  # one for each job that was asked for
+    assert [row[1] for row in rows] == ["none", "linear"] * 2
+    assert [row[3] for row in rows][1::2] == ["as #1", "as #3"]
 
 
 def test_a_failed_job_does_not_stop_the_others_unless_asked(command, tmp_path):

@@ -1,11 +1,17 @@
 """What a user sees of `python train.py`: real processes in an empty directory with an empty home."""
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -73,6 +79,29 @@ def test_a_run_from_the_command_line_to_its_directory(command, tmp_path):
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
     assert float(loaded.stdout) == result["metrics"]["test/reconstruction_mse"]
+
+
+def test_a_terminal_shows_a_bar_and_a_line_for_each_epoch(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.max_epochs=2"], cwd=tmp_path, stdout=theirs,
+        stderr=theirs, env={**clean_environment(home), "TERM": "xterm", "COLUMNS": "200"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert re.findall(r"\] - (epoch \d/\d)  train/epoch_loss", text) == ["epoch 1/2", "epoch 2/2"]
+    assert set(re.findall(r"Epoch \S+ ", text)) == {"Epoch 1/2 ", "Epoch 2/2 "}  # of the bar
+    lines = [line for line in re.split(r"[\r\n]+", text) if "] - epoch " in line]
+    assert [line for line in lines if not line.startswith("[") or "━" in line] == []  # none stands within the bar
 
 
 LOAD_IN_A_FRESH_PROCESS = """

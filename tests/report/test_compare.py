@@ -6,13 +6,15 @@ import math
 from statistics import stdev
 
 import pytest
+import yaml
 from rich.console import Console
 from runs_on_disk import measured, settings_of, write_run
 
 from refold.errors import ConfigError, DataError, Interrupted, RefoldError
 from refold.report.comparison_table import print_comparison, short_names
 from refold.runs.comparison import compare, what_differs
-from refold.runs.records import find_runs, read_metrics
+from refold.runs.directory import ASKED
+from refold.runs.records import find_jobs, find_runs, read_metrics
 from refold.runs.state import STATE, lock_run
 
 EPOCHS = "trainer.max_epochs=10"
@@ -52,6 +54,37 @@ def test_what_nobody_stated_and_no_choice_decides_is_a_column(tmp_path):
         cfg["encoder"]["hidden_size"] = size  # as after a change of the defaults
         write_run(tmp_path / f"{number}_x", cfg, metrics=measured(0.1 * size))
     assert what_differs(find_runs([tmp_path])) == ("encoder.hidden_size",)
+
+
+@pytest.fixture
+def asked_twice(sweep):
+    """Two more jobs of the sweep, which compute the same as its jobs 0 and 1: links to them."""
+    for number, seed in ((4, 0), (5, 1)):
+        link = sweep / f"{number}_repeat-s{seed}"
+        link.symlink_to(sweep / f"{seed}_repeat-s{seed}")
+        cfg = settings_of("decoder=repeat", f"seed={seed}", "teacher_forcing.detach_feedback=true")
+        link.with_name(link.name + ASKED).write_text(yaml.safe_dump(cfg))
+    return sorted(path for path in sweep.iterdir() if path.is_dir())
+
+
+def test_a_row_with_the_runs_of_another_says_so(asked_twice):
+    comparison = compare(find_jobs(asked_twice))
+    assert comparison.settings == ("decoder", "optimizer.lr", "teacher_forcing.detach_feedback")
+    lines = printed(comparison, width=200).splitlines()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert [(row[3], row[4]) for row in rows] == [
+        ("False", "2 seeds"), ("False", "2 seeds"), ("True", "as #2"), ("False", "slow-s0")
+    ]  # fmt: skip
+    assert rows[1][5] == rows[2][5]
+
+
+def test_a_job_that_was_asked_for_twice_is_one_row(asked_twice, sweep):
+    (sweep / f"5_repeat-s1{ASKED}").write_text("no settings")
+    (sweep / f"4_repeat-s0{ASKED}").unlink()
+    comparison = compare(find_jobs(asked_twice))
+    assert len(comparison.runs) == 5
+    assert "#" not in printed(comparison)
 
 
 def test_rows_are_sorted_with_mean_and_spread_over_seeds(sweep):

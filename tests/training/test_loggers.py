@@ -158,7 +158,8 @@ def test_a_page_shows_settings_without_noise():
 
 
 @pytest.mark.parametrize("decoder", ["autoregressive", "repeat"])
-def test_every_run_logs_what_a_comparison_needs(decoder, tiny_run, tmp_path):
+def test_every_run_logs_what_a_comparison_needs(decoder, tiny_run, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "refold.training.callbacks")
     _, result = tiny_run("trainer.max_epochs=3", f"decoder={decoder}")
     table = rows(tmp_path / "run/metrics.csv")
     per_epoch = {
@@ -168,10 +169,16 @@ def test_every_run_logs_what_a_comparison_needs(decoder, tiny_run, tmp_path):
     fed = {"val/truth_fed_mse", "val/exposure_gap"}
     for name in per_epoch | (fed if decoder != "repeat" else set()):
         assert len([row for row in table if row[name]]) == 3, name
+    per_step = {"train/loss", "train/lr", "train/grad_norm"}
     if decoder == "repeat":
-        assert not fed & set(table[0])
+        assert not {*fed, "train/teacher_forcing_ratio"} & set(table[0])
+    else:
+        per_step.add("train/teacher_forcing_ratio")
+    lines = [text for text in caplog.messages if text.startswith("epoch ")]
+    assert [text.partition("  ")[0] for text in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert [text for text in lines if "teacher forcing" in text] == ([] if decoder == "repeat" else lines)
     steps = result["optimizer_steps"]
-    for name in ("train/loss", "train/teacher_forcing_ratio", "train/lr", "train/grad_norm"):
+    for name in per_step:
         assert [int(row["step"]) for row in table if row[name]] == list(range(steps)), name
     assert all(float(row["train/grad_norm"]) > 0 for row in table if row["train/grad_norm"])
     last = table[-1]

@@ -16,9 +16,9 @@ import refold
 from refold.config.build import build_data
 from refold.config.validate import is_fed_bars
 from refold.errors import RefoldError
-from refold.runs.directory import LAST_CHECKPOINT, LOG, RESOLVED, RESULT, discard_unused
+from refold.runs.directory import ASKED, LAST_CHECKPOINT, LOG, RESOLVED, RESULT, discard_unused
 from refold.runs.resume import Resume
-from refold.runs.settings import hide_secrets, references_of, to_plain
+from refold.runs.settings import hide_secrets, references_of, to_plain, write_settings
 from refold.runs.state import STATE, find_state
 from refold.runs.trust import parts_of
 
@@ -73,7 +73,7 @@ def reuse_earlier_job(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, dict[
     earlier = find_earlier(cfg.run.settings, run_dir)
     if earlier is None:
         return cfg, None
-    _link_to(earlier, run_dir)
+    _link_to(earlier, run_dir, cfg)
     result = read_result(earlier)
     if result:
         log.info("finished already: %s; sweep.skip_finished=false trains it again", earlier)
@@ -149,13 +149,13 @@ def print_outcome() -> None:
         return
     from refold.report.comparison_table import print_comparison
     from refold.runs.comparison import compare
-    from refold.runs.records import find_runs
+    from refold.runs.records import find_jobs
 
     jobs = job_directories(Sweep.directory)
     runs = [path for path in jobs if (path / RESOLVED).exists()]
     if runs:
         try:
-            print_comparison(compare(find_runs(runs)), title=f"{Sweep.directory.name}: what differed, best first")
+            print_comparison(compare(find_jobs(runs)), title=f"{Sweep.directory.name}: what differed, best first")
         except RefoldError as error:  # jobs that were chosen by different values, say: no failure of theirs
             print(f"no table of this sweep: {error}", file=sys.stderr)
     for directory in jobs:
@@ -164,8 +164,11 @@ def print_outcome() -> None:
             print(f"failed: {directory}: {state.reason}", file=sys.stderr)
 
 
-def _link_to(earlier: Path, run_dir: Path) -> None:
-    """Make the job's directory a link to the one that an earlier sweep left, and write the job's log there."""
+def _link_to(earlier: Path, run_dir: Path, cfg: DictConfig) -> None:
+    """Make the job's directory a link to the one that an earlier job left, and write the job's log there.
+
+    The settings of the job, which may differ in what has no effect, are kept beside the link.
+    """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
         if run_dir in Path(handler.baseFilename).parents:
@@ -177,4 +180,5 @@ def _link_to(earlier: Path, run_dir: Path) -> None:
     if earlier != run_dir:
         discard_unused(run_dir)
         if not run_dir.exists():
+            write_settings(cfg, run_dir.with_name(run_dir.name + ASKED))
             run_dir.symlink_to(os.path.relpath(earlier, run_dir.parent), target_is_directory=True)

@@ -301,20 +301,16 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
 
 def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
     """Build the callbacks, Checkpoints before those that rely on what it has written."""
-    from lightning.pytorch.callbacks import RichProgressBar
-
     from refold.report.figures import ReconstructionPictures
-    from refold.training.callbacks import EpochReport, RunFacts, StopOnSignal, TrainingSample
+    from refold.training.callbacks import EpochBar, EpochReport, RunFacts, StopOnSignal, TrainingSample
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
-    terminal = sys.stdout.isatty()
-    bar = [RichProgressBar()] if terminal else []
     return [
         RunFacts(),
         TrainingSample(),
         ReconstructionPictures(run_dir),
-        EpochReport(beside_bar=terminal),
-        *bar,
+        EpochReport(),
+        *([EpochBar()] if sys.stdout.isatty() else []),
         *_instantiate(cfg, "early_stopping"),
         checkpoints,
         StopOnSignal(checkpoints, second_stops=not is_worker()),

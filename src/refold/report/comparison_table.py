@@ -8,7 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from refold.runs.comparison import Comparison, Row, best_rows, meaning_of_spread, smaller_is_better
+from refold.runs.comparison import Comparison, Row, best_rows, meaning_of_spread, smaller_is_better, twins
 from refold.runs.records import RunRecord
 
 MOST_PROBLEMS = 3
@@ -18,21 +18,25 @@ MOST_PROBLEMS = 3
 def comparison_table(comparison: Comparison, metrics: Sequence[str], title: str | None = None) -> Table:
     """Return the table for a terminal: the settings that differ, and some metrics with a star at the best of each.
 
+    Rows are numbered where one has the runs of another, which it names.
+
     Args:
         comparison: the runs.
         metrics: those of its metrics to show.
         title: title of the table.
     """
     table = Table(title=None if title is None else Text(title))
-    for name in [*short_names(comparison.settings), "run"]:
+    same = twins(comparison.rows)
+    for name in [*(["#"] if same else []), *short_names(comparison.settings), "run"]:
         table.add_column(Text(name), overflow="fold")
     for name in metrics:
         short = name.replace("reconstruction_", "").replace("_per_", "/")
         table.add_column(Text(short), justify="right", no_wrap=True)
     winners = best_rows(comparison)
     for number, row in enumerate(comparison.rows):
-        cells = [Text(f"{value:g}" if isinstance(value, float) else str(value)) for value in row.settings]
-        cells.append(Text(label_of(row)))
+        cells = [Text(str(number + 1))] if same else []
+        cells += [Text(f"{value:g}" if isinstance(value, float) else str(value)) for value in row.settings]
+        cells.append(Text(f"as #{same[number] + 1}" if number in same else label_of(row)))
         for name in metrics:
             best = winners[name] == number
             cells.append(Text(f"{cell_text(row, name)} {'*' if best else ' '}", style="bold" if best else ""))

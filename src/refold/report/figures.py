@@ -158,14 +158,15 @@ def draw_loss_curves(metrics_csv: Path) -> "Figure":
 
     figure = _new_figure(8, 4.5)
     left = figure.subplots()
-    right = left.twinx()
     left.plot(*series("train/loss"), color="tab:blue", alpha=0.3, label="train/loss")
     left.plot(*series("train/epoch_loss"), color="tab:blue", label="train/epoch_loss")
     left.plot(*series("val/reconstruction_mse"), color="tab:orange", marker=".", label="val/reconstruction_mse, free")
-    right.plot(*series("train/teacher_forcing_ratio"), color="tab:green", ls="--", label="teacher-forcing ratio")
     left.set(xlabel="optimizer step", ylabel="error", yscale="log")
-    right.set(ylabel="teacher-forcing ratio", ylim=(-0.02, 1.02))
-    lines = [*left.lines, *right.lines]
+    lines, ratio = [*left.lines], series("train/teacher_forcing_ratio")
+    if ratio[0]:  # a decoder that is fed no bars logs none
+        right = left.twinx()
+        lines += right.plot(*ratio, color="tab:green", ls="--", label="teacher-forcing ratio")
+        right.set(ylabel="teacher-forcing ratio", ylim=(-0.02, 1.02))
     left.legend(lines, [str(line.get_label()) for line in lines], loc="upper right")
     return figure
 

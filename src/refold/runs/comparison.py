@@ -84,6 +84,24 @@ class Comparison:
         return self.metrics[0]
 
 
+def twins(rows: Sequence[Row]) -> dict[int, int]:
+    """Find the rows whose runs an earlier row has already: their settings differ in what has no effect.
+
+    Args:
+        rows: rows of a comparison, in their order.
+
+    Returns:
+        Number of such a row -> number of the first row with the same runs, both from 0.
+    """
+    first: dict[frozenset, int] = {}
+    found = {}
+    for number, row in enumerate(rows):
+        same = first.setdefault(frozenset(run.directory.resolve() for run in row.runs), number)
+        if same != number:
+            found[number] = same
+    return found
+
+
 def smaller_is_better(metric: str) -> bool:
     """Return True for errors, losses and sizes, False for scores, shares and speeds."""
     return metric.endswith(SMALLER_IS_BETTER)

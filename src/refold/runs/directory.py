@@ -2,6 +2,9 @@
 
 resolved.yaml  train.log  findings.csv  metrics.csv  result.json  checkpoints/{best,last,previous}.ckpt  figures/
 checkpoints/detector.pt
+
+A job of a sweep that an earlier run has done already is a link to that run, and NAME.asked.yaml beside the link has the
+settings of the job.
 """
 
 import errno
@@ -23,6 +26,7 @@ from refold.errors import ConfigError, RefoldError
 from refold.runs.state import STATE, find_state, try_lock
 
 RESOLVED = "resolved.yaml"
+ASKED = ".asked.yaml"
 RESULT = "result.json"
 METRICS = "metrics.csv"
 FINDINGS = "findings.csv"

@@ -17,7 +17,7 @@ import yaml
 
 from refold.errors import DataError, first_line
 from refold.runs.bounded_files import PLAIN_LOADER, read_text, read_yaml_text
-from refold.runs.directory import METRICS, RESOLVED, RESULT
+from refold.runs.directory import ASKED, METRICS, RESOLVED, RESULT
 from refold.runs.state import find_state
 from refold.secrets import mask_settings
 
@@ -91,6 +91,27 @@ def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> 
             raise DataError(_nothing(place, directory, group))
         for record in sorted(records, key=lambda record: record.directory.is_symlink()):
             found.setdefault(record.directory.resolve(), record)
+    return list(found.values())
+
+
+def find_jobs(directories: Sequence[Path]) -> list[RunRecord]:
+    """Read the jobs of a sweep under the settings that each of them was asked for.
+
+    A job that an earlier one has computed already is a link to that run; settings without effect may differ. Two jobs
+    with equal settings are one record.
+
+    Args:
+        directories: run directories or links to them, in the order of the jobs.
+    """
+    found: dict[tuple, RunRecord] = {}
+    for directory in directories:
+        record, asked = read_run(directory), directory.with_name(directory.name + ASKED)
+        if directory.is_symlink() and asked.is_file():
+            with suppress(DataError):
+                settings, stated = _settings_of(_read_settings(asked))
+                record = replace(record, settings=settings, stated=stated)
+        key = (directory.resolve(), *sorted((name, str(value)) for name, value in record.settings.items()))
+        found.setdefault(key, record)
     return list(found.values())
 
 

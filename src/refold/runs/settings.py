@@ -39,9 +39,19 @@ def open_run(cfg: DictConfig, directory: Path) -> None:
     hide_secrets(cfg)
     try:
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / RESOLVED, OmegaConf.to_yaml(OmegaConf.create(to_writable(cfg))))
+        write_settings(cfg, directory / RESOLVED)
     except OSError as error:
         raise ConfigError(f"hydra.run.dir is {directory}; it cannot be written: {error.strerror}") from None
+
+
+def write_settings(cfg: DictConfig, path: Path) -> None:
+    """Write settings to a YAML file, without secrets.
+
+    Args:
+        cfg: the settings.
+        path: the file; its folder exists.
+    """
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(to_writable(cfg))))
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:

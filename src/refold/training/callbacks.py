@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 
 from refold.bounds import at_least, checked
 from refold.errors import Interrupted
@@ -127,23 +127,43 @@ class RunFacts(L.Callback):
                 logger.log_hyperparams({"facts": facts})
 
 
+class EpochBar(RichProgressBar):
+    """Show the progress of each epoch, counted from one. What is logged meanwhile stands above the bar, not within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: list[tuple[logging.StreamHandler, Any]] = []
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        most = self.trainer.max_epochs
+        text = f"Epoch {current_epoch + 1}" + (f"/{most}" if most and most > 0 else "")
+        return text.ljust(len(self.validation_description))  # as long as its neighbour: the bars begin at one column
+
+    def _init_progress(self, trainer: L.Trainer) -> None:
+        before = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}
+        super()._init_progress(trainer)  # replaces both by streams that print above the bar; handlers hold the old ones
+        for handler in logging.getLogger().handlers:
+            name = before.get(id(getattr(handler, "stream", None)))
+            if name and isinstance(handler, logging.StreamHandler):
+                self.moved.append((handler, handler.stream))
+                handler.setStream(getattr(sys, name))
+
+    def _stop_progress(self) -> None:
+        super()._stop_progress()
+        while self.moved:
+            handler, stream = self.moved.pop()
+            handler.setStream(stream)
+
+
 class EpochReport(L.Callback):
     """Log loss, speed and memory of each epoch, and write one log line per epoch.
 
     `train/epoch_loss` and `perf/windows_per_s` are of training alone, `perf/epoch_s` is with validation,
     `perf/peak_memory_mib` is the largest so far. The sums are part of a checkpoint, so that an epoch in two halves is
     reported as one.
-
-    Args:
-        beside_bar: True if a progress bar runs on the terminal; the lines then go to log files alone, because they
-            would cut into it.
     """
 
-    def __init__(self, *, beside_bar: bool) -> None:
-        if beside_bar:
-            for handler in logging.getLogger().handlers:
-                if not isinstance(handler, logging.FileHandler):
-                    handler.addFilter(lambda record: record.name != log.name)
+    def __init__(self) -> None:
         self.rates: list[float] = []
         self._reset()
 
@@ -188,15 +208,15 @@ class EpochReport(L.Callback):
         pl_module.log("perf/epoch_s", self._epoch_seconds(), rank_zero_only=True)
         pl_module.log("perf/peak_memory_mib", peak_memory_mib(pl_module.device), rank_zero_only=True)
         metrics = trainer.callback_metrics
+        fed = pl_module.fed_error is not None
         log.info(
-            "epoch %d%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f  teacher forcing %.2f  "
-            "%.0f windows/s",
+            "epoch %d%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f%s  %.0f windows/s",
             trainer.current_epoch + 1,
             f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else "",
             metrics["train/epoch_loss"],
             metrics.get("val/reconstruction_mse", math.nan),
             metrics.get("val/r2", math.nan),
-            pl_module.teacher_forcing.ratio(trainer.global_step),
+            f"  teacher forcing {pl_module.teacher_forcing.ratio(trainer.global_step):.2f}" if fed else "",
             rate,
         )
         self._reset()

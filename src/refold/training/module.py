@@ -151,7 +151,9 @@ class AutoencoderModule(L.LightningModule):
         loss = mean_over_present(self.loss(reconstruction, batch.windows, batch.mask), batch.mask) * batch.weight
         if self._logs_this_step:
             self.log("train/loss", loss, sync_dist=True)
-            self.log("train/teacher_forcing_ratio", self.teacher_forcing.ratio(self.global_step), rank_zero_only=True)
+            if self.fed_error is not None:
+                ratio = self.teacher_forcing.ratio(self.global_step)
+                self.log("train/teacher_forcing_ratio", ratio, rank_zero_only=True)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
         return loss
 
