@@ -151,7 +151,8 @@ def test_no_source_looks_ahead(tmp_path, source, layout, change):
 def test_no_feature_looks_ahead(layout, feature, change):
     settings = {"features": [feature], "layout": layout, "split": ByDate(**SPLIT, embargo=0), "checks": SOFT}
     modules = [ready(changed(BARS, how), max_masked=3, **settings) for how in (None, change)]
-    within_a_bar = feature in ("intraday_return", "parkinson_range", "garman_klass_range")  # ratios of a bar's prices
+    ratios = ("intraday_return", "parkinson_range", "garman_klass_range", "log_range", "upper_shadow", "lower_shadow")
+    within_a_bar = feature in ratios  # of a bar's own prices
     assert_nothing_before_changed(*modules, felt_after=not (within_a_bar and change == "scale"))
 
 

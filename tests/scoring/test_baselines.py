@@ -7,7 +7,16 @@ import torch
 
 from refold.data.windows.views import Series, Windows
 from refold.scoring import baselines
-from refold.scoring.baselines import PCA, Chance, Everything, Forest, RobustZ, TrainingMean, reconstruction_error
+from refold.scoring.baselines import (
+    PCA,
+    Chance,
+    Everything,
+    Forest,
+    NoModel,
+    RobustZ,
+    TrainingMean,
+    reconstruction_error,
+)
 from refold.training.losses import WindowLogLoss
 from tests.data.makers import random_bars, with_value
 
@@ -107,3 +116,13 @@ def test_a_feature_of_which_most_values_are_equal_has_the_mean_absolute_deviatio
     rows = np.array([[0.0]] * 8 + [[1.0], [-1.0]])
     assert RobustZ().fit_rows(rows).score_rows(np.array([[1.0]])) == pytest.approx([1 / (1.2533 * 0.2)])
     assert RobustZ().fit_rows(np.zeros((5, 1))).score_rows(np.array([[2.0], [0.0]])).tolist() == [2.0, 0.0]
+
+
+def test_without_a_model_a_bar_is_as_strange_as_its_features():
+    rows = np.random.default_rng(0).normal(3.0, 2.0, (500, 2))
+    scorer = NoModel(()).fit_rows(np.concatenate([rows, [[np.nan, 0]]]))
+    z = (np.array([9.0, -1.0]) - rows.mean(axis=0)) / rows.std(axis=0)
+    scores = scorer.score_rows(np.array([[9.0, -1.0], rows.mean(axis=0), [np.nan, 1.0]]))
+    assert scores[:2] == pytest.approx([np.arcsinh(z[0]) ** 2 + np.arcsinh(z[1]) ** 2, 0.0])
+    assert np.isnan(scores[2])
+    assert NoModel(()).fit_rows(np.ones((5, 1))).score_rows(np.array([[2.0]])).tolist() == [np.arcsinh(1.0) ** 2]

@@ -153,7 +153,8 @@ def test_the_model_and_all_that_it_is_held_against_on_its_own_data():
     assert result["seed"] == 3
     scores = {row["scorer"]: row["average_precision"] for row in result["errors"] if row["kind"] == ALL}
     assert set(scores) == {
-        "LSTM autoencoder", "PCA, 3 components", "robust z of returns", "isolation forest", "spike-reversal rule",
+        "LSTM autoencoder", "PCA, 3 components", "robust z of returns", "isolation forest",
+        "no model: asinh(z)^2", "spike-reversal rule",
         "stale-run rule", "split-ratio rule", "unit-ratio rule", "random", "flag everything", "four rules",
         "rules + robust z", "rules + PCA", "rules + LSTM autoencoder",
     }  # fmt: skip

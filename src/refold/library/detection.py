@@ -16,7 +16,7 @@ from refold.data import Series, WindowDataModule
 from refold.data.feature_table import rows_of
 from refold.data.windows.split import Part
 from refold.errors import ConfigError
-from refold.scoring.baselines import PCA, Chance, Components, Forest, RobustZ
+from refold.scoring.baselines import PCA, Chance, Components, Forest, NoModel, RobustZ
 from refold.scoring.detector import Detector
 from refold.scoring.labelled import (
     MODEL,
@@ -146,6 +146,7 @@ def _baselines(
     scorers: dict[str, RowScorer] = {
         "isolation forest": Forest(detector.recipe.entries or (), seed),
         "robust z": RobustZ(),
+        "no model: asinh(z)^2": NoModel(detector.recipe.entries or ()),
         "random": Chance(seed),
     }
     train = np.zeros(len(series.times), dtype=bool)

@@ -1,7 +1,7 @@
 """Baselines that a model has to beat.
 
 For reconstruction: the same number of principal components, and the mean. For detection: a forest over the same
-features, chance, and flagging everything. The rules of price feeds stand in `rules`.
+features, the features themselves, chance, and flagging everything. The rules of price feeds stand in `rules`.
 """
 
 import math
@@ -184,7 +184,7 @@ class Forest:
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
         """Grow the trees on the training bars."""
-        return self.fit_rows(self._rows(train))
+        return self.fit_rows(_rows(train, self.features))
 
     def fit_rows(self, rows: np.ndarray) -> Self:
         """Grow the trees on rows of features (N, F); those with NaN are left out."""
@@ -195,7 +195,7 @@ class Forest:
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:
         """Return the forest's anomaly score of each bar, (N,) in (0, 1]."""
-        return self.score_rows(self._rows(bars))
+        return self.score_rows(_rows(bars, self.features))
 
     def score_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the forest's anomaly score of rows of features (N, F), (N,) in (0, 1]; NaN for those with NaN."""
@@ -205,9 +205,43 @@ class Forest:
             scores[known] = -self.forest.score_samples(rows[known])
         return scores
 
-    def _rows(self, bars: pl.DataFrame) -> np.ndarray:
-        features = find_all(self.features, bars.columns)
-        return compute_features(bars, features, bars["asset"].rle_id().to_numpy()).to_numpy()
+
+class NoModel:
+    """Score bars by their features alone: the sum of asinh(z)^2, with z the distance from the training mean.
+
+    asinh keeps one wild feature from deciding. What a model adds is what it has above this.
+
+    Args:
+        features: their entries in data.features.
+    """
+
+    def __init__(self, features: Sequence[Entry]) -> None:
+        self.features = tuple(features)
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Learn mean and standard deviation of each feature over the training bars."""
+        return self.fit_rows(_rows(train, self.features))
+
+    def fit_rows(self, rows: np.ndarray) -> Self:
+        """Learn mean and standard deviation from training rows of features (N, F); those with NaN are left out."""
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        deviation = rows.std(axis=0)
+        self.mean, self.deviation = rows.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+        return self
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """Return the sum for each bar, (N,); NaN where a feature has no value."""
+        return self.score_rows(_rows(bars, self.features))
+
+    def score_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the sum for each row of features (N, F), (N,); NaN for rows with NaN."""
+        return np.square(np.arcsinh((rows - self.mean) / self.deviation)).sum(axis=1)
+
+
+def _rows(bars: pl.DataFrame, entries: Sequence[Entry]) -> np.ndarray:
+    """Compute the features of each bar alone, (N, F) float64; NaN where one has no value."""
+    features = find_all(entries, bars.columns)
+    return compute_features(bars, features, bars["asset"].rle_id().to_numpy()).to_numpy()
 
 
 class RobustZ:

@@ -24,7 +24,7 @@ from refold.data.bars.findings import CHECKS
 from refold.data.recipe import Recipe
 from refold.data.windows.split import PARTS, Part, divide
 from refold.errors import DataError
-from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest
+from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest, NoModel
 from refold.scoring.detection_metrics import (
     LabelledScores,
     affiliation,
@@ -109,6 +109,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         f"PCA, {size} components": pca(),
         "robust z of returns": RobustReturn(),
         "isolation forest": Forest(data.recipe.entries or (), seed),
+        "no model: asinh(z)^2": NoModel(data.recipe.entries or ()),
         "spike-reversal rule": SpikeReversal(),
         "stale-run rule": StaleRun(),
         "split-ratio rule": SplitRatio(),

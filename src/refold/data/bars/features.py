@@ -104,6 +104,34 @@ _PLAIN = (
     ),
 )
 
+# What feeds do to a bar: it collapses to a point, or a trade inside it is far off ------------------------------------
+
+_LEAST_RANGE = 1e-6  # a bar that is one price is far from any other, of days and of minutes, and not infinitely far
+
+_OF_A_BAR = (
+    Feature(
+        "log_range",
+        (_log_ratio(HIGH, LOW) + _LEAST_RANGE).log(),
+        ("high", "low"),
+        1,
+        "log of the log ratio of high to low, plus 1e-6",
+    ),
+    Feature(
+        "upper_shadow",
+        _log_ratio(HIGH, pl.max_horizontal(OPEN, CLOSE)),
+        ("open", "high", "close"),
+        1,
+        "log ratio of the high to the higher of open and close",
+    ),
+    Feature(
+        "lower_shadow",
+        _log_ratio(pl.min_horizontal(OPEN, CLOSE), LOW),
+        ("open", "low", "close"),
+        1,
+        "log ratio of the lower of open and close to the low",
+    ),
+)
+
 # Trailing statistics, each with its own number of bars ----------------------------------------------------------------
 
 
@@ -129,7 +157,7 @@ class Trailing:
 LONGEST_TRAILING = 1_000_000
 """Most bars of a trailing statistic: 11 days of seconds, or 3,900 years of days."""
 
-PLAIN = {feature.name: feature for feature in _PLAIN}
+PLAIN = {feature.name: feature for feature in (*_PLAIN, *_OF_A_BAR)}
 TRAILING = {
     "trailing_volatility": Trailing(
         lambda bars: _LOG_RETURN.rolling_std(bars),
