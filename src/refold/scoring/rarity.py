@@ -5,18 +5,14 @@ Letters: N bars, V validation scores.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from refold.scoring.scores.base import asset_rows
-from refold.scoring.tails import FEWEST_PEAKS, fit_pareto
+from refold.scoring.tails import ScoreTail
 from refold.scoring.thresholds import FEWEST_OWN, ValidationScores, asset_years
-
-TAIL_SHARE = 0.02
-"""Share of the validation scores that the tail is fitted to, of at least FEWEST_PEAKS."""
 
 SMALLEST = float(np.finfo(np.float64).tiny)
 """Least rarity, so that it is never 0: some 2e-308."""
@@ -26,45 +22,6 @@ LONGEST = 10_000
 
 POOL = ""
 """Key of the tail of all assets together; no asset is named so."""
-
-
-@dataclass(frozen=True)
-class ScoreTail:
-    """The generalised Pareto tail of some validation scores, for what lies beyond the highest of them.
-
-    Attributes:
-        begin: the score at which the tail begins.
-        gamma: its shape, at least 0, so that no score is impossible.
-        sigma: its scale, above 0; 0 if the scores do not differ.
-    """
-
-    begin: float
-    gamma: float
-    sigma: float
-
-    @classmethod
-    def fit(cls, scores: np.ndarray) -> "ScoreTail":
-        """Fit the tail to the highest scores.
-
-        Args:
-            scores: (V,) sorted, without NaN, at least one.
-        """
-        count = min(len(scores) - 1, max(FEWEST_PEAKS, math.ceil(TAIL_SHARE * len(scores))))
-        begin = float(scores[len(scores) - 1 - count])
-        peaks = scores[scores > begin] - begin
-        if not len(peaks):
-            return cls(begin, 0.0, 0.0)
-        gamma, sigma = fit_pareto(peaks) if len(peaks) >= FEWEST_PEAKS else (0.0, float(peaks.mean()))
-        if gamma <= 0:  # a tail with an end would call what lies beyond it impossible
-            gamma, sigma = 0.0, float(peaks.mean())
-        return cls(begin, gamma, sigma)
-
-    def log_survival(self, scores: np.ndarray) -> np.ndarray:
-        """Return the log of the share of the tail that lies above scores (N,)."""
-        if self.sigma == 0:
-            return np.zeros(len(scores))
-        beyond = (scores - self.begin) / self.sigma
-        return -beyond if self.gamma < 1e-8 else -np.log1p(self.gamma * beyond) / self.gamma
 
 
 class Rarity:

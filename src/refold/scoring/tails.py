@@ -1,5 +1,6 @@
 """The highest scores, and the level that follows from them: a generalised Pareto tail."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,9 @@ from refold.errors import ConfigError
 
 FEWEST_PEAKS = 10
 """Scores above the initial level that a Pareto tail is fitted to, at least."""
+
+TAIL_SHARE = 0.02
+"""Share of the validation scores that the tail is fitted to, of at least FEWEST_PEAKS."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,42 @@ def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
         return 0.0, float(peaks.mean())
     gamma = float(np.log1p(theta * y).mean())
     return gamma, gamma / theta * float(peaks.mean())
+
+
+@dataclass(frozen=True)
+class ScoreTail:
+    """The generalised Pareto tail of some validation scores, for what lies beyond the highest of them.
+
+    Attributes:
+        begin: the score at which the tail begins.
+        gamma: its shape, at least 0, so that no score is impossible.
+        sigma: its scale, above 0; 0 if the scores do not differ.
+    """
+
+    begin: float
+    gamma: float
+    sigma: float
+
+    @classmethod
+    def fit(cls, scores: np.ndarray) -> "ScoreTail":
+        """Fit the tail to the highest scores.
+
+        Args:
+            scores: (V,) sorted, without NaN, at least one.
+        """
+        count = min(len(scores) - 1, max(FEWEST_PEAKS, math.ceil(TAIL_SHARE * len(scores))))
+        begin = float(scores[len(scores) - 1 - count])
+        peaks = scores[scores > begin] - begin
+        if not len(peaks):
+            return cls(begin, 0.0, 0.0)
+        gamma, sigma = fit_pareto(peaks) if len(peaks) >= FEWEST_PEAKS else (0.0, float(peaks.mean()))
+        if gamma <= 0:  # a tail with an end would call what lies beyond it impossible
+            gamma, sigma = 0.0, float(peaks.mean())
+        return cls(begin, gamma, sigma)
+
+    def log_survival(self, scores: np.ndarray) -> np.ndarray:
+        """Return the log of the share of the tail that lies above scores (N,)."""
+        if self.sigma == 0:
+            return np.zeros(len(scores))
+        beyond = (scores - self.begin) / self.sigma
+        return -beyond if self.gamma < 1e-8 else -np.log1p(self.gamma * beyond) / self.gamma
