@@ -108,7 +108,7 @@ RUNS = st.lists(
         [
             "encoder=lstm", "decoder=repeat", "decoder=conditional", "bridge=states", "bridge=latent_pca", "layers=two",
             "teacher_forcing=linear", "loss=huber", "lr_schedule=constant", "optimizer=sgd", "optimizer.lr=100",
-            "optimizer.lr=1e-30", "score=gauss_d", "score=latent_knn", "threshold=pot", "threshold=spot",
+            "optimizer.lr=1e-30", "score=gauss_d", "score=latent_knn", "threshold=pot", "threshold=fdr",
             "alignment=last", "data.window_size=2", "data.window_size=2000", "data.batch_size=1", "data/split=date",
             "data.batch_size=100000", "data.features=[log_return]", "layers.latent_dim=1", "layers.latent_dim=500",
             "++trainer.limit_val_batches=1", "++trainer.limit_train_batches=0.0001", "seed=2147483647",

@@ -75,7 +75,7 @@ def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_p
     assert {("split_like", "AAPL"), ("split_like", "MSFT")} <= set(findings.select("check", "asset").iter_rows())
     assert re.search(r"split_like \(warn\): AAPL \d", done.stdout)
     rates = facts["thresholds"]
-    assert list(rates) == ["budget", "mean_std", "pot", "quantile (chosen)", "spot"]
+    assert list(rates) == ["budget", "fdr", "mean_std", "pot", "quantile (chosen)", "spot"]
     assert rates["quantile (chosen)"]["level"] == facts["level"]
     assert rates["quantile (chosen)"]["validation"] == facts["val/alarms_per_asset_year"]
     assert rates["quantile (chosen)"]["these bars"] == facts["alarms_per_asset_year"]

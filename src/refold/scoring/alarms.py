@@ -13,8 +13,7 @@ import polars as pl
 from refold.data.long.ordered import stretches
 from refold.errors import ConfigError
 from refold.scoring.scored import known_scores, seconds
-from refold.scoring.tails import Tail
-from refold.scoring.thresholds import Threshold, per_asset_year, running_levels
+from refold.scoring.thresholds import Memory, Threshold, per_asset_year, running_levels
 
 MOST_LEARNT = 100_000
 """Bars on which alarms of a threshold that learns are counted. Of a longer table, the first bars of each piece count:
@@ -36,7 +35,7 @@ class Alarms:
         self.threshold = threshold
         self.share = min(1.0, MOST_LEARNT / rows) if threshold.learns and rows else 1.0
         self.alarms, self.bars = 0, 0
-        self._tails: dict[str, Tail | None] = {}
+        self._tails: dict[str, Memory] = {}
         self._last: pl.DataFrame | None = None
 
     def add(self, table: pl.DataFrame) -> None:

@@ -21,8 +21,7 @@ from refold.scoring.detector import Detector
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
 from refold.scoring.measuring import Watch
 from refold.scoring.scored import Scores
-from refold.scoring.tails import Tail
-from refold.scoring.thresholds import running_levels
+from refold.scoring.thresholds import Memory, running_levels
 
 PIECE = 100_000
 """Rows of a piece: some 100 MB of features, windows and results with five features."""
@@ -60,7 +59,7 @@ def scan(
     Raises:
         DataError: a check refuses bars.
     """
-    tails: dict[str, Tail | None] = {}
+    tails: dict[str, Memory] = {}
     for here in pieces(detector, bars, piece):
         findings(here.made.findings)
         if faulty is not None:
@@ -194,7 +193,7 @@ def frame(
     detector: Detector,
     bars: pl.DataFrame,
     scored: Scores,
-    tails: dict[str, Tail | None],
+    tails: dict[str, Memory],
     kept: slice,
     kinds: pl.Series,
     reason: pl.Series,

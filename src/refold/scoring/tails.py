@@ -151,3 +151,13 @@ class ScoreTail:
             return np.zeros(len(scores))
         beyond = (scores - self.begin) / self.sigma
         return -beyond if self.gamma < 1e-8 else -np.log1p(self.gamma * beyond) / self.gamma
+
+    def score_at(self, log_survival: float) -> float:
+        """Return the score that a share of the tail lies above; of a tail without a scale, where it begins.
+
+        Args:
+            log_survival: log of the share, at most 0.
+        """
+        if self.gamma < 1e-8:
+            return self.begin - self.sigma * log_survival
+        return self.begin + self.sigma * math.expm1(-self.gamma * log_survival) / self.gamma

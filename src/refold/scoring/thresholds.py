@@ -24,6 +24,9 @@ from refold.scoring.tails import Tail, fit_tail
 
 log = logging.getLogger("refold.score")
 
+Memory = Any
+"""What a threshold that learns keeps of an asset's bars, None before the first: a dataclass of numbers and arrays."""
+
 FEWEST_OWN = 250
 """Scored validation bars from which on an asset is judged by its own, about a year of days. With fewer, the highest of
 them say little, and it is judged by those of all assets."""
@@ -150,12 +153,12 @@ class Threshold(Fitted, ABC):
             Fitted.load_state_dict(own[name], tensors)
         self.own = own
 
-    def levels(self, scores: np.ndarray, tail: Tail | None) -> tuple[np.ndarray, Tail | None]:
+    def levels(self, scores: np.ndarray, tail: Memory) -> tuple[np.ndarray, Memory]:
         """Return the level that holds at each bar of one asset, from what came before it.
 
         Args:
             scores: (n,) in order of time, NaN where there is none.
-            tail: as returned for the asset's bars before; None: there are none.
+            tail: as returned for the asset's bars before; None: there are none, or the threshold does not learn.
 
         Returns:
             (n,) levels, and the tail to pass with the bars that come next.
@@ -313,7 +316,7 @@ class StreamingPeaks(Threshold):
         self.level, self.begin = _as_tensor(tail.level), _as_tensor(tail.begin)
         self.peaks, self.count = torch.from_numpy(tail.peaks), torch.tensor(tail.count)
 
-    def levels(self, scores: np.ndarray, tail: Tail | None) -> tuple[np.ndarray, Tail | None]:
+    def levels(self, scores: np.ndarray, tail: Tail | None) -> tuple[np.ndarray, Tail]:
         if tail is None:
             tail = Tail(float(self.begin), self.peaks.numpy(), int(self.count), self.risk, float(self.level))
         levels = np.empty(len(scores))
@@ -331,9 +334,7 @@ class StreamingPeaks(Threshold):
         return levels, replace(tail, count=tail.count + int(np.isfinite(scores[done:]).sum()))
 
 
-def running_levels(
-    threshold: Threshold, scores: np.ndarray, assets: pl.Series, tails: dict[str, Tail | None]
-) -> np.ndarray:
+def running_levels(threshold: Threshold, scores: np.ndarray, assets: pl.Series, tails: dict[str, Memory]) -> np.ndarray:
     """Return the levels that hold at the next bars of a table that comes in pieces, asset after asset.
 
     Args:
