@@ -7,10 +7,11 @@
     python scripts/bench data gather memory                    # the data layer against the usual dataset
     python scripts/bench score --threads 2                     # scoring against a loop, and a million bars
     python scripts/bench per_asset                             # a scale and a level for each asset against one for all
+    python scripts/bench overnight                             # first bars of sessions: masked, kept, or the end
 
 `decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
 
-All but `data`, `score` and `per_asset` need torch and refold.models alone. The loop is that of tests/naive.py, to
+`decoders` and `masks` need torch and refold.models alone. The loop is that of tests/naive.py, to
 which the tests hold the decoders.
 Letters: B windows, T bars, F features, H hidden size, L layers.
 """
@@ -333,7 +334,20 @@ def main() -> None:
     table.add_argument("--epochs", type=int, default=10, help="of each training")
     table.add_argument("--log", type=Path, help="file that gets a line of JSON for each model and threshold")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
+    table = tables.add_parser("overnight", help="what becomes of the first bar of a session; trains models")
+    table.add_argument("--scale", nargs="*", default=[], help="pooled, per_asset, trailing; all, if none is named")
+    table.add_argument("--seeds", type=int, default=3, help="models of each kind")
+    table.add_argument("--epochs", type=int, default=8, help="of each training")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     args = parser.parse_args()
+    if args.table == "overnight":
+        from scripts.bench import overnight
+
+        text = overnight.report(args.scale, args.seeds, args.epochs)
+        print(text)
+        if args.write:
+            write(args.write, args.table, text)
+        return
     if args.table == "per_asset":
         from scripts.bench import per_asset
 

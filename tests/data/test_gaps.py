@@ -5,7 +5,9 @@ from datetime import date, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+from refold.data import pipeline
 from refold.data.bars.expected import find_timetables
 from refold.errors import DataError
 from tests.data.lookalikes import crypto, days_of, futures, in_zone, new_york, walk, without
@@ -199,16 +201,20 @@ def test_windows_lost_are_counted_by_policy():
     assert ready(walk(CRYPTO), **FEATURES).windows_lost == {"holes": 0, "masked": 0, "policies": {}}
 
 
-@pytest.mark.parametrize("overnight", ["mask", "break"])
-def test_a_cache_holds_what_memory_does(tmp_path, overnight):
+@pytest.mark.parametrize(("overnight", "scale"), [("mask", "pooled"), ("break", "pooled"), ("break", "trailing")])
+def test_a_cache_holds_what_memory_does(tmp_path, monkeypatch, overnight, scale):
+    """Also a cache that is built as if memory held one asset."""
+    monkeypatch.setattr(pipeline, "BARS", 1000)
     times = without(NEW_YORK, datetime(2024, 2, 6, 11), datetime(2024, 2, 8, 12))
     bars = pl.concat([walk(times, "A"), walk(NEW_YORK, "B", seed=1)])
-    settings = {**FEATURES, "overnight": overnight}
+    settings = {**FEATURES, "overnight": overnight, "scale": scale, "scale_lookback": 100}
     memory, cached = ready(bars, **settings), ready(bars, **settings, cache=str(tmp_path))
     assert memory.description == cached.description
     assert memory.windows_lost == cached.windows_lost
     assert memory.recipe.checks.timetables == cached.recipe.checks.timetables
     for part in ("train", "val", "test"):
         assert np.array_equal(memory.segments(part), cached.segments(part))
+        held, mapped = memory.windows(part), cached.windows(part)
+        assert torch.equal(held.gather(np.arange(len(held))), mapped.gather(np.arange(len(held))))
     cached.prepare_data()  # as Lightning does after setup: the key of the folder is the same
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 1

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from refold.data import Scaler
+from refold.data.feature_table import rows_of
 from refold.data.unsplit import unsplit_series
 from refold.data.windows.scaler import FEWEST_ROWS, LEAST_SHARE, to_lists
 from refold.errors import DataError
-from tests.data.makers import module, random_bars, ready
+from tests.data.makers import fractions, module, random_bars, ready
 
 SCALES = ("per_asset", "trailing")
 LOOKBACK = 20
@@ -171,3 +172,53 @@ def test_a_panel_has_a_scale_for_each_column_already(scale):
         module(volatile(), scale=scale, layout="panel")
     with pytest.raises(ValueError, match=r"data\.scale_lookback is 1; it must be at least 2"):
         module(volatile(), scale_lookback=1)
+
+
+def chosen(bars, **settings) -> str:
+    """The scale that is chosen for bars."""
+    return ready(bars, scale=None, **settings).scaler.kind
+
+
+def test_a_scale_is_chosen_from_the_number_of_assets_and_bars(caplog):
+    with caplog.at_level(logging.INFO):
+        assert chosen(random_bars([260]), scale_lookback=20) == "pooled"
+        assert chosen(volatile(), scale_lookback=22) == "per_asset"  # 12 look-backs are 264 bars
+        assert chosen(volatile(), scale_lookback=21) == "trailing"
+    assert "(data.scale=trailing, chosen for 3 assets)" in caplog.text
+    assert chosen(volatile(), scale_lookback=20, layout="panel", min_assets=0.5) == "pooled"
+    assert chosen(volatile(), scale_lookback=20, features=["window_log_price"]) == "per_asset"
+
+
+def test_a_look_back_that_leaves_a_part_to_few_assets_is_not_chosen(tmp_path):
+    settings = {"scale_lookback": 20, "split": fractions(0.8, 0.1)}  # 26 bars each, less 20 + 1 + 7
+    assert chosen(volatile(), **settings) == "per_asset"
+    assert chosen(volatile(), cache=str(tmp_path), **settings) == "per_asset"
+    assert chosen(volatile(), cache=str(tmp_path), **settings) == "per_asset"  # read
+
+
+def test_a_chosen_scale_gives_what_the_named_one_gives():
+    left, named = (ready(volatile(), scale=scale, scale_lookback=LOOKBACK) for scale in (None, "trailing"))
+    assert left.scaler == named.scaler
+    assert left.recipe.scale == "trailing"
+    assert torch.equal(left.train_windows.series.values, named.train_windows.series.values)
+    again = ready(volatile(), scale=None, scale_lookback=LOOKBACK)
+    again.load_state_dict(left.state_dict())
+    assert again.scaler.kind == "trailing"
+
+
+def test_a_hole_costs_the_look_back_of_the_features_and_not_that_of_the_scale():
+    bars = volatile()
+    holed = bars.filter((pl.col("asset") != "A") | ~pl.int_range(pl.len()).is_between(100, 103))
+    data = ready(holed, scale="trailing", scale_lookback=LOOKBACK)
+    plain = ready(holed, scale="pooled")
+    rows = unsplit_series(holed, data.recipe, data.scaler)
+    alike = unsplit_series(holed, plain.recipe, plain.scaler)
+    later = np.flatnonzero(holed["asset"] == "A")[LOOKBACK + 2 :]
+
+    def lost(of) -> list[int]:
+        return [row for row in later if row not in rows_of({"test": of.segments})]
+
+    assert lost(rows) == lost(alike) == [100]
+    assert rows.reasons(8)[100] == "hole"
+    assert rows.reasons(8)[LOOKBACK] == "warming"
+    assert data.windows_lost["holes"] == plain.windows_lost["holes"] > 0

@@ -18,6 +18,7 @@ from torch import nn
 
 from refold.config.build import build_autoencoder, build_detector, build_recipe
 from refold.data import Scaler
+from refold.data.windows.scaler import AssetScaler, TrailingScaler
 from refold.errors import ConfigError, RefoldError
 from refold.export import graph
 from refold.export import writer as export
@@ -231,10 +232,13 @@ def test_a_score_that_remembers_is_refused(tmp_path, score):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("scale", ["per_asset", "trailing"])
-def test_a_scale_of_each_asset_is_refused(tmp_path, scale):
-    with pytest.raises(ConfigError, match=f"data.scale is {scale}; an exported file scales all assets alike"):
-        export_run(make_run(f"data.scale={scale}"), tmp_path / "model.onnx", "onnx")
+@pytest.mark.parametrize("kind", [AssetScaler, TrailingScaler])
+def test_a_scale_of_each_asset_is_refused(tmp_path, kind):
+    """Also one that was chosen: the settings do not say it then."""
+    run = make_run()
+    run.scaler = kind(run.scaler.mean, run.scaler.std, {})
+    with pytest.raises(ConfigError, match=f"data.scale is {kind.kind}; an exported file scales all assets alike"):
+        export_run(run, tmp_path / "model.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
 

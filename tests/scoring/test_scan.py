@@ -250,11 +250,14 @@ def test_assets_that_the_run_does_not_know_are_named(caplog):
     assert "these has assets that the run was not trained on: C, D, E, F, G, H, I, J, K, L and 3 more" in caplog.text
 
 
-@pytest.mark.parametrize("overnight", ["keep", "mask"])
+@pytest.mark.parametrize(
+    ("overnight", "scale"), [("keep", "pooled"), ("mask", "pooled"), ("break", "pooled"), ("break", "trailing")]
+)
 @pytest.mark.parametrize("piece", [37, 150])
-def test_pieces_of_bars_within_the_day_give_what_the_whole_table_gives(piece, overnight):
+def test_pieces_of_bars_within_the_day_give_what_the_whole_table_gives(piece, overnight, scale):
     """Nights, an early close and a hole of two days, with the timetable of the bars that the run was trained on."""
-    judge = fitted(walk(new_york(date(2024, 1, 2), date(2024, 1, 31))), overnight=overnight)
+    bars = walk(new_york(date(2024, 1, 2), date(2024, 1, 31)))
+    judge = fitted(bars, overnight=overnight, scale=scale, scale_lookback=100)
     times = without(new_york(date(2024, 7, 1), date(2024, 7, 12)), date(2024, 7, 8), date(2024, 7, 10))
     bars = pl.concat([walk(times, "A"), walk(times[30:], "B", seed=3)])
     whole = whole_table(judge, bars)

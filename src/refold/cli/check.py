@@ -127,6 +127,7 @@ def print_inspection(found: Inspection, settings: list[str]) -> None:
         for example in finding.examples:
             console.print(f"    {example}")
     console.print(f"features   {', '.join(found.features)}")
+    console.print(f"scale      {found.scale}")
     console.print(f"windows    {', '.join(f'{part} {count:,}' for part, count in found.windows.items())}")
     for obstacle in found.obstacles:
         console.print(f"it would not train: {obstacle}")

@@ -49,7 +49,7 @@ class WindowDataModule(LightningDataModule):
         checks: refuse, mask or drop faulty bars.
         overnight: what becomes of the first bar of a session; see `refold.data.recipe.Recipe`.
         scale: "pooled" scales all assets by the training rows of all, "per_asset" each by its own, "trailing" each
-            value by the `scale_lookback` bars before it.
+            value by the `scale_lookback` bars before it. None chooses; see `refold.data.scale_choice`.
         scale_lookback: bars, at least 2.
         cache: folder to build the series in and to map it from; None keeps the series in memory.
         device: "cpu" keeps the series in main memory, "auto" copies it to the trainer's GPU if it takes at most a
@@ -84,7 +84,7 @@ class WindowDataModule(LightningDataModule):
         fold: Annotated[int, at_least(0)],
         checks: Checks,
         overnight: Overnight,
-        scale: Scale,
+        scale: Scale | None,
         scale_lookback: Annotated[int, at_least(2)],
         cache: str | None,
         device: Literal["auto", "cpu"],
@@ -107,7 +107,7 @@ class WindowDataModule(LightningDataModule):
         if max_masked >= shortest:  # a window without a present bar has nothing to learn from
             raise ValueError(f"data.max_masked is {max_masked}; it must be below data.{key}, {shortest}")
         _refuse_weights(asset_weights, layout)
-        if scale != "pooled" and layout == "panel":
+        if scale not in (None, "pooled") and layout == "panel":
             raise ValueError(
                 f"data.scale is {scale}; it must be pooled for data.layout=panel: each asset is a "
                 f"column of its own there, and each column has a scale of its own"
@@ -237,7 +237,7 @@ class WindowDataModule(LightningDataModule):
             prepared = caching.read(folder)
         _refuse_shuffled(prepared.entries, self.shuffle_bars)
         checks = self.recipe.checks.knowing(prepared.timetables)
-        self.recipe = replace(self.recipe, entries=prepared.entries, checks=checks)
+        self.recipe = replace(self.recipe, entries=prepared.entries, checks=checks, scale=prepared.scaler.kind)
         self._prepared = prepared
         self.scaler = prepared.scaler
         self._windows = {

@@ -80,6 +80,7 @@ class FeatureTable:
         names: names of the assets of the series.
         relative: numbers of the columns from which a window subtracts the value at its first bar.
         lookback: bars that a row depends on, its own included.
+        run_lookback: those of them that must lie in the row's own run, its own included.
         findings: what the checks found: check, policy, asset, bars, first.
         runs: tables of the runs of faulty bars, if the bars came with the column `ROW`.
     """
@@ -90,6 +91,7 @@ class FeatureTable:
     names: tuple[str, ...]
     relative: tuple[int, ...]
     lookback: int
+    run_lookback: int
     findings: pl.DataFrame
     runs: list[pl.DataFrame]
 
@@ -120,8 +122,8 @@ def feature_table(
     # not the categories of the column: of some of them a policy may have dropped every bar
     names = tuple(checked.bars["asset"].unique(maintain_order=True).to_list())
     relative = tuple(number for number, feature in enumerate(features) if feature.relative)
-    lookback = longest_lookback(features) + recipe.scale_bars
-    return FeatureTable(checked, rows, recipe.features, names, relative, lookback, findings, runs)
+    own = longest_lookback(features)
+    return FeatureTable(checked, rows, recipe.features, names, relative, own + recipe.scale_bars, own, findings, runs)
 
 
 def panel_table(tables: Sequence[FeatureTable], recipe: Recipe) -> FeatureTable:
@@ -212,15 +214,16 @@ def scaled(values: np.ndarray, scaler: "Scaler") -> np.ndarray:
     return result
 
 
-def moving_statistics(table: pl.DataFrame, features: Sequence[Feature], run: np.ndarray, lookback: int) -> np.ndarray:
+def moving_statistics(table: pl.DataFrame, features: Sequence[Feature], asset: np.ndarray, lookback: int) -> np.ndarray:
     """Compute mean and standard deviation of each feature over the bars before each row, its own left out.
 
-    A row has them if so many bars of its run lie before it, and half of those have values.
+    A row has them if so many bars of its asset lie before it, and half of those have values. Holes do not matter: they
+    do not change how much a price usually moves, and each would else cost as many bars.
 
     Args:
         table: N rows of the features.
         features: the F features.
-        run: (N,) int, number of the run that each bar is in.
+        asset: (N,) int, number of the asset of each bar.
         lookback: bars before a row.
 
     Returns:
@@ -234,7 +237,7 @@ def moving_statistics(table: pl.DataFrame, features: Sequence[Feature], run: np.
             f"data.scale is trailing; it must be pooled or per_asset for {relative[0]}, which is relative to the "
             f"window's first bar: all bars of a window need one scale"
         )
-    first = lookback + longest_lookback(features) - 1  # the first row of a run with so many rows of features before it
+    first = lookback + longest_lookback(features) - 1  # row of an asset with so many features before it
     enough = pl.int_range(pl.len()) >= first
     least = max(2, -(-lookback // 2))
     before = []
@@ -242,7 +245,7 @@ def moving_statistics(table: pl.DataFrame, features: Sequence[Feature], run: np.
         finite = pl.when(pl.col(name).is_finite()).then(pl.col(name))
         before.append(finite.rolling_mean(lookback, min_samples=least).shift(1))
         before.append(finite.rolling_std(lookback, min_samples=least, ddof=0).shift(1))
-    keyed = table.with_columns(pl.Series(RUN, run))
+    keyed = table.with_columns(pl.Series(RUN, asset))
     half = keyed.select(
         *(pl.when(enough).then(part).over(RUN).alias(f"{n}") for n, part in enumerate([*before[::2], *before[1::2]]))
     )
@@ -279,7 +282,7 @@ def _feature_rows(
     moving = None
     if recipe.scale == "trailing":
         inside = table.select(pl.when(pl.Series(~bridged)).then(pl.col(name)).alias(name) for name in table.columns)
-        moving = moving_statistics(inside, features, run, recipe.scale_lookback)
+        moving = moving_statistics(inside, features, asset, recipe.scale_lookback)
         present &= np.isfinite(moving).all(axis=1)
     values[~present] = np.nan
     broken = faulty.to_numpy() & (policies["feature_not_finite"] == "drop")

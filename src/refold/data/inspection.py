@@ -19,8 +19,9 @@ from refold.data.bars.series_columns import HEAD
 from refold.data.bars.table import value_columns
 from refold.data.bars.timetable import Timetable
 from refold.data.feature_table import feature_table
-from refold.data.outlook import Outlook, named, shorter, without_constants
+from refold.data.outlook import Outlook, covers_parts, named, shorter, without_constants
 from refold.data.recipe import Recipe
+from refold.data.scale_choice import choose_scale
 from refold.data.sources.source import RawTable, Source, Tabular
 from refold.data.windows.split import PARTS
 from refold.errors import DataError
@@ -77,6 +78,7 @@ class Inspection:
         sessions: how often bars come, and on which days and hours, in words.
         findings: what the checks found, in the order of the checks.
         features: features that would be trained on.
+        scale: by which bars they would be scaled, as data.scale names it.
         windows: part -> number of windows.
         obstacles: what would stop the training, and no override mends.
         overrides: settings beyond those given with which the table would train.
@@ -94,6 +96,7 @@ class Inspection:
     sessions: tuple[str, ...]
     findings: tuple[Finding, ...]
     features: tuple[str, ...]
+    scale: str
     windows: dict[str, int]
     obstacles: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -130,13 +133,17 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     recipe = replace(recipe, checks=recipe.checks.knowing(timetables))
     heard = _with_policies(recipe, {name: _loudest(name) for name in CHECKS})
     chosen, unread = recipe.entries is None, list[str]()
+    chosen_scale = recipe.scale is None
     try:
         recipe = _resolved(recipe, bars)
         if recipe.checks.kind == "series":  # as in training, what no feature is made of is not checked
             read = columns_of(recipe.entries or ())
             unread = [name for name in value_columns(bars.columns, "series") if name not in read]
             bars = bars.drop(unread)
-        table = feature_table(bars.with_row_index(ROW), replace(heard, entries=recipe.entries), None)
+        table = feature_table(bars.with_row_index(ROW), _like(heard, recipe), None)
+        if chosen_scale and recipe.scale == "trailing" and not covers_parts(table, recipe):
+            recipe = replace(recipe, scale="per_asset")
+            table = feature_table(bars.with_row_index(ROW), _like(heard, recipe), None)
         checked, obstacle = table.checked, ""
     except DataError as error:
         table, obstacle = None, str(error)
@@ -149,7 +156,7 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     }
     outlook = Outlook(recipe.features, dict.fromkeys(PARTS, 0), (obstacle,), ())
     if table is not None:
-        used, mended = replace(heard, entries=recipe.entries), _with_policies(recipe, policies)
+        used, mended = _like(heard, recipe), _with_policies(recipe, policies)
         if any(mended.checks.policies[name] != _loudest(name) for name in findings["check"].unique()):
             lenient: dict[str, Policy] = {"feature_not_finite": heard.checks.policies["feature_not_finite"]}
             used = _with_policies(mended, lenient)
@@ -177,6 +184,7 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
         **_times(present, timetables.of),
         findings=_described(findings, runs, bars, numbers, recipe.checks.policies),
         features=outlook.features,
+        scale=recipe.scale or "pooled",
         windows=outlook.windows,
         obstacles=outlook.obstacles,
         overrides=(
@@ -193,6 +201,11 @@ def _intervals(bars: pl.DataFrame, recipe: Recipe) -> tuple[Timetables, pl.DataF
     timetables = recipe.checks.timetables_of(whole.lazy(), len(counts))
     checks = _with_policies(recipe, {"mixed_interval": "warn"}).checks
     return timetables, checks.compare(timetables, counts)
+
+
+def _like(heard: Recipe, recipe: Recipe) -> Recipe:
+    """Return a recipe whose policies stop nothing, with the features and the scale of another."""
+    return replace(heard, entries=recipe.entries, scale=recipe.scale)
 
 
 def _loudest(check: str) -> Policy:
@@ -324,12 +337,14 @@ def _example(run: Mapping[str, Any], bars: pl.DataFrame, numbers: pl.Series | No
 
 
 def _resolved(recipe: Recipe, bars: pl.DataFrame) -> Recipe:
-    """Choose the features as training would, if the settings do not name them."""
+    """Choose features and scale as training would, if the settings do not name them."""
     kind = recipe.checks.kind
     columns = value_columns(bars.columns, kind)
     if recipe.entries is None:
         recipe = replace(recipe, entries=choose(usable_columns(bars.lazy(), columns, kind), kind))
-    return recipe.resolved(columns)
+    recipe = recipe.resolved(columns)
+    counts = dict(bars["asset"].drop_nulls().value_counts().iter_rows())
+    return replace(recipe, scale=recipe.scale or choose_scale(counts, recipe))
 
 
 def _doubt(findings: pl.DataFrame, bars: pl.DataFrame, recipe: Recipe) -> str:

@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from refold.data.feature_table import FeatureRows
+from refold.data.feature_table import FeatureRows, FeatureTable
 from refold.data.windows.split import Interval
 
 
 def count_lost(
-    rows: FeatureRows, usable: np.ndarray, lookback: int, intervals: Sequence[Interval], gap: int, window_size: int
+    table: FeatureTable, usable: np.ndarray, intervals: Sequence[Interval], gap: int, window_size: int
 ) -> dict[str, int]:
     """Count the windows that there would be without holes, and without masked bars.
 
     Args:
-        rows: of some assets.
+        table: features of some assets.
         usable: (N,) bool, the rows that windows may hold.
-        lookback: bars that a row depends on, its own included.
         intervals: of the parts.
         gap: bars that are dropped between parts.
         window_size: T.
@@ -26,15 +25,16 @@ def count_lost(
     Returns:
         Windows at stride 1 lost to "holes", with those of the look-back after them, and to "masked" bars.
     """
+    rows, after_hole = table.rows, table.run_lookback - 1
     number = np.arange(len(usable))
     begun = number - np.maximum.accumulate(np.where(np.diff(rows.asset, prepend=-1) != 0, number, 0))
-    warm = begun >= lookback - 1
+    warm = begun >= table.lookback - 1
     if not rows.hole.any() and (rows.present | ~warm).all():  # the usual table: nothing is cut twice
         return {"holes": 0, "masked": 0}
     begins = np.diff(rows.run, prepend=rows.run[:1] - 1) != 0
     joined = replace(rows, run=np.cumsum(begins & ~rows.hole))
-    since_hole = number - np.maximum.accumulate(np.where(rows.hole, number, -len(number) - lookback))
-    without_holes = usable | (since_hole < lookback - 1)
+    since_hole = number - np.maximum.accumulate(np.where(rows.hole, number, -len(number) - after_hole))
+    without_holes = usable | (since_hole < after_hole)
 
     def windows(of: FeatureRows, there: np.ndarray) -> int:
         parts = of.segments(there, intervals, gap)

@@ -14,7 +14,8 @@ from refold.data.bars.entries import find_feature, name_of
 from refold.data.bars.findings import ROW
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
 from refold.data.recipe import Recipe
-from refold.data.windows.split import PARTS, divide
+from refold.data.scale_choice import covers
+from refold.data.windows.split import PARTS, Part, divide
 
 _WINDOWS = (512, 256, 128, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 """Window sizes that are tried if the chosen one leaves a part without windows."""
@@ -109,15 +110,31 @@ def _outlook(table: FeatureTable, recipe: Recipe, stride: int) -> Outlook:
     return Outlook(moving, windows, tuple(obstacles), overrides)
 
 
+def covers_parts(table: FeatureTable, recipe: Recipe) -> bool:
+    """Test whether each part has windows of most assets; see `refold.data.scale_choice.covers`.
+
+    Args:
+        table: features of all assets.
+        recipe: as it would train.
+    """
+    starts = np.flatnonzero(np.diff(table.rows.asset, prepend=-1))
+    return covers(_segments(table, recipe, recipe.window_size), starts, recipe.window_size)
+
+
+def _segments(table: FeatureTable, recipe: Recipe, size: int) -> dict[Part, np.ndarray]:
+    """Find the unbroken runs of each part for windows of a size."""
+    rows = table.rows
+    gap = (size - 1) + (table.lookback - 1) + recipe.split.embargo
+    intervals = divide(recipe.split, recipe.fold, table.checked.calendar, table.checked.occurs)
+    return rows.segments(rows.usable(min(recipe.max_masked, size - 1)), intervals, gap)
+
+
 def _count_windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tuple[dict[str, int], np.ndarray]:
     """Count the windows of a size in each part, and return the rows that the scale would be fitted to."""
-    rows, calendar = table.rows, table.checked.calendar
-    gap = (size - 1) + (table.lookback - 1) + recipe.split.embargo
-    intervals = divide(recipe.split, recipe.fold, calendar, table.checked.occurs)
-    segments = rows.segments(rows.usable(min(recipe.max_masked, size - 1)), intervals, gap)
+    segments = _segments(table, recipe, size)
     counts = {part: int(np.maximum(0, (segments[part][:, 1] - size) // stride + 1).sum()) for part in PARTS}
     train = rows_of({"train": segments["train"]})
-    return counts, train[rows.present[train]]
+    return counts, train[table.rows.present[train]]
 
 
 def _ranges(table: FeatureTable, train: np.ndarray) -> Sequence[float]:

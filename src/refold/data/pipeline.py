@@ -24,6 +24,7 @@ from refold.data.long.spool import Spool
 from refold.data.look_ahead import LookAheadTest
 from refold.data.lost import count_lost, lost_in_words
 from refold.data.recipe import Recipe
+from refold.data.scale_choice import choose_scale, covers, scale_in_words
 from refold.data.scale_fit import ScaleFit
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
@@ -86,27 +87,45 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
         DataError: a check refuses the bars, they lack a column that a feature needs, a part holds no window, or a
             feature is constant on the training rows.
     """
-    chosen = recipe.entries is None
+    chosen, fits = recipe.entries is None, scaler is None
+    chosen_scale = recipe.scale is None
     columns = value_columns(bars.schema, recipe.checks.kind)
     if chosen:
         recipe = _chosen(bars, columns, recipe)
-    recipe = recipe.resolved(columns)
+    if scaler is not None:
+        recipe = replace(recipe, scale=scaler.kind)
+    elif chosen_scale:
+        recipe = replace(recipe, scale=choose_scale(bars.assets, recipe))
+    while True:
+        assembly = _assembled(bars, columns, recipe.resolved(columns), folder, fits=fits)
+        constant = assembly.scale.constant_features() if chosen and fits else []
+        if constant and len(constant) < len(recipe.features):
+            log.info("dropped, since they are constant on the training rows: %s", some(constant))
+            kept = tuple(entry for entry in assembly.recipe.entries or () if name_of(entry) not in constant)
+            recipe = replace(recipe, entries=kept)
+        elif chosen_scale and fits and recipe.scale == "trailing" and not assembly.covers():
+            recipe = replace(recipe, scale="per_asset")  # the look-back leaves too little of a part
+        else:
+            if chosen_scale and fits:
+                log.info(scale_in_words(recipe.scale or "pooled", len(bars.assets)))
+            return assembly.finish(scaler)
+        assembly.discard()
+
+
+def _assembled(
+    bars: OrderedBars, columns: list[str], recipe: Recipe, folder: Path | None, *, fits: bool
+) -> "_Assembly":
+    """Check bars, and compute their features, parts and statistics."""
     if recipe.checks.kind == "series":  # what no feature is made of is neither checked nor kept
         bars = bars.keeping([name for name in columns if name in columns_of(recipe.entries or ())])
     market = bars.market()
     recipe = replace(recipe, checks=recipe.checks.knowing(bars.timetables))
-    assembly = _Assembly(recipe, folder, bars.findings, fits=scaler is None)
+    assembly = _Assembly(recipe, folder, bars.findings, fits=fits)
     cuts = bars.cuts(BARS if folder else bars.rows, divide=False)
     tables = (assembly.count_bars(feature_table(bars.slice(cut.first, cut.end), recipe, market)) for cut in cuts)
     for table in [panel_table(list(tables), recipe)] if recipe.layout == "panel" else tables:
         assembly.add_features(table)
-    constant = assembly.scale.constant_features() if chosen and scaler is None else []
-    if constant and len(constant) < len(recipe.features):
-        log.info("dropped, since they are constant on the training rows: %s", some(constant))
-        assembly.discard()
-        kept = tuple(entry for entry in recipe.entries or () if name_of(entry) not in constant)
-        return prepare(bars, replace(recipe, entries=kept), None, folder)
-    return assembly.finish(scaler)
+    return assembly
 
 
 def _chosen(bars: OrderedBars, columns: list[str], recipe: Recipe) -> Recipe:
@@ -183,7 +202,7 @@ class _Assembly:
         self.intervals = divide(recipe.split, recipe.fold, calendar, table.checked.occurs)
         usable = rows.usable(recipe.max_masked)
         segments = rows.segments(usable, self.intervals, self.gap)
-        lost = count_lost(rows, usable, table.lookback, self.intervals, self.gap, recipe.window_size)
+        lost = count_lost(table, usable, self.intervals, self.gap, recipe.window_size)
         self.lost = {name: count + lost[name] for name, count in self.lost.items()}
         anywhere = rows.segments(usable, [Interval("train", 0, len(calendar))], gap=0)["train"]
         self.longest = max(self.longest, int(anywhere[:, 1].max(initial=0)))
@@ -203,6 +222,11 @@ class _Assembly:
             self.label.add(rows.label)
         if rows.moving is not None:
             self.moving.add(rows.moving)
+
+    def covers(self) -> bool:
+        """Test whether each part has windows of most assets."""
+        segments: dict[Part, np.ndarray] = {part: np.concatenate(runs) for part, runs in self.segments.items()}
+        return covers(segments, np.concatenate(self.starts), self.recipe.window_size)
 
     def discard(self) -> None:
         """Free the memory of the arrays, or delete their files."""

@@ -32,7 +32,7 @@ class Recipe:
             span the night. "mask" masks it where a feature spans the night, and windows run on over it. "break" ends
             the series at each close.
         scale: "pooled" scales all assets by the training rows of all, "per_asset" each by its own, "trailing" each
-            value by the bars before it.
+            value by the bars before it. None means that it is chosen from the number of assets and bars.
         scale_lookback: number of those bars, at least 2.
     """
 
@@ -45,7 +45,7 @@ class Recipe:
     fold: int
     checks: Checks
     overnight: Overnight
-    scale: Scale
+    scale: Scale | None
     scale_lookback: int
 
     @property

@@ -18,7 +18,7 @@ REASONS = ("", *CHECKS, WARMING, HOLE, MASKED, FEW_ASSETS, SHORT_RUN, NO_SCORE)
 """Reasons by their codes; "" is none.
 
 The name of a check: it found the bar, which was masked or dropped, or has no value.
-warming: a feature looks back beyond the first bar of the asset.
+warming: a feature, or a trailing scale, looks back beyond the first bar of the asset.
 hole: it looks back beyond a hole.
 masked: it looks back on a bar without values.
 few_assets: too few assets of a panel have a bar at that moment.
@@ -46,8 +46,10 @@ def codes_of_bars(table: FeatureTable, height: int) -> np.ndarray:
     place = np.arange(len(number))
     starts = np.maximum.accumulate(np.where(np.diff(rows.run, prepend=-1) != 0, place, 0))
     opens = np.diff(rows.asset, prepend=-1) != 0  # the first bar of an asset
-    early = np.where(opens[starts] if len(starts) else opens, _CODE[WARMING], _CODE[HOLE])
-    why = np.where(place - starts < table.lookback - 1, early, _CODE[MASKED])
+    begun = np.maximum.accumulate(np.where(opens, place, 0))
+    cut = (starts > begun) & (place - starts < table.run_lookback - 1)
+    early = np.where(place - begun < table.lookback - 1, _CODE[WARMING], _CODE[MASKED])
+    why = np.where(cut, _CODE[HOLE], early)
     absent = ~rows.present & (number >= 0)
     codes[number[absent]] = why[absent]
     without = np.ones(height, dtype=bool)  # those that were dropped too

@@ -73,9 +73,9 @@ def export_run(run: TrainedRun, path: Path, format: str) -> float:
         ConfigError: the run cannot be exported, or a package is not installed.
         RefoldError: the file differs.
     """
-    if run.config.data.scale != "pooled":
+    if run.scaler.kind != "pooled":
         raise ConfigError(
-            f"data.scale is {run.config.data.scale}; an exported file scales all assets alike: train with "
+            f"data.scale is {run.scaler.kind}; an exported file scales all assets alike: train with "
             f"data.scale=pooled to export, or score with scripts/score.py"
         )
     save, load, _suffix = FORMATS[format]

@@ -346,7 +346,7 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
     detector = None
     if (directory / DETECTOR).exists():
         recipe = build_recipe(cfg, entries)
-        recipe = replace(recipe, checks=recipe.checks.knowing(timetables))
+        recipe = replace(recipe, checks=recipe.checks.knowing(timetables), scale=scaler.kind)
         detector = build_detector(cfg, autoencoder, recipe, scaler, columns=[])
         fitted = read_checkpoint(directory / DETECTOR)
         try:

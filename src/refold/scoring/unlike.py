@@ -53,9 +53,10 @@ def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
     shortest = recipe.window_size + longest_lookback(features) + recipe.scale_bars - 1
     longest = max(bars.assets.values())
     if longest < shortest:
+        scale = f" and of data.scale=trailing, {recipe.scale_bars}" if recipe.scale_bars else ""
         raise DataError(
             f"{where} has at most {longest} bars of an asset; a window of data.window_size = "
-            f"{recipe.window_size} bars needs {shortest} with the look-back of the features"
+            f"{recipe.window_size} bars needs {shortest} with the look-back of the features{scale}"
         )
     _refuse_constant(bars, judged, shortest, where)
     _refuse_other_frequency(detector, bars, where)

@@ -4,7 +4,7 @@ Letters: A assets, F features, N rows.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ class Scaler:
         mean: (F,), in the units of the features, or (..., F) with a mean for each of some rows.
         std: of the same shape, above 0, in the units of the features.
     """
+
+    kind: ClassVar[Literal["pooled", "per_asset", "trailing"]] = "pooled"
+    """The setting of data.scale that makes such a scaler."""
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean = mean.double()
@@ -131,6 +134,8 @@ class AssetScaler(Scaler):
         own: asset -> its mean and standard deviation, (F,) each.
     """
 
+    kind = "per_asset"
+
     def __init__(self, mean: Tensor, std: Tensor, own: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__(mean, std)
         self.own = {name: (one.double(), other.double()) for name, (one, other) in own.items()}
@@ -164,7 +169,7 @@ class AssetScaler(Scaler):
             torch.empty(0, F, dtype=torch.float64), torch.empty(0, F, dtype=torch.float64)
         )  # fmt: skip
         state = {**super().state_dict(), "assets": list(self.own), "means": means, "stds": stds}
-        return {**state, "trailing": isinstance(self, TrailingScaler)}
+        return {**state, "trailing": self.kind == "trailing"}
 
 
 class TrailingScaler(AssetScaler):
@@ -178,6 +183,8 @@ class TrailingScaler(AssetScaler):
         std: as for `AssetScaler`.
         own: as for `AssetScaler`.
     """
+
+    kind = "trailing"
 
     def of_rows(self, names: Sequence[str], asset: np.ndarray, moving: Tensor | None) -> Scaler:
         """Return the scale of some rows; see `Scaler.of_rows`."""
