@@ -208,3 +208,22 @@ class StepwiseSeq2Seq(nn.Module):
             hidden, (h, c) = self.decoder(inputs, (h, c))
             outputs.append(self.linear(hidden))
         return torch.cat(outputs, dim=1)
+
+
+def cloze(model: nn.Module, windows: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and log scale of each present bar, from the bars before it and those after it, each side read anew."""
+    B, T, F = windows.shape
+    mean, log_scale = windows.new_zeros(B, T, F), windows.new_zeros(B, T, F)
+    for b in range(B):
+        bars = torch.arange(T) if mask is None else mask[b].nonzero().squeeze(1)
+        own = windows[b, bars]
+        for n, t in enumerate(bars.tolist()):
+            states = []
+            for lstm, side in (
+                (model.before, own[: max(0, n - model.margin)]),
+                (model.after, own[n + 1 + model.margin :].flip(0)),
+            ):
+                h = windows.new_zeros(lstm.hidden_size) if not len(side) else lstm(side.unsqueeze(0))[0][0, -1]
+                states.append(h)
+            mean[b, t], log_scale[b, t] = model.read_out(torch.cat(states)).chunk(2)
+    return mean, log_scale

@@ -1,4 +1,4 @@
-"""The model: an encoder, a bridge, a decoder, and the autoencoder that joins them.
+"""The model: an encoder, a bridge, a decoder, and the autoencoder that joins them; and the cloze beside it.
 
 This package imports torch, `refold.bounds` and `refold.errors` alone, so it works in any training loop.
 
@@ -11,6 +11,7 @@ from refold.models.assemble import build
 from refold.models.autoencoder import Autoencoder
 from refold.models.bridge import Bridge, LatentBridge, StatesBridge
 from refold.models.closed_loop import Feeding
+from refold.models.cloze import Cloze
 from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder, RepeatDecoder
 from refold.models.encoder import LSTMEncoder
 from refold.models.linear import LinearPath
@@ -20,6 +21,7 @@ __all__ = [
     "Autoencoder",
     "AutoregressiveDecoder",
     "Bridge",
+    "Cloze",
     "ConditionalDecoder",
     "Feeding",
     "LSTMEncoder",
