@@ -175,7 +175,9 @@ def graph_of(*overrides: str, columns: int | None = None):
     return run, trace(run)
 
 
-@pytest.mark.parametrize("score", ["squared_error", "absolute_error", "mahalanobis", "gauss_s", "latent_knn"])
+@pytest.mark.parametrize(
+    "score", ["squared_error", "absolute_error", "mahalanobis", "student", "gauss_s", "latent_knn"]
+)
 def test_every_score_of_lone_windows_is_exported(score):
     run, program = graph_of(f"score={score}")
     agree(run, program.module())

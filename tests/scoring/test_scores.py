@@ -16,6 +16,7 @@ from refold.scoring.scores import (
     LatentNeighbours,
     Mahalanobis,
     SquaredError,
+    StudentScore,
 )
 
 FLOOR = 1e-6
@@ -27,6 +28,7 @@ MAKERS = {
     "gauss_d": lambda: GaussDynamic(memory=5, floor=FLOOR),
     "gauss_d_k": lambda: GaussDynamicKernel(memory=5, floor=FLOOR, width=1.0, centred=False),
     "gauss_d_k centred": lambda: GaussDynamicKernel(memory=5, floor=FLOOR, width=1.0, centred=True),
+    "student": StudentScore,
     "latent_knn": lambda: LatentNeighbours(neighbours=2, references=50),
 }
 
@@ -115,6 +117,38 @@ def test_gauss_d_k_is_gauss_d_convolved():
             weights = np.array([math.exp(-0.5 * lag**2) for lag in lags])
             expected = sum(w * plain[bar - lag] for w, lag in zip(weights, lags, strict=True)) / weights.sum()
             np.testing.assert_allclose(found[bar], expected, rtol=1e-9)
+
+
+def test_student_finds_the_tails_and_the_directions_that_rows_were_drawn_from():
+    from scipy.stats import t as student
+
+    generator = np.random.default_rng(0)
+    turn = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    axes = np.stack([generator.standard_t(n, 20_000) * s for n, s in ((3, 5.0), (8, 1.0), (30, 0.2))], axis=1)
+    rows = torch.from_numpy(axes @ turn.T + [1.0, 2.0, 3.0])
+    score = StudentScore()
+    score.fit(rows)
+    new = rows[:200]
+    surprises = [
+        -student.logpdf(axes[:200, k], n, 0, s) + student.logpdf(0, n, 0, s)
+        for k, (n, s) in enumerate(((3, 5.0), (8, 1.0), (30, 0.2)))
+    ]
+    found = score.contributions(new, one_asset(200)).sum(dim=1).numpy()
+    assert np.abs(found - np.sum(surprises, axis=0)).max() < 0.15 * found.max()
+    assert np.corrcoef(found, np.sum(surprises, axis=0))[0, 1] > 0.999
+    assert sorted(score.tails.degrees.tolist())[0] == 3.0
+
+
+def test_student_is_not_moved_by_a_feature_that_follows_from_others_or_never_errs():
+    rows = errors(300)
+    rows = torch.cat([rows, rows[:, :1] + rows[:, 1:2], torch.zeros(300, 1, dtype=torch.float64)], dim=1)
+    score = StudentScore()
+    score.fit(rows)
+    found = score.contributions(rows, one_asset(300))
+    assert torch.isfinite(found).all()
+    same = StudentScore()
+    same.fit(rows[:, :3])
+    assert found.sum(dim=1).max() < 3 * same.contributions(rows[:, :3], one_asset(300)).sum(dim=1).max()
 
 
 def test_latent_neighbours_are_the_nearest_training_codes():

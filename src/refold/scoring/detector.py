@@ -129,6 +129,8 @@ class Detector:
         score = self.score_function
         if score.reads_codes:
             score.fit_codes(self.measurer.codes(*train))
+        if score.reads_windows:
+            score.fit_windows(Windows(*train, window_size=self.recipe.window_size, stride=1))
         values = self._bars(*(train if score.fitted_on == "train" else val))[0]
         kept = values[~values.isnan().any(dim=1)].double()
         if not len(kept):

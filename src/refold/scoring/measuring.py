@@ -219,7 +219,7 @@ class Measurer:
         truth, codes, reconstruction = self.reconstruct(windows, number, mask)
         if watch is not None:
             watch(windows, number, truth, codes, reconstruction)
-        values = self.score.measure(truth, reconstruction, codes)
+        values = self.score.measure(truth, reconstruction, codes, None if mask is None else mask.to(truth.device))
         if windows.series.relative:  # to another bar in each window: back to levels, which can be aligned
             reconstruction = reconstruction.clone()
         for column in windows.series.relative:

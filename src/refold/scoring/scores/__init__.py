@@ -1,13 +1,16 @@
 """Scores: one number for each bar and its reconstruction, larger = stranger. One class and one YAML each."""
 
 from refold.scoring.scores.base import Score
+from refold.scoring.scores.cloze import ClozeScore
 from refold.scoring.scores.gauss import GaussDynamic, GaussDynamicKernel, GaussStatic
 from refold.scoring.scores.latent import LatentNeighbours
 from refold.scoring.scores.mahalanobis import Mahalanobis
 from refold.scoring.scores.plain_errors import AbsoluteError, SquaredError
+from refold.scoring.scores.student import StudentScore
 
 __all__ = [
     "AbsoluteError",
+    "ClozeScore",
     "GaussDynamic",
     "GaussDynamicKernel",
     "GaussStatic",
@@ -15,4 +18,5 @@ __all__ = [
     "Mahalanobis",
     "Score",
     "SquaredError",
+    "StudentScore",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refold.data import Windows
 from refold.scoring.fitted import Fitted
 
 
@@ -24,6 +25,7 @@ class Score(Fitted, ABC):
     Attributes:
         fitted_on: the part whose rows `fit` gets.
         reads_codes: `fit_codes` has something to learn.
+        reads_windows: `fit_windows` has something to learn.
         names_features: the C values belong to the F features.
         before: rows of an asset before a row that its contributions depend on.
         after: rows of an asset after a row that its contributions depend on.
@@ -32,17 +34,19 @@ class Score(Fitted, ABC):
     role = "score"
     fitted_on: ClassVar[Literal["train", "val"]] = "val"
     reads_codes: ClassVar[bool] = False
+    reads_windows: ClassVar[bool] = False
     names_features: ClassVar[bool] = True
     before: int = 0
     after: int = 0
 
-    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor) -> Tensor:
+    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         """Measure each bar of some windows; by default its absolute errors.
 
         Args:
             windows: (B, T, F), scaled.
             reconstruction: (B, T, F), scaled.
             codes: (B, Z).
+            mask: (B, T) bool, True at bars that may be looked at; None: all. What is measured at others is not used.
 
         Returns:
             (B, T, C), C = F by default.
@@ -54,6 +58,13 @@ class Score(Fitted, ABC):
 
         Args:
             codes: (n, Z).
+        """
+
+    def fit_windows(self, windows: Windows) -> None:
+        """Learn from the training windows, before anything is measured.
+
+        Args:
+            windows: all of the training part.
         """
 
     def fit(self, values: Tensor) -> None:

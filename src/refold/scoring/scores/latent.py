@@ -37,7 +37,7 @@ class LatentNeighbours(Score):
         chosen = torch.linspace(0, len(codes) - 1, min(len(codes), self.references)).long()
         self.reference = codes[chosen] / self.deviation
 
-    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor) -> Tensor:
+    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         reference = self.reference.to(codes.device)
         distances = torch.cdist(codes / self.deviation.to(codes.device), reference)
         nearest = distances.topk(min(self.neighbours, len(reference)), dim=1, largest=False).values.mean(dim=1)

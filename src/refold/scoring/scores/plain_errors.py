@@ -14,7 +14,7 @@ class SquaredError(Score):
     def __init__(self) -> None:
         pass
 
-    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor) -> Tensor:
+    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         return (windows - reconstruction).square()
 
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
