@@ -69,6 +69,15 @@ def mistakes(*overrides: str) -> str:
         (["encoder.hidden_size=1000000"], "encoder.hidden_size is 1000000; training the model takes"),
         (["decoder.hidden_size=1000000000000"], "more memory than can be counted"),
         (["trainer.devices=100000", "trainer.accelerator=cpu"], "trainer.devices is 100000; this machine has"),
+        (["predictor=repeat", "predictor.horizon=0"], "predictor.horizon is 0; it must be at least 1"),
+        (["predictor=repeat", "predictor.horizon=2.5"], "predictor.horizon is 2.5; it must be a valid integer"),
+        (["predictor=repeat", "predictor.weight=0"], "predictor.weight is 0; it must be greater than 0"),
+        (["predictor=repeat", "~predictor.weight"], "predictor.weight is missing; a run with a predictor needs it"),
+        (["predictor=repeat", "+predictor.horizn=3"], "predictor.horizn: there is no such key; did you mean horizon?"),
+        (["predictor=repeat", "+predictor.decoder.reverse=true"],
+         "predictor.decoder.reverse: RepeatDecoder has no such setting: the bars after a window are predicted from"),
+        (["predictor=repeat", "predictor.decoder.dropout=0.1"], "predictor.decoder.dropout is 0.1; it must be 0 with"),
+        (["predictor=conditional", "predictor.decoder.start_token=zero"], "did you mean zeros?"),
         (["logger.mode=of"], "logger.mode is 'of'; it must be one of auto, online, offline"),
     ],
 )  # fmt: skip
@@ -96,6 +105,7 @@ def test_the_default_configuration_is_right():
 def test_a_setting_without_effect_is_said():
     (warning,) = check(compose_run(["decoder=repeat", "teacher_forcing=linear"], definite=False))
     assert warning.startswith("teacher_forcing has no effect")
+    assert check(compose_run(["predictor=conditional", "teacher_forcing=linear"], definite=False)) == []
 
 
 def test_an_interpolation_that_leads_nowhere_is_named():
@@ -123,6 +133,12 @@ def test_an_interpolation_that_leads_nowhere_is_named():
             "seed=0,1: these are several values; with -m they are a sweep, in brackets a list, 'seed=[0,1]'",
         ),
         (["optimizer.learning_rte=1"], "optimizer.learning_rte: there is no such key"),
+        (["predictor=repet"], "predictor=repet: there is no such option; did you mean repeat?"),
+        (["predictor.horizon=3"], "predictor.horizon: there is no such key: predictor=none has no settings; choose"),
+        (
+            ["predictor=repeat", "predictor.decoder.reverse=true"],
+            "predictor.decoder.reverse: there is no such key: the bars after a window are predicted from the first",
+        ),
         (["trainer.max_epoch=1"], "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?"),
     ],
 )

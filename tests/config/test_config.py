@@ -19,9 +19,9 @@ from refold.training.loggers import finish_loggers
 
 GROUPS = (
     "bridge", "data", "data/split", "decoder", "encoder", "experiment", "layers", "logger", "loss", "lr_schedule",
-    "optimizer", "score", "teacher_forcing", "threshold", "trainer",
+    "optimizer", "predictor", "score", "teacher_forcing", "threshold", "trainer",
 )  # fmt: skip
-NO_CHOICE = ("data/base", "teacher_forcing/base", "sweep")
+NO_CHOICE = ("data/base", "predictor/base", "teacher_forcing/base", "sweep")
 """Folders of settings that options share, and of files for other programs."""
 
 OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -62,6 +64,28 @@ def test_mask_moves_with_the_windows():
         [True, False, True, True],
         [False] + 3 * [True],
     ]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_bars_after_a_window_lie_in_its_segment(stride):
+    present = torch.arange(40) % 7 != 0
+    segments = [(0, 11), (14, 6), (25, 15)]
+    windows = Windows(series(present=present), np.array(segments), window_size=5, stride=stride, horizon=2)
+    index = np.arange(len(windows))
+    expected = plain(windows.series.values, segments, 7, stride)
+    bars, mask = windows.ahead(index)
+    assert torch.equal(torch.cat([windows.gather(index), bars], dim=1), torch.stack(expected))
+    assert torch.equal(torch.cat([windows.mask(index), mask], dim=1), torch.stack(plain(present, segments, 7, stride)))
+    shorter = windows.shortened(1, 3)
+    assert torch.equal(shorter.ahead(index)[0], torch.stack(expected)[:, 4:6])
+
+
+def test_a_relative_bar_after_a_window_counts_from_the_first_bar_of_the_window():
+    whole = replace(series(), relative=(1,))
+    windows = Windows(whole, np.array([[0, 20]]), window_size=5, stride=1, horizon=3)
+    index = np.arange(len(windows))
+    longer = Windows(whole, np.array([[0, 20]]), window_size=8, stride=1)
+    assert torch.equal(windows.ahead(index)[0], longer.gather(index)[:, 5:])
 
 
 @pytest.mark.parametrize("number", [-1, 2])

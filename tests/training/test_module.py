@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from refold import models
 from refold.config import build as config
 from refold.data import Batch
+from refold.data.windows.views import Ahead
 from refold.training.losses import SquaredErrorLoss
 from refold.training.lr_schedule import ConstantRate
 from refold.training.module import AutoencoderModule, as_batch
@@ -70,10 +71,10 @@ PLAIN = {
 WINDOWS = torch.randn(24, 6, 2, generator=torch.Generator().manual_seed(0))
 
 
-def plain_module() -> AutoencoderModule:
+def plain_module(**others) -> AutoencoderModule:
     torch.manual_seed(0)
     return AutoencoderModule(
-        models.build(2, decoder="autoregressive", hidden_size=4, latent_dim=3),
+        models.build(2, decoder="autoregressive", hidden_size=4, latent_dim=3, **others),
         num_features=2,
         loss=SquaredErrorLoss(),
         teacher_forcing=TeacherForcing(
@@ -120,6 +121,59 @@ def test_batches_of_a_plain_loader_train_as_ours_do(form):
 def test_batches_of_another_form_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         as_batch(given)
+
+
+def test_the_last_bars_of_a_plain_batch_are_those_to_predict():
+    """Trained and measured as our own batches are, which hold them apart."""
+    module, trainer = plain_module(predictor="conditional", horizon=2), L.Trainer(**PLAIN, max_epochs=1)
+    present = torch.ones(24, 6, dtype=torch.bool)
+    present[:, :2] = False  # padded at the beginning
+    whole = DataLoader(TensorDataset(WINDOWS, present), batch_size=8)
+    ahead = Ahead(WINDOWS[:, 4:], None, 1.0)
+    apart = DataLoader([Batch(WINDOWS[:, 2:4], None, torch.arange(24), 1.0, ahead)], batch_size=None)
+    found, expected = (trainer.test(module, loader, verbose=False)[0] for loader in (whole, apart))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert {"test/reconstruction_mse", "test/prediction_mse", "test/prediction_r2_2"} <= set(found)
+    with torch.no_grad():
+        model = module.eval().autoencoder
+        made = model.predict(model.encode(WINDOWS[:, 2:4]))
+    assert found["test/prediction_mse"] == pytest.approx((made - WINDOWS[:, 4:]).square().mean().item(), rel=1e-5)
+    trainer = L.Trainer(**PLAIN, max_epochs=1, log_every_n_steps=1)
+    trainer.fit(module.train(), whole, whole)
+    assert trainer.callback_metrics["train/prediction_loss"] > 0
+
+
+def test_the_loss_is_the_sum_of_both_and_the_coins_are_drawn_apart(monkeypatch):
+    module = plain_module(predictor="autoregressive", horizon=2)
+    module.prediction_weight = 3.0
+    monkeypatch.setattr(AutoencoderModule, "global_step", 7)
+    monkeypatch.setattr(AutoencoderModule, "_logs_this_step", False)
+    model, forcing = module.autoencoder.eval(), module.teacher_forcing
+    windows, bars = WINDOWS[:, :4], WINDOWS[:, 4:]
+    with torch.no_grad():
+        loss = module.training_step(WINDOWS, 0)
+        first = forcing.feeding(7, batch_size=24, window_size=4)
+        second = forcing.feeding(7, batch_size=24, window_size=2, purpose="coins of prediction")
+        parts = model(windows, None, first) - windows, model.predict(model.encode(windows), bars, second) - bars
+    wanted = sum(weight * part.square().mean().item() for weight, part in zip((1, 3), parts, strict=True))
+    assert loss.item() == pytest.approx(wanted)
+    sizes = {"batch_size": 24, "window_size": 40}
+    draws = [forcing.feeding(n, **sizes, purpose=one).coins for n in range(5) for one in ("coins", "x")]
+    assert len({tuple(coins.tolist()) for coins in draws}) == 10
+
+
+@pytest.mark.parametrize(
+    ("bars", "message"),
+    [
+        (slice(4, 6), r"windows have 2 bars; they must have more than predictor\.horizon = 2"),
+        (slice(0, 6), r"window 3 of the batch lacks its last 2 bars, which predictor\.horizon .* at their beginning"),
+    ],
+)
+def test_windows_that_lack_the_bars_to_predict_are_refused(bars, message):
+    present = torch.ones(24, 6, dtype=torch.bool)
+    present[3, 4:] = False
+    with pytest.raises(ValueError, match=message):
+        as_batch([WINDOWS[:, bars], present[:, bars]], 2)
 
 
 def test_windows_with_targets_are_refused_where_the_mask_should_be():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from refold.training.reconstruction_metrics import ReconstructionError
+from refold.training.reconstruction_metrics import PredictionError, ReconstructionError
 
 
 def test_it_equals_the_plain_formulas_over_uneven_batches():
@@ -36,3 +36,21 @@ def test_predicting_the_mean_of_what_was_seen_scores_zero():
     error = ReconstructionError(2)
     error.update(windows.mean(dim=(0, 1)).expand_as(windows), windows, None)
     assert error.compute()["r2"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_predictions_are_measured_step_by_step_and_together():
+    torch.manual_seed(0)
+    bars, made = torch.randn(13, 3, 2) + 5, torch.randn(13, 3, 2) + 5
+    mask = torch.rand(13, 3) < 0.7
+    error = PredictionError(2, 3)
+    for part in (slice(0, 8), slice(8, 13)):
+        error.update(made[part], bars[part], mask[part])
+    found = error.compute()
+    assert list(found) == ["prediction_mse", "prediction_r2", "prediction_r2_1", "prediction_r2_2", "prediction_r2_3"]
+    assert found["prediction_mse"].item() == pytest.approx((made - bars)[mask].square().mean().item(), rel=1e-6)
+    for place in range(3):
+        there, own = bars[mask[:, place], place], made[mask[:, place], place]
+        r2 = 1 - ((own - there).square().sum() / (there - there.mean(dim=0)).square().sum()).item()
+        assert found[f"prediction_r2_{place + 1}"].item() == pytest.approx(r2, rel=1e-5)
+    error.reset()
+    assert error.together.bars == error.steps[0].bars == 0

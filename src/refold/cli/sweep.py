@@ -95,7 +95,7 @@ def settings_digest(cfg: DictConfig) -> str | None:
     if data is None:
         return None
     settings = {name: section for name, section in to_plain(cfg).items() if name not in _NOT_OF_THE_RESULT}
-    if not is_fed_bars(settings["decoder"]):
+    if not is_fed_bars(settings):
         del settings["teacher_forcing"]
     text = json.dumps([refold.__version__, settings, data], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

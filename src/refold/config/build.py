@@ -73,7 +73,12 @@ def build_data(cfg: DictConfig) -> "WindowDataModule":
         ConfigError: a setting is refused, or a password that reading needs was kept out of the run directory.
     """
     _refuse_withheld_source(cfg)
-    return _instantiate(cfg, "data")
+    return _instantiate(cfg, "data", horizon=horizon_of(cfg))
+
+
+def horizon_of(cfg: DictConfig) -> int:
+    """Return the bars after a window that a configuration asks to predict; 0 without a predictor."""
+    return cfg.predictor.horizon if cfg.get("predictor") else 0
 
 
 def build_source(cfg: DictConfig) -> "Source":
@@ -116,11 +121,12 @@ def build_recipe(cfg: DictConfig, entries: "Sequence[Entry] | None" = None) -> "
         overnight=data.overnight,
         scale=data.scale,
         scale_lookback=data.scale_lookback,
+        horizon=horizon_of(cfg),
     )
 
 
 def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
-    """Build encoder, bridge and decoder with fresh weights from torch's global generator.
+    """Build encoder, bridge and decoders with fresh weights from torch's global generator.
 
     Args:
         cfg: the configuration.
@@ -136,7 +142,12 @@ def build_autoencoder(cfg: DictConfig, num_features: int) -> "Autoencoder":
     if bridge.with_linear_path:
         window_size = cfg.data.window_size
         linear = LinearPath(window_size=window_size, num_features=num_features, code_size=bridge.code_size)
-    return Autoencoder(encoder, bridge, decoder, linear)
+    if not horizon_of(cfg):
+        return Autoencoder(encoder, bridge, decoder, linear)
+    # it starts from the state that the bridge makes for the first decoder, so it has its sizes
+    sizes |= {"num_layers": cfg.decoder.num_layers, "hidden_size": cfg.decoder.hidden_size, "reverse": False}
+    predictor = _instantiate(cfg, "predictor.decoder", **sizes)
+    return Autoencoder(encoder, bridge, decoder, linear, predictor, horizon_of(cfg))
 
 
 def build_bridge(cfg: DictConfig) -> Any:
@@ -248,6 +259,7 @@ def build_module(cfg: DictConfig, num_features: int, parts: Parts | None = None)
         optimizer=parts.optimizer,
         lr_schedule=_instantiate(cfg, "lr_schedule"),
         seed=cfg.seed,
+        **({"prediction_weight": cfg.predictor.weight} if horizon_of(cfg) else {}),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from refold.bounds import within
+from refold.bounds import at_least, more_than, within
 from refold.config.build import Parts
 from refold.config.memory import refuse_too_large
 from refold.config.mistakes import nearest, value_mistakes
@@ -29,6 +29,8 @@ GIVEN_AT_BUILD = {
     "encoder": {"input_size"},
     "bridge": {"encoder_num_layers", "encoder_state_size", "decoder_num_layers", "decoder_hidden_size"},
     "decoder": {"output_size", "conditioning_size"},
+    "data": {"horizon"},
+    "predictor.decoder": {"output_size", "conditioning_size", "num_layers", "hidden_size", "reverse"},
     "optimizer": {"params"},
     "checkpoint": {"run_dir"},
     "trainer": {"logger", "callbacks", "plugins"},
@@ -36,7 +38,31 @@ GIVEN_AT_BUILD = {
 }
 """Arguments that no YAML can give: they follow from the data, from other parts, or from the run."""
 
-SECTIONS = ("data", "layers", "encoder", "bridge", "decoder", "teacher_forcing", "optimizer", "lr_schedule", "loss")
+PREDICTOR: dict[str, Any] = {
+    "horizon": Annotated[int, at_least(1)],
+    "weight": Annotated[float, more_than(0)],
+    "decoder": dict[str, Any],
+}
+"""Keys of a predictor, and their bounds."""
+
+NO_SUCH_KEY = {
+    "predictor.decoder.reverse": ": the bars after a window are predicted from the first to the last",
+    "predictor": ": predictor=none has no settings; choose predictor=repeat, autoregressive or conditional",
+}
+"""Key, or section, of settings that one might expect -> why there are none."""
+
+SECTIONS = (
+    "data",
+    "layers",
+    "encoder",
+    "bridge",
+    "decoder",
+    "predictor",
+    "teacher_forcing",
+    "optimizer",
+    "lr_schedule",
+    "loss",
+)
 SECTIONS += ("score", "threshold", "alignment", "evaluation")
 SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "trust", "run", "sweep")
 SWEEP = ("skip_finished", "stop_on_failure")
@@ -69,6 +95,7 @@ def check(cfg: DictConfig, parts: Parts | None = None) -> list[str]:
             mistakes += value_mistakes(f"sweep.{name}", bool, plain.get("sweep", {}).get(name))
         if "alignment" in plain:
             mistakes += _alignment_mistakes(plain["alignment"])
+        mistakes += _predictor_mistakes(plain.get("predictor"))
         for section, node in plain.items():
             mistakes += _node_mistakes(node, section)
     if not mistakes:
@@ -117,6 +144,25 @@ def _alignment_mistakes(value: Any) -> Iterator[str]:
     from refold.scoring.alignment import Alignment
 
     yield from value_mistakes("alignment", Alignment, value)
+
+
+def _predictor_mistakes(predictor: Any) -> Iterator[str]:
+    """Yield the mistakes of `predictor` itself, which is null without one; its decoder is a part like the others."""
+    if predictor is None:
+        return
+    if not isinstance(predictor, dict):
+        yield f"predictor is {predictor!r}; it must be one of none, repeat, autoregressive, conditional"
+        return
+    yield from (
+        f"predictor.{key}: there is no such key{nearest(key, set(PREDICTOR))}"
+        for key in predictor
+        if key not in PREDICTOR
+    )
+    for key, hint in PREDICTOR.items():
+        if key in predictor:
+            yield from value_mistakes(f"predictor.{key}", hint, predictor[key])
+        else:
+            yield f"predictor.{key} is missing; a run with a predictor needs it"
 
 
 def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
@@ -177,7 +223,8 @@ def _node_mistakes(node: Any, path: str) -> Iterator[str]:
     names = set(signature.parameters) - at_build
     for key in given:
         if key not in names and not accepts_any:
-            yield f"{path}.{key}: {target.__name__} has no such setting{nearest(key, names)}"
+            why = NO_SUCH_KEY.get(f"{path}.{key}", nearest(key, names))
+            yield f"{path}.{key}: {target.__name__} has no such setting{why}"
     for name, parameter in signature.parameters.items():
         optional = parameter.default is not parameter.empty or parameter.kind in (
             parameter.VAR_POSITIONAL,
@@ -236,6 +283,9 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any], parts: Parts) -> Iter
         if plain[part].get("dropout") and plain[part].get("num_layers") == 1:
             dropout = plain[part]["dropout"]
             yield f"{part}.dropout is {dropout}; it must be 0 with {part}.num_layers = 1: it acts between layers"
+    dropout = plain["predictor"] and plain["predictor"]["decoder"].get("dropout")
+    if dropout and plain["decoder"].get("num_layers") == 1:
+        yield f"predictor.decoder.dropout is {dropout}; it must be 0 with decoder.num_layers = 1"
     try:
         if too_large := refuse_too_large(cfg):
             yield too_large
@@ -274,19 +324,24 @@ def _trainer_mistakes(trainer: dict[str, Any]) -> Iterator[str]:
         yield str(error)
 
 
-def is_fed_bars(decoder: dict[str, Any]) -> bool:
-    """Check whether teacher forcing makes a difference to a decoder.
+def is_fed_bars(plain: dict[str, Any]) -> bool:
+    """Check whether teacher forcing makes a difference to the decoder or to the predictor.
 
     Args:
-        decoder: its section of the configuration.
+        plain: the configuration.
     """
-    return getattr(locate(decoder["_target_"], "decoder._target_"), "fed_bars", True)
+    decoders = {"decoder": plain["decoder"], "predictor.decoder": (plain.get("predictor") or {}).get("decoder")}
+    return any(
+        getattr(locate(decoder["_target_"], f"{path}._target_"), "fed_bars", True)
+        for path, decoder in decoders.items()
+        if decoder
+    )
 
 
 def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
     """Yield warnings of settings that the chosen parts do not use."""
     schedule = plain["teacher_forcing"]["schedule"]["_target_"].rpartition(".")[2]
-    if not is_fed_bars(plain["decoder"]) and schedule != "FreeRunning":
+    if not is_fed_bars(plain) and schedule != "FreeRunning":
         yield (
             "teacher_forcing has no effect: this decoder is never fed a bar; decoder=autoregressive and "
             "decoder=conditional are"
@@ -329,7 +384,8 @@ def explain(error: Exception, conf: Path) -> str | None:
         key, known = found.group(1), _known_keys(conf)
         if key in known:
             return f"{key}: it has no options to choose from; set its keys: python train.py --cfg job shows them"
-        return f"{key}: there is no such key{nearest(key, known)}"
+        why = NO_SUCH_KEY.get(key) or NO_SUCH_KEY.get(key.partition(".")[0], nearest(key, known))
+        return f"{key}: there is no such key{why}"
     if found := re.search(r"Ambiguous value for argument '(\S+?)=(.*)'", text):
         key, value = found.groups()
         if (conf / key).is_dir():

@@ -55,6 +55,8 @@ class WindowDataModule(LightningDataModule):
         device: "cpu" keeps the series in main memory, "auto" copies it to the trainer's GPU if it takes at most a
             quarter of the free memory there.
         seed: of the training order, at least 0.
+        horizon: P, bars after each window that a predictor learns to predict, at least 0. Windows, parts and the bars
+            dropped between parts make room for them.
         path: ignored; configurations name it once for the source, which has it already.
         uri: ignored, as path.
 
@@ -89,6 +91,7 @@ class WindowDataModule(LightningDataModule):
         cache: str | None,
         device: Literal["auto", "cpu"],
         seed: Annotated[int, at_least(0)],
+        horizon: Annotated[int, at_least(0)] = 0,
         path: str | None = None,
         uri: str | None = None,
     ) -> None:
@@ -117,8 +120,9 @@ class WindowDataModule(LightningDataModule):
         if checks.kind == "prices" and entries is not None:
             _refuse_shuffled(entries, shuffle_bars)
         self.recipe = Recipe(
-            entries, layout, min_assets, window_size, max_masked, split, fold, checks, overnight, scale, scale_lookback
-        )
+            entries, layout, min_assets, window_size, max_masked, split, fold, checks, overnight, scale, scale_lookback,
+            horizon,
+        )  # fmt: skip
         self._asked = self.recipe
         self.window_size = window_size
         self.shortest_window = shortest_window
@@ -180,7 +184,7 @@ class WindowDataModule(LightningDataModule):
 
     @property
     def gap_bars(self) -> int:
-        """Count the bars that each asset loses between parts: (window_size - 1) + (look-back - 1) + embargo."""
+        """Count the bars that each asset loses between parts: (T - 1) + P + (look-back - 1) + embargo."""
         return self._ready().gap_bars
 
     @property
@@ -203,9 +207,10 @@ class WindowDataModule(LightningDataModule):
         """Describe source, bars, features, findings, parts and windows in a few lines."""
         prepared = self._ready()
         windows = ", ".join(f"{part} {len(self._windows[part]):,}" for part in PARTS)
+        ahead = f" with the {self.recipe.horizon} after each" if self.recipe.horizon else ""
         return (
             f"{self.source} (data {prepared.fingerprint}): {prepared.summary}\n"
-            f"windows of {self.window_size} bars: {windows}"
+            f"windows of {self.window_size} bars{ahead}: {windows}"
         )
 
     def prepare_data(self) -> None:
@@ -241,7 +246,13 @@ class WindowDataModule(LightningDataModule):
         self._prepared = prepared
         self.scaler = prepared.scaler
         self._windows = {
-            part: Windows(prepared.series, prepared.segments[part], window_size=self.window_size, stride=self.stride)
+            part: Windows(
+                prepared.series,
+                prepared.segments[part],
+                window_size=self.window_size,
+                stride=self.stride,
+                horizon=self.recipe.horizon,
+            )
             for part in PARTS
         }
 

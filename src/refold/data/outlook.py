@@ -118,21 +118,21 @@ def covers_parts(table: FeatureTable, recipe: Recipe) -> bool:
         recipe: as it would train.
     """
     starts = np.flatnonzero(np.diff(table.rows.asset, prepend=-1))
-    return covers(_segments(table, recipe, recipe.window_size), starts, recipe.window_size)
+    return covers(_segments(table, recipe, recipe.window_size), starts, recipe.span)
 
 
 def _segments(table: FeatureTable, recipe: Recipe, size: int) -> dict[Part, np.ndarray]:
     """Find the unbroken runs of each part for windows of a size."""
     rows = table.rows
-    gap = (size - 1) + (table.lookback - 1) + recipe.split.embargo
+    gap = (size + recipe.horizon - 1) + (table.lookback - 1) + recipe.split.embargo
     intervals = divide(recipe.split, recipe.fold, table.checked.calendar, table.checked.occurs)
     return rows.segments(rows.usable(min(recipe.max_masked, size - 1)), intervals, gap)
 
 
 def _count_windows(table: FeatureTable, recipe: Recipe, size: int, stride: int) -> tuple[dict[str, int], np.ndarray]:
     """Count the windows of a size in each part, and return the rows that the scale would be fitted to."""
-    segments = _segments(table, recipe, size)
-    counts = {part: int(np.maximum(0, (segments[part][:, 1] - size) // stride + 1).sum()) for part in PARTS}
+    segments, span = _segments(table, recipe, size), size + recipe.horizon
+    counts = {part: int(np.maximum(0, (segments[part][:, 1] - span) // stride + 1).sum()) for part in PARTS}
     train = rows_of({"train": segments["train"]})
     return counts, train[table.rows.present[train]]
 

@@ -198,11 +198,11 @@ class _Assembly:
         """Add the features of a table to the arrays, the parts and the scale."""
         recipe, rows, calendar = self.recipe, table.rows, table.checked.calendar
         self.table = table
-        self.gap = (recipe.window_size - 1) + (table.lookback - 1) + recipe.split.embargo
+        self.gap = (recipe.span - 1) + (table.lookback - 1) + recipe.split.embargo
         self.intervals = divide(recipe.split, recipe.fold, calendar, table.checked.occurs)
         usable = rows.usable(recipe.max_masked)
         segments = rows.segments(usable, self.intervals, self.gap)
-        lost = count_lost(table, usable, self.intervals, self.gap, recipe.window_size)
+        lost = count_lost(table, usable, self.intervals, self.gap, recipe.span)
         self.lost = {name: count + lost[name] for name, count in self.lost.items()}
         anywhere = rows.segments(usable, [Interval("train", 0, len(calendar))], gap=0)["train"]
         self.longest = max(self.longest, int(anywhere[:, 1].max(initial=0)))
@@ -226,7 +226,7 @@ class _Assembly:
     def covers(self) -> bool:
         """Test whether each part has windows of most assets."""
         segments: dict[Part, np.ndarray] = {part: np.concatenate(runs) for part, runs in self.segments.items()}
-        return covers(segments, np.concatenate(self.starts), self.recipe.window_size)
+        return covers(segments, np.concatenate(self.starts), self.recipe.span)
 
     def discard(self) -> None:
         """Free the memory of the arrays, or delete their files."""
@@ -287,21 +287,24 @@ class _Assembly:
 
     def _refuse_empty(self, segments: dict[Part, np.ndarray]) -> None:
         """Raise a DataError if the window is longer than the longest run of bars, or a part holds no window."""
-        T = self.recipe.window_size
-        if self.longest < T:
-            remedy = f"choose data.window_size at most {self.longest}, " if self.longest else ""
+        recipe, span = self.recipe, self.recipe.span
+        asked = f"data.window_size is {recipe.window_size}"
+        asked += f" and predictor.horizon {recipe.horizon}, together {span}" if recipe.horizon else ""
+        if self.longest < span:
+            fits = self.longest - recipe.horizon
+            remedy = f"choose data.window_size at most {fits}, " if fits > 0 else ""
             raise DataError(
-                f"data.window_size is {T}; the longest run of bars without a hole, after the look-back of the "
+                f"{asked}; the longest run of bars without a hole, after the look-back of the "
                 f"features, is {self.longest}: {remedy}choose features with a shorter look-back, or bring more bars"
             )
         for part in PARTS:
             longest = int(segments[part][:, 1].max(initial=0))
-            if longest < T:
+            if longest < span:
                 fitting = self._fitting_window()
                 remedy = f"data.window_size={fitting} leaves windows for all parts; or " if fitting else ""
                 raise DataError(
                     f"data.split leaves no windows for {part}: its longest run has {longest} bars, after the "
-                    f"{self.gap} that are dropped between parts, and data.window_size is {T}; {remedy}give {part} a "
+                    f"{self.gap} that are dropped between parts, and {asked}; {remedy}give {part} a "
                     f"larger part in data.split, or bring more bars"
                 )
 
@@ -312,7 +315,7 @@ class _Assembly:
         def shortest_part(T: int) -> int:
             usable = rows.usable(min(recipe.max_masked, T - 1))
             segments = rows.segments(usable, self.intervals, T - 1 + dropped)
-            return min(int(segments[part][:, 1].max(initial=0)) for part in PARTS)
+            return min(int(segments[part][:, 1].max(initial=0)) for part in PARTS) - recipe.horizon
 
         for needed in (lambda T: 2 * T - 1, lambda T: T):
             fits, beyond = 0, recipe.window_size

@@ -34,6 +34,7 @@ class Recipe:
         scale: "pooled" scales all assets by the training rows of all, "per_asset" each by its own, "trailing" each
             value by the bars before it. None means that it is chosen from the number of assets and bars.
         scale_lookback: number of those bars, at least 2.
+        horizon: bars after each window that belong to it, because they are predicted, at least 0.
     """
 
     entries: tuple[Entry, ...] | None
@@ -47,6 +48,12 @@ class Recipe:
     overnight: Overnight
     scale: Scale | None
     scale_lookback: int
+    horizon: int = 0
+
+    @property
+    def span(self) -> int:
+        """Bars of a window and of the horizon after it."""
+        return self.window_size + self.horizon
 
     @property
     def scale_bars(self) -> int:

@@ -61,9 +61,9 @@ def find_unfinished_schedule(module: AutoencoderModule, steps: int) -> str | Non
         steps: optimizer steps of the training.
 
     Returns:
-        A sentence, or None if the schedule came to its end, has none, or the decoder reads no bars.
+        A sentence, or None if the schedule came to its end, has none, or no decoder reads bars.
     """
-    if module.fed_error is None or not steps:
+    if not module.reads_bars or not steps:
         return None
     return module.teacher_forcing.describe_unfinished(steps)
 
@@ -92,11 +92,12 @@ def without_infinities(result: Any, reasons: Mapping[str, str], path: str = "") 
     return result, {}
 
 
-def reasons_for_missing(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def reasons_for_missing(baselines: Mapping[str, Mapping[str, Any]], horizon: int = 0) -> dict[str, str]:
     """List why metrics of a part may have no value.
 
     Args:
         baselines: names of the baselines.
+        horizon: bars after a window that are predicted, 0 for none.
 
     Returns:
         Name of a metric -> reason.
@@ -106,6 +107,9 @@ def reasons_for_missing(baselines: Mapping[str, Mapping[str, Any]]) -> dict[str,
         f"{split}/r2": f"the windows of the {part} part stand still: there is no variance to explain"
         for split, part in (("val", "validation"), ("test", "test"))
     }
+    for split, part in (("val", "validation"), ("test", "test")):
+        for step in ("", *(f"_{n}" for n in range(1, horizon + 1))):
+            reasons[f"{split}/prediction_r2{step}"] = f"the bars after the windows of the {part} part stand still"
     reasons["test/neighbours"] = "fewer than 3 test windows, or all of them alike"
     for name in baselines:
         for split in ("val", "test"):

@@ -20,6 +20,7 @@ from refold.library.doubts import (
     reasons_for_missing,
     without_infinities,
 )
+from refold.library.prediction_baselines import measure_prediction_baselines
 from refold.library.reconstruction_baselines import (
     NEIGHBOURS,
     fit_baselines,
@@ -91,12 +92,13 @@ def evaluate_run(
         "run": cfg.run.id,
         "metrics": metrics,
         "baselines": baselines,
+        **({"prediction": predicted} if (predicted := measure_prediction_baselines(data)) else {}),
         "detector": verdict,
         **training,
         "windows_per_s": median(epochs.rates) if epochs.rates else None,
         **facts,
     }
-    found, reasons = None, reasons_for_missing(baselines)
+    found, reasons = None, reasons_for_missing(baselines, data.recipe.horizon)
     if test_scores and verdict:
         found = measure_detection(detector, fitted.pca, data, scored_assets(data), test_scores.scores, cfg.seed)
     if found:
@@ -179,7 +181,9 @@ def last_row(result: dict[str, Any], monitor: str) -> dict[str, float]:
     row |= {
         name: value for name, value in metrics.items() if name.startswith(("test/", "errors/")) or "_against_" in name
     }
-    row |= {f"{name}/{key}": value for name, errors in result["baselines"].items() for key, value in errors.items()}
+    ahead = result.get("prediction", {"baselines": {}})["baselines"]
+    for baselines in (result["baselines"], ahead):
+        row |= {f"{name}/{key}": value for name, errors in baselines.items() for key, value in errors.items()}
     row |= {name: value for name, value in (result["detector"] or {}).items() if "/" in name}
     return {name: value for name, value in row.items() if value is not None}
 

@@ -31,6 +31,9 @@ LABELLED = "labelled anomalies (AP: average precision); verdicts by the threshol
 
 SHOWN_FALSE_ALARMS = 3
 
+SHOWN_STEPS = 5
+"""Steps ahead that the table of predictions shows, the first and the last among them."""
+
 
 def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     """Print the errors of the model and of the baselines, the speed, and where to look.
@@ -55,6 +58,8 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
     metrics = {key: why for key, why in result["missing"].items() if key.startswith("metrics.")}
     for line in _missing_lines({key.removeprefix("metrics."): why for key, why in metrics.items()}):
         console.print(line)
+    if rows := predicted_beside_baselines(result):
+        console.print(console_table(predicted_caption(result), rows))
     if measured := result.get("detection"):
         print_detection(measured, console)
     if result["windows_per_s"]:
@@ -215,6 +220,35 @@ def beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None
     }
 
 
+def predicted_caption(result: dict[str, Any]) -> str:
+    """Return the caption of `predicted_beside_baselines`."""
+    return f"R2 of the {result['prediction']['horizon']} bars after a window, predicted running free; @n: n bars ahead"
+
+
+def predicted_beside_baselines(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Return R2 of the predictor and of the baselines that it has to beat; empty without a predictor.
+
+    Args:
+        result: content of result.json.
+
+    Returns:
+        Row -> column -> value, None where there is none; of many steps ahead some are columns.
+    """
+    if "prediction" not in result:
+        return {}
+    horizon, baselines = result["prediction"]["horizon"], result["prediction"]["baselines"]
+    steps = sorted({1 + round(n * (horizon - 1) / (SHOWN_STEPS - 1)) for n in range(SHOWN_STEPS)})
+    columns = {"val": "val/prediction_r2", "test": "test/prediction_r2"}
+    columns |= {f"test @{n}": f"test/prediction_r2_{n}" for n in steps}
+    rows = {
+        MODEL: result["metrics"],
+        "last value": baselines["last_value"],
+        "mean": baselines["mean"],
+        "ridge on the window": baselines["ridge"],
+    }
+    return {row: {caption: found.get(name) for caption, name in columns.items()} for row, found in rows.items()}
+
+
 def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return all tables of a result in which the model stands beside baselines.
 
@@ -225,6 +259,8 @@ def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None
         Caption -> row -> column -> value, None where there is none.
     """
     found = {"reconstruction running free, in training variances": beside_baselines(result)}
+    if rows := predicted_beside_baselines(result):
+        found[predicted_caption(result)] = rows
     if measured := result.get("detection"):
         found[LABELLED] = detection_rows(measured)
     if measured := result.get("price_errors"):

@@ -208,7 +208,7 @@ class EpochReport(L.Callback):
         pl_module.log("perf/epoch_s", self._epoch_seconds(), rank_zero_only=True)
         pl_module.log("perf/peak_memory_mib", peak_memory_mib(pl_module.device), rank_zero_only=True)
         metrics = trainer.callback_metrics
-        fed = pl_module.fed_error is not None
+        fed = pl_module.reads_bars
         log.info(
             "epoch %d%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f%s  %.0f windows/s",
             trainer.current_epoch + 1,

@@ -55,7 +55,7 @@ def describe_part(windows: "Windows") -> dict[str, Any]:
         windows, first and last.
     """
     counts = np.diff(windows.offsets)
-    ends = windows.first_rows + (counts - 1) * windows.stride + windows.window_size - 1
+    ends = windows.first_rows + (counts - 1) * windows.stride + windows.window_size - 1 + windows.horizon
     times = windows.series.times
     rows = np.array([windows.first_rows[times[windows.first_rows].argmin()], ends[times[ends].argmax()]])
     first, last = (str(moment).partition("T00:00:00")[0] for moment in windows.series.timestamps(rows))

@@ -83,9 +83,9 @@ def mean_over_present(values: Tensor, mask: Tensor | None) -> Tensor:
         mask: (B, T) bool, True at present bars; None if all are present.
 
     Returns:
-        Scalar tensor.
+        Scalar tensor, 0 if no bar is present.
     """
     if mask is None:
         return values.mean()
     # where, not a product: an absent bar may hold anything, and 0 * inf is not 0
-    return values.where(mask.unsqueeze(-1), 0).sum() / (mask.sum() * values.shape[-1])
+    return values.where(mask.unsqueeze(-1), 0).sum() / (mask.sum().clamp(min=1) * values.shape[-1])

@@ -10,10 +10,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from refold.data.windows.views import Batch
+from refold.data.windows.views import Ahead, Batch
 from refold.models import Autoencoder, Feeding
 from refold.training.losses import mean_over_present
-from refold.training.reconstruction_metrics import ReconstructionError
+from refold.training.reconstruction_metrics import PredictionError, ReconstructionError
 from refold.training.seeds import derive
 from refold.training.teacher_forcing import TeacherForcing
 
@@ -35,18 +35,19 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-def as_batch(given: Any) -> Batch:
+def as_batch(given: Any, horizon: int = 0) -> Batch:
     """Turn what a loader yields into a `Batch`.
 
     Args:
         given: a `Batch`; or windows (B, T, F) alone; or a tuple or list of windows, and of a mask (B, T) bool that is
             True at present bars, as a `DataLoader` makes of a `TensorDataset`.
+        horizon: P, bars that are predicted: of windows from a plain loader, the last P of each.
 
     Returns:
         The batch; windows of a plain loader are numbered from 0 in each batch, and weigh 1.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or a window has no bar to predict.
     """
     if isinstance(given, Batch):
         return given
@@ -57,7 +58,28 @@ def as_batch(given: Any) -> Batch:
             "must be windows (B, T, F), or windows and a mask (B, T), as tensors"
         )
     windows, mask = parts if len(parts) == 2 else (parts[0], None)
-    return Batch(windows, mask, torch.arange(len(windows)), 1.0)
+    index = torch.arange(len(windows))
+    if not horizon:
+        return Batch(windows, mask, index, 1.0)
+    bars = windows.shape[1]
+    if bars <= horizon:
+        raise ValueError(
+            f"windows have {bars} bars; they must have more than predictor.horizon = {horizon}: it cuts those off"
+        )
+    there = mask if mask is None else mask[:, -horizon:]
+    if there is not None and not there.any(dim=1).all():
+        number = int((~there.any(dim=1)).nonzero()[0])
+        raise ValueError(
+            f"window {number} of the batch lacks its last {horizon} bars, which predictor.horizon cuts off to predict "
+            "them: pad windows of different lengths at their beginning, or train with predictor=none"
+        )
+    own = mask if mask is None else mask[:, :-horizon]
+    return Batch(windows[:, :-horizon], own, index, 1.0, Ahead(windows[:, -horizon:], there, 1.0))
+
+
+def _truth(bars: Tensor, feeding: Feeding) -> Tensor | None:
+    """Return the true bars where coins may pick them; where a decoder runs free, it is not given them."""
+    return None if feeding.coins is None else bars
 
 
 class AutoencoderModule(L.LightningModule):
@@ -76,6 +98,8 @@ class AutoencoderModule(L.LightningModule):
         optimizer: parameters -> optimizer.
         lr_schedule: share of the training done, in [0, 1] -> factor on the learning rate.
         seed: seed of all random numbers of the training.
+        prediction_weight: of the loss of the bars after a window beside that of the window, above 0; without a
+            predictor it does not matter.
     """
 
     autoencoder: Autoencoder
@@ -91,6 +115,7 @@ class AutoencoderModule(L.LightningModule):
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: Callable[[float], float],
         seed: int,
+        prediction_weight: float = 1.0,
     ):
         super().__init__()
         self.autoencoder = autoencoder
@@ -103,6 +128,12 @@ class AutoencoderModule(L.LightningModule):
         # A decoder of the user's own may not say; if it reads no bars, its two errors are equal.
         self.fed_error = ReconstructionError(num_features) if getattr(autoencoder.decoder, "fed_bars", True) else None
         self.test_error = ReconstructionError(num_features)
+        predictor = getattr(autoencoder, "predictor", None)
+        self.reads_bars = self.fed_error is not None or getattr(predictor, "fed_bars", predictor is not None)
+        self.prediction_weight = prediction_weight
+        self.horizon: int = getattr(autoencoder, "horizon", 0)
+        self.val_prediction = PredictionError(num_features, self.horizon) if self.horizon else None
+        self.test_prediction = PredictionError(num_features, self.horizon) if self.horizon else None
 
     def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
         """Reconstruct windows, running free.
@@ -129,7 +160,7 @@ class AutoencoderModule(L.LightningModule):
         self.teacher_forcing.begin(int(total))
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         horizon = self.teacher_forcing.describe_horizon(int(total), max(per_epoch, 1))
-        if horizon and self.fed_error is not None and self.trainer.is_global_zero:
+        if horizon and self.reads_bars and self.trainer.is_global_zero:
             text, long_enough = horizon
             log.log(logging.INFO if long_enough else logging.WARNING, text)
 
@@ -143,19 +174,34 @@ class AutoencoderModule(L.LightningModule):
             torch.default_generator.manual_seed(seed)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.horizon)
         B, T, _ = batch.windows.shape
         feeding = self.teacher_forcing.feeding(self.global_step, batch_size=B, window_size=T)
-        reconstruction = self.autoencoder(batch.windows, batch.mask, feeding)
+        code = self.autoencoder.encode(batch.windows, batch.mask)
+        reconstruction = self.autoencoder.decode(code, T, _truth(batch.windows, feeding), feeding, batch.mask)
         # The weight makes the mean over processes the mean over the whole batch, also when their shares are unequal.
         loss = mean_over_present(self.loss(reconstruction, batch.windows, batch.mask), batch.mask) * batch.weight
+        if batch.ahead is not None and self.horizon:
+            ahead = self._prediction_loss(code, batch.ahead)
+            loss = loss + self.prediction_weight * ahead
+            if self._logs_this_step:
+                self.log("train/prediction_loss", ahead, sync_dist=True)
         if self._logs_this_step:
             self.log("train/loss", loss, sync_dist=True)
-            if self.fed_error is not None:
+            if self.reads_bars:
                 ratio = self.teacher_forcing.ratio(self.global_step)
                 self.log("train/teacher_forcing_ratio", ratio, rank_zero_only=True)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
         return loss
+
+    def _prediction_loss(self, code: Tensor, ahead: Ahead) -> Tensor:
+        """Return the loss of the bars after the windows of codes (B, Z), under coins of their own."""
+        bars, mask, weight = ahead
+        feeding = self.teacher_forcing.feeding(
+            self.global_step, batch_size=len(bars), window_size=self.horizon, purpose="coins of prediction"
+        )
+        made = self.autoencoder.predict(code, _truth(bars, feeding), feeding, mask)
+        return mean_over_present(self.loss(made, bars, mask), mask) * weight
 
     def configure_gradient_clipping(
         self,
@@ -172,15 +218,17 @@ class AutoencoderModule(L.LightningModule):
             self.log("train/grad_norm", norm, rank_zero_only=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        windows, mask, *_ = as_batch(batch)
+        windows, mask, *_, ahead = as_batch(batch, self.horizon)
         code, T = self.autoencoder.encode(windows, mask), windows.shape[1]
         self.val_error.update(self.autoencoder.decode(code, T, mask=mask), windows, mask)
         if self.fed_error is not None:  # a diagnosis: how much the decoder would gain from seeing the bars before
             always = Feeding(torch.ones(T, dtype=torch.bool), detach_feedback=False, parallel_passes=0)
             self.fed_error.update(self.autoencoder.decode(code, T, windows, always, mask), windows, mask)
+        self._predict(self.val_prediction, code, ahead)
 
     def on_validation_epoch_end(self) -> None:
         free = self._report("val", self.val_error)["reconstruction_mse"]
+        self._report("val", self.val_prediction)
         if self.fed_error is not None:
             fed = self.fed_error.compute()["reconstruction_mse"]
             self.fed_error.reset()
@@ -188,14 +236,24 @@ class AutoencoderModule(L.LightningModule):
             self.log("val/exposure_gap", (free - fed).float())
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        windows, mask, *_ = as_batch(batch)
-        self.test_error.update(self(windows, mask), windows, mask)
+        windows, mask, *_, ahead = as_batch(batch, self.horizon)
+        code = self.autoencoder.encode(windows, mask)
+        self.test_error.update(self.autoencoder.decode(code, windows.shape[1], mask=mask), windows, mask)
+        self._predict(self.test_prediction, code, ahead)
 
     def on_test_epoch_end(self) -> None:
         self._report("test", self.test_error)
+        self._report("test", self.test_prediction)
 
-    def _report(self, split: str, error: ReconstructionError) -> dict[str, Tensor]:
+    def _predict(self, error: PredictionError | None, code: Tensor, ahead: Ahead | None) -> None:
+        """Add the predictions from codes (B, Z), running free, to a metric."""
+        if error is not None and ahead is not None:
+            error.update(self.autoencoder.predict(code, mask=ahead.mask), ahead.bars, ahead.mask)
+
+    def _report(self, split: str, error: ReconstructionError | PredictionError | None) -> dict[str, Tensor]:
         """Log the metrics of a split, reset them, and return them."""
+        if error is None:
+            return {}
         values = error.compute()  # the same on every process
         for name, value in values.items():
             self.log(f"{split}/{name}", value.float(), prog_bar=f"{split}/{name}" == "val/reconstruction_mse")

@@ -1,9 +1,9 @@
-"""Reconstruction error as one metric that is exact over batches, masks and processes. Letters as in `refold.models`."""
+"""Errors of reconstruction and prediction, exact over batches, masks and processes. Letters as in `refold.models`."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 NO_DEVIATION = 1e-12
@@ -72,3 +72,50 @@ class ReconstructionError(Metric):
             "reconstruction_mae": self.absolute_error.sum() / values,
             "r2": (1 - self.squared_error.sum() / deviation).masked_fill(stands_still, torch.nan),
         }
+
+
+class PredictionError(nn.Module):
+    """Measure the predictions of the bars after windows: of all P bars together, and R2 of each step ahead.
+
+    R2 of a step compares with the mean of the bars that are so many steps ahead.
+
+    Args:
+        num_features: F.
+        horizon: P.
+        settings: as for `ReconstructionError`.
+    """
+
+    def __init__(self, num_features: int, horizon: int, **settings: Any):
+        super().__init__()
+        self.together = ReconstructionError(num_features, **settings)
+        self.steps = nn.ModuleList(ReconstructionError(num_features, **settings) for _ in range(horizon))
+
+    def update(self, prediction: Tensor, bars: Tensor, mask: Tensor | None) -> None:
+        """Add a batch.
+
+        Args:
+            prediction: (B, P, F), in the units of the windows.
+            bars: (B, P, F), those that came.
+            mask: (B, P) bool, True at present bars; None if all are present.
+        """
+        self.together.update(prediction, bars, mask)
+        for place, step in enumerate(self.steps):
+            here = slice(place, place + 1)
+            step.update(prediction[:, here], bars[:, here], mask if mask is None else mask[:, here])
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute the metrics of all batches added so far.
+
+        Returns:
+            prediction_mse and prediction_r2 of all bars, and prediction_r2_1, prediction_r2_2, ... of each step ahead;
+            R2 is NaN where the bars stand still.
+        """
+        together = self.together.compute()
+        found = {"prediction_mse": together["reconstruction_mse"], "prediction_r2": together["r2"]}
+        return found | {f"prediction_r2_{n}": step.compute()["r2"] for n, step in enumerate(self.steps, start=1)}
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.together.reset()
+        for step in self.steps:
+            step.reset()

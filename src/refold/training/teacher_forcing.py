@@ -311,13 +311,14 @@ class TeacherForcing:
             raise ValueError(f"teacher_forcing.schedule gives {ratio!r} at optimizer step {step}; {wrong}")
         return ratio
 
-    def feeding(self, step: int, *, batch_size: int, window_size: int) -> Feeding:
+    def feeding(self, step: int, *, batch_size: int, window_size: int, purpose: str = "coins") -> Feeding:
         """Decide for each bar of a batch whether the decoder is fed the truth.
 
         Args:
             step: optimizer steps that are done, at least 0.
             batch_size: B.
             window_size: T.
+            purpose: what the coins are for; those of two purposes are drawn apart.
 
         Returns:
             Coins of shape (T,), (B, 1) or (B, T) on the CPU, or None where every bar runs free.
@@ -329,7 +330,7 @@ class TeacherForcing:
             coins = torch.arange(window_size) < round(ratio * window_size)
         else:
             shape = {"step": (window_size,), "sequence": (batch_size, 1), "sequence_step": (batch_size, window_size)}
-            tosses = torch.rand(shape[self.coin], generator=generator(self.seed, "coins", step))
+            tosses = torch.rand(shape[self.coin], generator=generator(self.seed, purpose, step))
             coins = tosses < ratio
         return Feeding(coins, self.detach_feedback, self.parallel_passes)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from refold.data.windows.permutation import permute
-from refold.data.windows.views import Batch, Windows
+from refold.data.windows.views import Ahead, Batch, Windows
 from refold.data.windows.weighting import Draws
 from refold.errors import DataError
 
@@ -133,17 +134,29 @@ class WindowLoader:
         mine = np.ascontiguousarray(everyone[self.rank :: self.world_size])
         windows = self._shortened(number)
         mask, full = windows.mask(mine), windows.mask(everyone)
-        local, total = float(len(mine)), float(len(everyone))
-        if mask is not None and full is not None:
-            local, total = float(mask.sum()), float(full.sum())
-        weight = local * self.world_size / total if total else 0.0
+        weight = self._share(mask, full, len(mine), len(everyone))
         values = windows.gather(mine)
         if self.shuffle_bars:
             order = self._orders(number, len(everyone), windows.window_size)[self.rank :: self.world_size]
             order = torch.from_numpy(order).to(values.device)
             values = values.take_along_dim(order[..., None], dim=1)
             mask = mask if mask is None else mask.take_along_dim(order, dim=1)
-        return Batch(values, mask, torch.from_numpy(mine), weight)
+        return Batch(values, mask, torch.from_numpy(mine), weight, self._ahead(windows, mine, everyone))
+
+    def _ahead(self, windows: Windows, mine: np.ndarray, everyone: np.ndarray) -> Ahead | None:
+        """Gather the bars after this process's share of a batch."""
+        if not windows.horizon:
+            return None
+        bars, mask = windows.ahead(mine)
+        full = mask if self.world_size == 1 else windows.ahead(everyone)[1]
+        return Ahead(bars, mask, self._share(mask, full, len(mine), len(everyone)))
+
+    def _share(self, mask: Tensor | None, full: Tensor | None, mine: int, everyone: int) -> float:
+        """Weigh this process's mean: its present bars, or windows, times the processes over those of the batch."""
+        local, total = float(mine), float(everyone)
+        if mask is not None and full is not None:
+            local, total = float(mask.sum()), float(full.sum())
+        return local * self.world_size / total if total else 0.0
 
     def _orders(self, number: int, count: int, bars: int) -> np.ndarray:
         """Draw an order of the bars of each window of a batch, over all processes: (count, bars) int64."""

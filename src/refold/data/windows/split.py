@@ -1,7 +1,8 @@
 """Divide the calendar into train, validation and test, which all assets share, and drop bars between the parts.
 
 Rows are split first and windowed inside each part. Between parts, each asset loses at least (T - 1) + (lookback - 1)
-of its own bars, so that no bar, and no bar that a feature looked back on, counts for both.
+of its own bars, and P more where P bars after each window are predicted, so that no bar, and no bar that a feature
+looked back on, counts for both.
 Source: Lopez de Prado 2018, "Advances in financial machine learning", chapter 7 (purging and embargo).
 """
 

@@ -1,6 +1,7 @@
 """Store the series once and address its windows by number: a batch of windows is one gather.
 
-Letters: N bars of all assets one after another, B windows in a batch, T bars in a window, F features, S segments.
+Letters: N bars of all assets one after another, B windows in a batch, T bars in a window, P bars after a window, F
+features, S segments.
 """
 
 import mmap
@@ -17,6 +18,20 @@ LARGE_FILE = 1 << 30
 """Bytes from which on the pages of a mapped file are handed back after each batch."""
 
 
+class Ahead(NamedTuple):
+    """Hold the bars after the windows of a batch.
+
+    Attributes:
+        bars: (B, P, F) float32, scaled; relative columns in units of their window's first present bar.
+        mask: (B, P) bool, True where a bar is present, which may be nowhere; None if all are.
+        weight: this process's share of the present ones, as `Batch.weight`.
+    """
+
+    bars: Tensor
+    mask: Tensor | None
+    weight: float
+
+
 class Batch(NamedTuple):
     """Hold a batch of windows, as the loader yields it.
 
@@ -26,12 +41,14 @@ class Batch(NamedTuple):
         index: (B,) int64, window numbers.
         weight: this process's share of the batch, local_count * processes / global_count of present bars, so that the
             mean over processes of weight * local mean is the mean over the global batch.
+        ahead: the bars after the windows; None without a predictor.
     """
 
     windows: Tensor
     mask: Tensor | None
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple.index is not used on a batch
     weight: float
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True)
@@ -119,13 +136,17 @@ class Windows:
         segments: (S, 2) int64, first row and number of bars of each unbroken run that belongs to the part.
         window_size: T, bars in a window, at least 1.
         stride: bars between the first bars of neighbouring windows, at least 1.
+        horizon: P, bars that follow each window in its segment, at least 0; see `ahead`.
     """
 
-    def __init__(self, series: Series, segments: np.ndarray, *, window_size: int, stride: int) -> None:
+    def __init__(
+        self, series: Series, segments: np.ndarray, *, window_size: int, stride: int, horizon: int = 0
+    ) -> None:
         self.series = series
         self.window_size = window_size
         self.stride = stride
-        counts = np.maximum(0, (segments[:, 1] - window_size) // stride + 1)
+        self.horizon = horizon
+        counts = np.maximum(0, (segments[:, 1] - window_size - horizon) // stride + 1)
         kept = counts > 0
         self.first_rows = segments[kept, 0]
         self.offsets = np.concatenate([[0], np.cumsum(counts[kept])])  # (S + 1,) first window of each segment
@@ -196,6 +217,23 @@ class Windows:
         if self.series.present is None:
             return None
         return _take(self.series.present.view(-1, 1), self.starts(index), self.window_size).squeeze(-1)
+
+    def ahead(self, index: Tensor | np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Copy the bars after windows out of the series.
+
+        Args:
+            index: (B,) int64, window numbers in [0, len).
+
+        Returns:
+            Bars (B, P, F) float32, scaled, a relative column relative to the window's first present bar; and where they
+            are present, (B, P) bool, None if every bar of the series is.
+        """
+        starts, bars = self.starts(index), self.window_size + self.horizon
+        values, mask = _take(self.series.values, starts, bars), self.series.present
+        mask = None if mask is None else _take(mask.view(-1, 1), starts, bars).squeeze(-1)
+        for column in self.series.relative:
+            _subtract_first(values[..., column], mask)
+        return values[:, self.window_size :], mask if mask is None else mask[:, self.window_size :]
 
     def timestamps(self, index: Tensor | np.ndarray) -> np.ndarray:
         """Return the time of each bar of each window, (B, T) datetime64."""
