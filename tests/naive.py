@@ -40,7 +40,10 @@ def decode_loop(
             parts.append(decoder.start_token.expand(B, -1))
         elif with_feedback:
             own = outputs[-1].detach() if feeding.detach_feedback else outputs[-1]
-            parts.append(own if coins is None else torch.where(coins[:, t], truth[:, t - 1], own))
+            fed = own if coins is None else torch.where(coins[:, t], truth[:, t - 1], own)
+            if feeding.dropped is not None:
+                fed = torch.stack([row * 0.0 if feeding.dropped[b, t] else row for b, row in enumerate(fed)])
+            parts.append(fed)
         if with_conditioning:
             parts.append(conditioning)
         hidden, state = decoder.lstm(torch.cat(parts, dim=1).unsqueeze(1), state)
@@ -64,7 +67,10 @@ def decode(
         bars = torch.arange(window_size) if mask is None else mask[b].nonzero().squeeze(1)
         if decoder.reverse:
             bars = bars.flip(0)
-        alone = feeding._replace(coins=None if coins is None else coins[b : b + 1, : len(bars)])
+        alone = feeding._replace(
+            coins=None if coins is None else coins[b : b + 1, : len(bars)],
+            dropped=None if feeding.dropped is None else feeding.dropped[b : b + 1, : len(bars)],
+        )
         own_truth = None if truth is None else truth[b : b + 1, bars]
         own_state = tuple(part[:, b : b + 1] for part in state)
         outputs = decode_loop(decoder, conditioning[b : b + 1], own_state, len(bars), own_truth, alone)

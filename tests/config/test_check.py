@@ -42,6 +42,10 @@ def mistakes(*overrides: str) -> str:
         (["trainer.max_epochs=many"], "trainer.max_epochs is 'many'; it must be a valid integer"),
         (["teacher_forcing=constant", "teacher_forcing.schedule.ratio=1.5"], "ratio is 1.5; it must be in [0, 1]"),
         (["teacher_forcing.coin=steps"], "did you mean step?"),
+        (["teacher_forcing=linear", "teacher_forcing.schedule.steps=1.5"], "steps is 1.5; it must be "),
+        (["teacher_forcing=cosine", "teacher_forcing.schedule.steps=0"], "steps is 0; it must be "),
+        (["teacher_forcing=exponential", "teacher_forcing.schedule.half_life_steps=-0.1"], "half_life_steps is -0.1; "),
+        (["teacher_forcing.input_dropout=1"], "teacher_forcing.input_dropout is 1; it must be in [0, 1)"),
         (["teacher_forcing.parallel_passes=2"], "it needs teacher_forcing.coin=sequence_step"),
         (["bridge=states", "decoder.num_layers=2"], "set decoder.num_layers=1"),
         (["bridge=states", "encoder=bilstm"], "equal to the size of an encoder state = 128"),
@@ -103,8 +107,9 @@ def test_the_default_configuration_is_right():
 
 
 def test_a_setting_without_effect_is_said():
-    (warning,) = check(compose_run(["decoder=repeat", "teacher_forcing=linear"], definite=False))
-    assert warning.startswith("teacher_forcing has no effect")
+    for setting in ("teacher_forcing=linear", "teacher_forcing.input_dropout=0.5"):
+        (warning,) = check(compose_run(["decoder=repeat", setting], definite=False))
+        assert warning.startswith("teacher_forcing has no effect")
     assert check(compose_run(["predictor=conditional", "teacher_forcing=linear"], definite=False)) == []
 
 

@@ -199,6 +199,8 @@ def test_a_float32_code_is_decoded_under_autocast(kind):
         (Feeding(torch.ones(T + 1, dtype=torch.bool), False, 0), r"coins are \(6,\), .*\(teacher_forcing.coin\)"),
         (Feeding(torch.ones(T), False, 0), r"coins are \(5,\), torch.float32.* must be torch.bool"),
         (Feeding(torch.ones(T, B, dtype=torch.bool), False, 0), r"coins are \(5, 3\)"),
+        (Feeding(None, False, 0, torch.ones(T) > 0), r"dropped is \(5,\), .*\(teacher_forcing.input_dropout\)"),
+        (Feeding(None, False, 0, torch.ones(B, T)), r"dropped is \(3, 5\), torch.float32"),
         (Feeding(None, False, 1), r"teacher_forcing.parallel_passes is 1; it must be 0 \(exact\) or at least 2"),
         (Feeding(None, False, -1), "teacher_forcing.parallel_passes is -1"),
         (

@@ -24,19 +24,56 @@ def test_any_sizes_coins_and_mask(kind, data):
     mask = parity.make_mask(B, T) if data.draw(st.booleans(), label="mask") else None
     reverse, start = data.draw(st.booleans(), label="reverse"), data.draw(st.sampled_from(["zeros", "learned"]))
     decoder = parity.make_decoder(kind, F=F, Z=Z, H=H, L=L, reverse=reverse, start_token=start)
-    feeding = Feeding(coins, detach_feedback=data.draw(st.booleans(), label="detach"), parallel_passes=0)
+    detach = data.draw(st.booleans(), label="detach")
+    dropped = torch.rand(B, T) < 0.5 if data.draw(st.booleans(), label="dropped") else None
+    feeding = Feeding(coins, detach, 0, dropped)
     parity.assert_is_the_plain_loop(decoder, B, T, feeding, mask)
+
+
+SIZES = [(3, 9, 3, 1), (1, 9, 3, 1), (3, 1, 3, 1), (3, 9, 1, 1), (3, 9, 3, 2)]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])  # stepping, segments
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("coin", parity.COINS)
-@pytest.mark.parametrize(("B", "T", "F", "L"), [(3, 9, 3, 1), (1, 9, 3, 1), (3, 1, 3, 1), (3, 9, 1, 1), (3, 9, 3, 2)])
+@pytest.mark.parametrize(("B", "T", "F", "L"), SIZES)
 def test_each_path(monkeypatch, B, T, F, L, coin, detach, threshold):
     monkeypatch.setattr(loop, "SEGMENTS_PER_STEP", threshold)
     torch.manual_seed(0)
     decoder = parity.make_decoder(ConditionalDecoder, F=F, L=L)
     parity.assert_is_the_plain_loop(decoder, B, T, Feeding(parity.make_coins(coin, B, T), detach, 0))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("coin", [*parity.COINS, "truth"])
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+@pytest.mark.parametrize(("B", "T", "F", "L"), SIZES)
+def test_dropped_bars_are_zeros_on_each_path(B, T, F, L, rate, coin, detach):
+    torch.manual_seed(0)
+    decoder = parity.make_decoder(ConditionalDecoder, F=F, L=L)
+    coins = torch.ones(T, dtype=torch.bool) if coin == "truth" else parity.make_coins(coin, B, T)
+    parity.assert_is_the_plain_loop(decoder, B, T, Feeding(coins, detach, 0, torch.rand(B, T) < rate))
+
+
+def test_where_all_inputs_are_dropped_or_true_one_fused_call_is_enough(calls):
+    decoder = parity.make_decoder(AutoregressiveDecoder)
+    z, *state = parity.make_inputs(decoder, 3)
+    call = {"window_size": 20, "truth": torch.randn(3, 20, 3).double(), "mask": None}
+    coins, dropped = torch.ones(20, dtype=torch.bool), torch.rand(3, 20) < 0.5
+    decoder(z, state, **call, feeding=Feeding(coins, False, 0, dropped))
+    decoder(z, state, **call, feeding=Feeding(None, False, 0, torch.ones_like(dropped)))
+    assert calls == [20, 20]
+    decoder(z, state, **call, feeding=Feeding(None, False, 0, dropped))
+    assert calls[2:] == ["step"]
+
+
+def test_dropped_bars_with_parallel_passes_are_exact_once_there_are_as_many_as_steps():
+    torch.manual_seed(0)
+    T = 6
+    decoder = parity.make_decoder(AutoregressiveDecoder)
+    dropped = torch.rand(3, T) < 0.5
+    parity.assert_is_the_plain_loop(decoder, 3, T, Feeding(torch.rand(3, T) < 0.5, False, T, dropped))
+    parity.assert_is_the_plain_loop(decoder, 3, T, Feeding(None, False, 2, dropped))  # no truth: exact in any case
 
 
 @pytest.fixture

@@ -78,7 +78,12 @@ def plain_module(**others) -> AutoencoderModule:
         num_features=2,
         loss=SquaredErrorLoss(),
         teacher_forcing=TeacherForcing(
-            schedule=Constant(ratio=0.5), coin="step", detach_feedback=False, parallel_passes=0, seed=0
+            schedule=Constant(ratio=0.5),
+            coin="step",
+            detach_feedback=False,
+            parallel_passes=0,
+            input_dropout=0.0,
+            seed=0,
         ),
         optimizer=partial(torch.optim.SGD, lr=0.1),
         lr_schedule=ConstantRate(),

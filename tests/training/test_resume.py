@@ -24,6 +24,8 @@ SETTINGS = [
     "layers=two",
     "encoder.dropout=0.2",
     "teacher_forcing=linear",
+    "teacher_forcing.schedule.steps=0.8",  # a share: as many steps after a resume as before
+    "teacher_forcing.input_dropout=0.3",
     "layers.hidden_size=4",
 ]
 
@@ -73,7 +75,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, others, tiny_
     expected, found = last_weights(tmp_path / "whole"), last_weights(tmp_path / "halved")
     assert all(torch.equal(weights, found[name]) for name, weights in expected.items())
     assert halved["metrics"] == whole["metrics"]
-    assert without_speed(tmp_path / "halved/metrics.csv") == without_speed(tmp_path / "whole/metrics.csv")
+    rows = without_speed(tmp_path / "halved/metrics.csv")
+    assert rows == without_speed(tmp_path / "whole/metrics.csv")
+    ratios = [float(row["train/teacher_forcing_ratio"]) for row in rows if row.get("train/teacher_forcing_ratio")]
+    steps = halved["optimizer_steps"]
+    falling = [max(0.0, 1 - n / round(0.8 * steps)) for n in range(steps)]
+    assert ratios == pytest.approx([] if "decoder=repeat" in others else falling)
 
 
 def without_speed(path):

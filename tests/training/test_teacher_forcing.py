@@ -106,8 +106,10 @@ def test_a_ratio_outside_the_unit_interval_is_refused(ratio):
         Constant(ratio=ratio)
 
 
-def teacher_forcing(schedule, coin="step", seed=0, passes=0):
-    return TeacherForcing(schedule=schedule, coin=coin, detach_feedback=False, parallel_passes=passes, seed=seed)
+def teacher_forcing(schedule, coin="step", seed=0, passes=0, dropout=0.0):
+    return TeacherForcing(
+        schedule=schedule, coin=coin, detach_feedback=False, parallel_passes=passes, input_dropout=dropout, seed=seed
+    )
 
 
 @pytest.mark.parametrize("coin", ["step", "sequence", "sequence_step", "prefix"])
@@ -178,3 +180,33 @@ def test_the_extremes_need_no_luck():
 def test_prefix_feeds_the_first_bars():
     coins = teacher_forcing(Constant(ratio=0.3), "prefix").feeding(0, batch_size=4, window_size=10).coins
     assert coins.tolist() == [True] * 3 + [False] * 7
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
+def test_dropped_bars_repeat_for_the_same_seed_and_step_and_have_their_rate(ratio):
+    def drawn(step, seed=0, dropout=0.3):
+        forcing = teacher_forcing(Constant(ratio=ratio), seed=seed, dropout=dropout)
+        return forcing.feeding(step, batch_size=400, window_size=400).dropped
+
+    # 160,000 tosses: five standard errors are at most 5 * 0.5 / 400
+    assert drawn(7).float().mean().item() == pytest.approx(0.3, abs=5 * 0.5 / 400)
+    assert torch.equal(drawn(7), drawn(7))
+    assert not torch.equal(drawn(7), drawn(8))
+    assert not torch.equal(drawn(7), drawn(7, seed=1))
+    assert drawn(7, dropout=0.0) is None
+
+
+def test_coins_are_the_same_with_and_without_dropped_bars():
+    with_drops, without = (
+        teacher_forcing(Constant(ratio=0.5), "sequence_step", dropout=rate)
+        .feeding(3, batch_size=4, window_size=9)
+        .coins
+        for rate in (0.5, 0.0)
+    )
+    assert torch.equal(with_drops, without)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, math.nan])
+def test_a_rate_of_dropped_bars_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match=r"teacher_forcing\.input_dropout is .*; it must be in \[0, 1\)"):
+        teacher_forcing(Constant(ratio=0.5), dropout=rate)

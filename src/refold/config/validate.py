@@ -340,14 +340,15 @@ def is_fed_bars(plain: dict[str, Any]) -> bool:
 
 def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
     """Yield warnings of settings that the chosen parts do not use."""
-    schedule = plain["teacher_forcing"]["schedule"]["_target_"].rpartition(".")[2]
-    if not is_fed_bars(plain) and schedule != "FreeRunning":
+    forcing = plain["teacher_forcing"]
+    schedule = forcing["schedule"]["_target_"].rpartition(".")[2]
+    if not is_fed_bars(plain) and (schedule != "FreeRunning" or forcing["input_dropout"]):
         yield (
             "teacher_forcing has no effect: this decoder is never fed a bar; decoder=autoregressive and "
             "decoder=conditional are"
         )
-    elif schedule == "FreeRunning" and plain["teacher_forcing"]["coin"] != "step":
-        yield f"teacher_forcing.coin={plain['teacher_forcing']['coin']} has no effect: no coin is ever tossed"
+    elif schedule == "FreeRunning" and forcing["coin"] != "step":
+        yield f"teacher_forcing.coin={forcing['coin']} has no effect: no coin is ever tossed"
 
 
 def explain(error: Exception, conf: Path) -> str | None:

@@ -33,6 +33,9 @@ steps after it as have equal coins. Fair coins make segments of 3 steps on avera
 outputs of a pass without gradient are then fed, as if they were the truth, to one truth-fed call: same values, and
 gradients of the inputs stop there.
 
+**A bar that is dropped** is zeros in place of the truth or of the output, which is to say a true bar of zeros: its step
+gets the coin of the truth, and the table above holds.
+
 **Differentiated once.** Stepping's backward is written by hand, so that double backward and the transforms of
 `torch.func` raise a RuntimeError there; paths of fused calls alone take both on a CPU (cuDNN has no second derivative).
 """
@@ -57,11 +60,13 @@ class Feeding(NamedTuple):
         parallel_passes: 0 is exact. n of at least 2, with coins (B, T), is an approximation (Mihaylova & Martins
             2019): n passes are fed the truth and, where a coin is False, the output of the pass before. With n of at
             least T it is exact again.
+        dropped: (B, T) bool, on the CPU; True feeds zeros at that step, whatever its coin says. None drops nothing.
     """
 
     coins: Tensor | None
     detach_feedback: bool
     parallel_passes: int
+    dropped: Tensor | None = None
 
 
 FREE = Feeding(coins=None, detach_feedback=False, parallel_passes=0)
@@ -90,7 +95,7 @@ def weights_of(lstm: nn.LSTM, projection: nn.Linear) -> Weights:
 
 
 def check_feeding(feeding: Feeding, truth: Tensor | None, batch_size: int, window_size: int) -> None:
-    """Refuse coins of the wrong shape, type or device, coins without a truth, and parallel passes that do not fit.
+    """Refuse coins and drops of the wrong shape, type or device, coins without a truth, and passes that do not fit.
 
     Args:
         feeding: to be checked.
@@ -101,20 +106,26 @@ def check_feeding(feeding: Feeding, truth: Tensor | None, batch_size: int, windo
     Raises:
         ValueError: one is refused; the message names the value, its bound and the config key.
     """
-    coins, passes = feeding.coins, feeding.parallel_passes
+    coins, passes, dropped = feeding.coins, feeding.parallel_passes, feeding.dropped
     if passes < 0 or passes == 1:
         raise ValueError(f"teacher_forcing.parallel_passes is {passes}; it must be 0 (exact) or at least 2")
+    whole, cpu = (batch_size, window_size), "cpu"
+    if dropped is not None and (tuple(dropped.shape), dropped.dtype, dropped.device.type) != (whole, torch.bool, cpu):
+        raise ValueError(
+            f"dropped is {tuple(dropped.shape)}, {dropped.dtype}, on {dropped.device.type}; it must be torch.bool, on "
+            f"the CPU, and (B, T) = {whole} (teacher_forcing.input_dropout)"
+        )
     if coins is None:
         return
     if truth is None:
         raise ValueError("truth is None; it must be (B, T, F) where coins may pick it (teacher_forcing.coin)")
-    shapes = [(window_size,), (batch_size, 1), (batch_size, window_size)]
-    if tuple(coins.shape) not in shapes or coins.dtype != torch.bool or coins.device.type != "cpu":
+    shapes = [(window_size,), (batch_size, 1), whole]
+    if tuple(coins.shape) not in shapes or (coins.dtype, coins.device.type) != (torch.bool, cpu):
         raise ValueError(
             f"coins are {tuple(coins.shape)}, {coins.dtype}, on {coins.device.type}; they must be torch.bool, on the "
             f"CPU, and (T,), (B, 1) or (B, T) with B = {batch_size}, T = {window_size} (teacher_forcing.coin)"
         )
-    if passes and tuple(coins.shape) != (batch_size, window_size):
+    if passes and tuple(coins.shape) != whole:
         raise ValueError(
             f"teacher_forcing.parallel_passes is {passes}; it must be 0 unless teacher_forcing.coin=sequence_step: "
             "for other coins the exact result costs no more"
@@ -255,10 +266,13 @@ def unroll(
         return _sequences_apart(weights, start_token, conditioning, state, T, truth, feeding)
     else:  # step t is fed bar t - 1
         coins, fed = feeding.coins.clone(), torch.cat([start, truth[:, :-1]], dim=1)
+    if feeding.dropped is not None:
+        dropped = feeding.dropped & (torch.arange(T) > 0)  # the start token stays
+        coins, fed = coins | dropped, fed.masked_fill(dropped.unsqueeze(2).to(fed.device, non_blocking=True), 0.0)
     coins[..., 0] = True
     if coins.all():
         return truth_fed(weights, fed, conditioning, state)
-    if feeding.parallel_passes:
+    if feeding.parallel_passes and feeding.coins is not None:
         return _in_parallel(weights, fed, coins, conditioning, state, feeding)
     detach = feeding.detach_feedback and torch.is_grad_enabled()
     coins = coins[0] if B == 1 and coins.ndim == 2 else coins
@@ -285,6 +299,11 @@ def _in_parallel(
     return outputs
 
 
+def _rows(values: Tensor | None, index: Tensor) -> Tensor | None:
+    """Pick the sequences of an index from values (B, ...); None stays None."""
+    return None if values is None else values[index]
+
+
 def _sequences_apart(
     weights: Weights,
     start_token: Tensor,
@@ -305,11 +324,11 @@ def _sequences_apart(
                 unroll(
                     weights,
                     start_token,
-                    None if conditioning is None else conditioning[index],
+                    _rows(conditioning, index),
                     (state[0][:, index], state[1][:, index]),
                     window_size,
                     truth[index],
-                    feeding._replace(coins=torch.full((window_size,), kind)),
+                    feeding._replace(coins=torch.full((window_size,), kind), dropped=_rows(feeding.dropped, row)),
                 )
             )
             rows.append(index)

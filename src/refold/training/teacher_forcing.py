@@ -232,7 +232,10 @@ class TeacherForcing:
         detach_feedback: True stops the gradient at the fed-back output.
         parallel_passes: 0 is exact. From 2 on, coins per window and bar run as that many fused passes in place of the
             loop over bars; an approximation (Mihaylova & Martins 2019, arXiv 1906.07651).
-        seed: coins depend on it and on the optimizer step alone.
+        input_dropout: probability that a bar of one window is fed as zeros, be it the truth or the decoder's own
+            output, in [0, 1). The decoder can rely less on the bars before, and more on the code (word dropout: Bowman
+            et al. 2016, arXiv 1511.06349, section 3.1).
+        seed: coins and dropped bars depend on it and on the optimizer step alone.
 
     Raises:
         ValueError: parallel_passes is 1, or not 0 with another coin than `sequence_step`.
@@ -246,6 +249,7 @@ class TeacherForcing:
         coin: Literal["step", "sequence_step", "sequence", "prefix"],
         detach_feedback: bool,
         parallel_passes: Literal[0] | Annotated[int, at_least(2)],
+        input_dropout: Annotated[float, within(0, 1, open_end=True)],
         seed: int,
     ):
         if parallel_passes and coin != "sequence_step":
@@ -259,6 +263,7 @@ class TeacherForcing:
         self.coin = coin
         self.detach_feedback = detach_feedback
         self.parallel_passes = parallel_passes
+        self.input_dropout = input_dropout
         self.seed = seed
 
     def begin(self, total: int) -> None:
@@ -312,27 +317,30 @@ class TeacherForcing:
         return ratio
 
     def feeding(self, step: int, *, batch_size: int, window_size: int, purpose: str = "coins") -> Feeding:
-        """Decide for each bar of a batch whether the decoder is fed the truth.
+        """Decide for each bar of a batch whether the decoder is fed the truth, and whether as zeros.
 
         Args:
             step: optimizer steps that are done, at least 0.
             batch_size: B.
             window_size: T.
-            purpose: what the coins are for; those of two purposes are drawn apart.
+            purpose: what the coins are for; coins and dropped bars of two purposes are drawn apart.
 
         Returns:
-            Coins of shape (T,), (B, 1) or (B, T) on the CPU, or None where every bar runs free.
+            Coins of shape (T,), (B, 1) or (B, T) on the CPU, or None where every bar runs free; and the dropped bars.
         """
-        ratio = self.ratio(step)
+        ratio, dropped = self.ratio(step), None
+        if self.input_dropout:
+            drawn = generator(self.seed, f"dropout beside {purpose}", step)
+            dropped = torch.rand(batch_size, window_size, generator=drawn) < self.input_dropout
         if ratio == 0:
-            return Feeding(None, self.detach_feedback, self.parallel_passes)
+            return Feeding(None, self.detach_feedback, self.parallel_passes, dropped)
         if self.coin == "prefix":
             coins = torch.arange(window_size) < round(ratio * window_size)
         else:
             shape = {"step": (window_size,), "sequence": (batch_size, 1), "sequence_step": (batch_size, window_size)}
             tosses = torch.rand(shape[self.coin], generator=generator(self.seed, purpose, step))
             coins = tosses < ratio
-        return Feeding(coins, self.detach_feedback, self.parallel_passes)
+        return Feeding(coins, self.detach_feedback, self.parallel_passes, dropped)
 
     def describe_unfinished(self, steps: int) -> str | None:
         """Say how far the ratio was from its final value when a training ended.
