@@ -21,8 +21,8 @@ GROUPS = (
     "bridge", "data", "data/split", "decoder", "encoder", "experiment", "layers", "logger", "loss", "lr_schedule",
     "optimizer", "predictor", "score", "teacher_forcing", "threshold", "trainer",
 )  # fmt: skip
-NO_CHOICE = ("data/base", "predictor/base", "teacher_forcing/base", "sweep")
-"""Folders of settings that options share, and of files for other programs."""
+NO_CHOICE = ("data/base", "predictor/base", "teacher_forcing/base", "sweep", "planted")
+"""Folders of settings that options share or hold some of, and of files for other programs."""
 
 OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 

@@ -83,7 +83,7 @@ def test_the_table_of_groups_marks_the_defaults():
         choices = compose("train", return_hydra_config=True).hydra.runtime.choices
     for group, options in groups().items():
         bold = [option.strip("*`") for option in options if option.startswith("**")]
-        chosen = next(option for name, option in choices.items() if name.partition("@")[0] == group)
+        chosen = next((option for name, option in choices.items() if name.partition("@")[0] == group), None)
         assert bold == ([chosen] if chosen else []), group
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from refold.data.planted.plant import SPACING
 from refold.errors import DataError
-from refold.studies.inject import KINDS, SPACING, SPLIT_FACTORS, inject
+from refold.studies.inject import KINDS, SPLIT_FACTORS, inject
 from tests.data.makers import checks, random_bars
 
 BARS = random_bars([300, 300, 120], seed=3)
