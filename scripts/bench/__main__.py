@@ -8,6 +8,7 @@
     python scripts/bench score --threads 2                     # scoring against a loop, and a million bars
     python scripts/bench per_asset                             # a scale and a level for each asset against one for all
     python scripts/bench overnight                             # first bars of sessions: masked, kept, or the end
+    python scripts/bench drift                                 # how often the test of drift is wrong, how soon right
 
 `decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
 
@@ -339,7 +340,18 @@ def main() -> None:
     table.add_argument("--seeds", type=int, default=3, help="models of each kind")
     table.add_argument("--epochs", type=int, default=8, help="of each training")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
+    table = tables.add_parser("drift", help="false and true alarms of the test of drift; needs all of refold")
+    table.add_argument("--seeds", type=int, default=5, help="sets of bars of each kind")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
     args = parser.parse_args()
+    if args.table == "drift":
+        from scripts.bench import drift
+
+        text = drift.report(args.seeds)
+        print(text)
+        if args.write:
+            write(args.write, args.table, text)
+        return
     if args.table == "overnight":
         from scripts.bench import overnight
 

@@ -91,13 +91,16 @@ def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_p
 
 
 def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
-    status, _, errors = score(f"out={tmp_path / 'mine'}")
+    status, printed, errors = score(f"out={tmp_path / 'mine'}", "drift.watch_years=1")
     assert status == 0, errors
     table = pl.read_parquet(tmp_path / "mine/scores.parquet")
     assert set(table["part"]) == {"val", "test"}
     result, facts = (json.loads(path.read_text()) for path in (run_dir / "result.json", tmp_path / "mine/scoring.json"))
     assert facts["level"] == result["detector"]["level"]
     assert table.filter(pl.col("score").is_null() != pl.col("reason").is_not_null()).height == 0
+    assert facts["drift"]["state"] in ("stable", "watch", "retrain")
+    assert sum(facts["drift"]["assets"].values()) == 4  # FB has no bar in the validation part
+    assert f"drift: {facts['drift']['state']}" in printed
     own = facts["thresholds"]["quantile (chosen)"]
     assert own["validation"] == result["detector"]["val/alarms_per_asset_year"]
     assert own["test"] == pytest.approx(result["detector"]["test/alarms_per_asset_year"])
@@ -199,7 +202,7 @@ def test_a_directory_that_is_no_run_or_of_another_version_is_named(run_dir, tmp_
     torch.save({**state, "format": 0}, other / "checkpoints/detector.pt")
     status, _, errors = score(run=str(other))
     assert status == 2
-    assert "the run's detector is of format 0; this version of refold reads 2" in errors
+    assert "the run's detector is of format 0; this version of refold reads 3" in errors
     settings = (other / "resolved.yaml").read_text()
     (other / "resolved.yaml").write_text(re.sub(r"  linear_path: \w+\n", "", settings))
     status, _, errors = score(run=str(other))

@@ -21,6 +21,8 @@ def mistakes(*overrides: str) -> str:
     [
         (["optimizer.lr=abc"], "optimizer.lr is 'abc'; it must be a valid number"),
         (["~optimizer.lr"], "optimizer.lr is missing; a run needs it"),
+        (["drift.watch_years=0"], "drift.watch_years is 0; it must be greater than 0"),
+        (["drift.watch_years=60"], "drift.retrain_years is 50.0; it must be at least drift.watch_years, which is 60"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["layers.hidden_size=0"], "encoder.hidden_size is 0; it must be at least 1"),
         (["layers.hidden_size=1.5"], "encoder.hidden_size is 1.5; it must be a valid integer"),

@@ -242,7 +242,7 @@ def test_state_comes_back_and_is_refused_by_another_detector(tmp_path):
     assert later.validation["level"] == judge.validation["level"] == float(judge.threshold.level)
     with pytest.raises(ConfigError, match="detector is Mahalanobis, Quantile, mean; its settings say SquaredError"):
         detector(data).load_state_dict(state)
-    with pytest.raises(ConfigError, match="of format 0; this version of refold reads 2"):
+    with pytest.raises(ConfigError, match="of format 0; this version of refold reads 3"):
         later.load_state_dict({**state, "format": 0})
 
 

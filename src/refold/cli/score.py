@@ -26,6 +26,7 @@ from refold.library.run import load_run
 from refold.library.scored_files import SCORED_FILES, write_scored_files
 from refold.report.summary import print_labelled
 from refold.runs.directory import atomic_folder
+from refold.scoring.drift import drift_words
 from refold.scoring.scored import alarm_words
 
 OWN = ("run", "out", "device", "trust")
@@ -80,5 +81,7 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
         f"{alarm_words(facts, facts['bar_seconds'], 'val/')} on validation, "
         f"{alarm_words(facts, facts['bar_seconds'])} here"
     )
+    if drift := facts.get("drift"):
+        console.print(f"drift: {drift_words(drift)}")
     if measured := facts.get("detection"):
         print_labelled(measured, console)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from refold.data.sources.source import Source
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
+    from refold.scoring.drift import DriftLimits, DriftTest
     from refold.scoring.protocols import Evaluation
     from refold.scoring.scores import Score
     from refold.scoring.thresholds import Threshold
@@ -198,6 +199,11 @@ class Parts:
         return build_threshold(self.cfg)
 
     @cached_property
+    def drift(self) -> "DriftLimits":
+        """How rarely bars like those of validation are told to be unlike them."""
+        return _instantiate(self.cfg, "drift")
+
+    @cached_property
     def evaluation(self) -> "Evaluation | None":
         """The measurements that an experiment adds to the reconstruction error; None if it adds none."""
         return _instantiate(self.cfg, "evaluation") if self.cfg.evaluation else None
@@ -238,6 +244,21 @@ def build_detector(
         threshold=parts.threshold,
         alignment=cfg.alignment,
     )
+
+
+def build_drift_test(cfg: DictConfig, detector: "Detector") -> "DriftTest | None":
+    """Build a fresh test of whether bars are like those of validation.
+
+    Args:
+        cfg: the configuration, with the limits.
+        detector: fitted.
+
+    Returns:
+        The test; None if validation has too few bars for one.
+    """
+    from refold.scoring.drift import DriftTest
+
+    return DriftTest(detector.reference, Parts(cfg).drift) if detector.reference is not None else None
 
 
 def build_module(cfg: DictConfig, num_features: int, parts: Parts | None = None) -> "AutoencoderModule":

@@ -12,7 +12,7 @@ from refold.errors import ConfigError
 from refold.runs.settings import load_settings, override, to_plain
 
 GROUPS = ("score", "threshold")
-PREFIXES = ("score.", "threshold.", "data.path", "data.uri", "data.source.", "data.checks.")
+PREFIXES = ("score.", "threshold.", "drift.", "data.path", "data.uri", "data.source.", "data.checks.")
 """Settings that may be chosen anew. Features, window and layout are part of what the model was trained on."""
 
 

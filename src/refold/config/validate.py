@@ -63,7 +63,7 @@ SECTIONS = (
     "lr_schedule",
     "loss",
 )
-SECTIONS += ("score", "threshold", "alignment", "evaluation")
+SECTIONS += ("score", "threshold", "alignment", "drift", "evaluation")
 SECTIONS += ("trainer", "logger", "checkpoint", "early_stopping", "seed", "resume", "trust", "run", "sweep")
 SWEEP = ("skip_finished", "stop_on_failure")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_"}
@@ -292,7 +292,7 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any], parts: Parts) -> Iter
     except RefoldError as error:
         yield str(error)
     # what a constructor alone knows of its arguments
-    for name in ("teacher_forcing", "data", "score", "threshold", "evaluation"):
+    for name in ("teacher_forcing", "data", "score", "threshold", "drift", "evaluation"):
         try:
             getattr(parts, name)
         except RefoldError as error:

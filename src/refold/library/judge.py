@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from refold.config.build import build_checks, build_data, build_detector, build_source, build_table, build_threshold
+from refold.config.build import (
+    build_checks,
+    build_data,
+    build_detector,
+    build_drift_test,
+    build_source,
+    build_table,
+    build_threshold,
+)
 from refold.config.change import all_thresholds, choose_anew
 from refold.config.compose import CONF
 from refold.data.bars.entries import columns_of
@@ -27,6 +35,7 @@ from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered, covered_days
 from refold.scoring.detector import Detector
+from refold.scoring.drift import DriftTest, count_states
 from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findings
 from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
@@ -73,6 +82,7 @@ class Scoring(NamedTuple):
         findings: what the checks of the data found, counted.
         facts: counts of bars, of events of the model and of faulty bars, and alarms per asset and year.
         thresholds: threshold -> column -> level and alarms per asset and year, if thresholds were to be compared.
+        drift: as `DriftTest.table` returns it; None if validation has too few bars for a test.
         evidence: what a report shows beside scores, if there is to be one.
     """
 
@@ -82,6 +92,7 @@ class Scoring(NamedTuple):
     findings: pl.DataFrame
     facts: dict[str, Any]
     thresholds: dict[str, dict[str, float]]
+    drift: pl.DataFrame | None
     evidence: "Evidence | None"
 
 
@@ -199,7 +210,11 @@ class Judge:
         Raises:
             DataError: the bars cannot be read or judged, or none of them has a score.
         """
-        sample = _sample(self.detector) if evidence else None
+        sample = None
+        if evidence:
+            from refold.report.evidence import Sample
+
+            sample = Sample(self.detector)
         scoring = self._score_own(sample, thresholds) if self.source is None else self._score(sample, thresholds)
         if self.folder is not None:
             shutil.rmtree(self.folder / BARS, ignore_errors=True)
@@ -210,11 +225,13 @@ class Judge:
         assert self.source is not None
         bars = self.read_bars(self.source)
         compared = self._comparison(bars.rows) if thresholds else None
-        findings, faulty = [bars.findings], bars.faulty
+        findings, faulty, drift = [bars.findings], bars.faulty, build_drift_test(self.cfg, self.detector)
         watch = sample and sample.of_piece(HERE, bars.rows)
         with self.progress(bars.rows, "bars scored") as count:
-            frames = scan(self.detector, bars, progress=count, findings=findings.append, faulty=faulty, watch=watch)
-            return self._collect(frames, compared, HERE, lambda: merge(findings), faulty, sample, bars)
+            frames = scan(
+                self.detector, bars, progress=count, findings=findings.append, faulty=faulty, watch=watch, drift=drift
+            )
+            return self._collect(frames, drift, compared, HERE, lambda: merge(findings), faulty, sample, bars)
 
     def _score_own(self, sample: "Sample | None", thresholds: bool) -> Scoring:
         """Score the validation and test parts of the data that the run was trained on."""
@@ -223,10 +240,10 @@ class Judge:
         parts = {part: data.segments(part) for part in ("val", "test")}
         compared = self._comparison(int(parts["test"][:, 1].sum())) if thresholds else None
         watch = sample and (lambda part, made: sample.of_part("validation" if part == "val" else part, made))
-        faulty = FaultyRuns()
+        faulty, drift = FaultyRuns(), build_drift_test(self.cfg, self.detector)
         with self.progress(sum(int(runs[:, 1].sum()) for runs in parts.values()), "bars scored") as count:
-            frames = scan_parts(self.detector, bars.slice(0, bars.rows), parts, count, watch, faulty)
-            return self._collect(frames, compared, "test", lambda: data.findings, faulty, sample, None)
+            frames = scan_parts(self.detector, bars.slice(0, bars.rows), parts, count, watch, faulty, drift)
+            return self._collect(frames, drift, compared, "test", lambda: data.findings, faulty, sample, None)
 
     def _comparison(self, rows: int) -> AlarmRates | None:
         """Fit all thresholds to the detector's validation scores."""
@@ -239,6 +256,7 @@ class Judge:
     def _collect(
         self,
         frames: Iterable[pl.DataFrame],
+        drift: DriftTest | None,
         compared: AlarmRates | None,
         name: str,
         findings: Callable[[], pl.DataFrame],
@@ -250,6 +268,7 @@ class Judge:
 
         Args:
             frames: scored bars, as `scan` and `scan_parts` yield them.
+            drift: gets the scored bars as they are made.
             compared: gets the rows that are not of validation; `name` is theirs.
             name: "test" of a run's own parts, else HERE.
             findings: what the checks found, asked when all bars are scored.
@@ -292,6 +311,8 @@ class Judge:
             "found_by_checks": dict(per_check.iter_rows()),
         }
         everything = with_findings(found, faulty.table())
+        moved = drift and drift.table(scores.collect_schema()["timestamp"])
+        facts |= {} if moved is None else {"drift": count_states(moved)}
         if labelled:
             facts["detection"] = labelled.measure()
             everything = everything.with_columns(labelled.count_in(everything))
@@ -304,7 +325,7 @@ class Judge:
             from refold.report.evidence import gather
 
             shown = gather(sample, bars, scores)
-        return Scoring(self.detector, scores, everything, counted, facts, rates, shown)
+        return Scoring(self.detector, scores, everything, counted, facts, rates, moved, shown)
 
     def reconstruct(self) -> pl.DataFrame:
         """Reconstruct each bar of a table in memory; see `Run.reconstruct`."""
@@ -341,13 +362,6 @@ def _let_label_lack(source: Source | None) -> None:
     table = getattr(source, "table", None)
     if isinstance(table, Table):
         setattr(source, "table", table.with_optional_label())  # noqa: B010  a source need not have one
-
-
-def _sample(detector: Detector) -> "Sample":
-    """Begin to collect what a report shows; torch and the report's modules are imported only then."""
-    from refold.report.evidence import Sample
-
-    return Sample(detector)
 
 
 def _without_verdict(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:

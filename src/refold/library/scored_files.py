@@ -9,6 +9,7 @@ import polars as pl
 
 from refold.library.judge import HERE, Scoring
 from refold.runs.directory import FINDINGS
+from refold.scoring.drift import drift_words
 from refold.scoring.scored import alarm_words, validation_rates
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
         latents=shown.latents,
         alarm_rates=scoring.thresholds,
         baselines=numbers or None,
+        drift=scoring.drift,
         facts={
             "score": f"{facts['score']}, {facts['alignment']} of windows",
             "threshold": f"{facts['threshold']}, {facts['level']:.4g}{', or of its own asset' * ('levels' in facts)}",
             "on validation": alarm_words(facts, facts["bar_seconds"], "val/"),
             "here": alarm_words(scoring.facts, facts["bar_seconds"]),
+            **({"drift": drift_words(scoring.facts["drift"])} if "drift" in scoring.facts else {}),
         },
     )

@@ -131,6 +131,12 @@ function fillEvents() {
     + `the model's, highest score first${events.found ? ", then what the checks found" : ""}.`;
 }
 
+function fillDrift() {
+  const { columns, rows, total } = data.drift;
+  fill("drift", columns, rows);
+  element("drift-shown").textContent = rows.length < total ? `${rows.length} of ${total.toLocaleString("en")} rows are shown.` : "";
+}
+
 function addTables(section) {
   data[section].forEach((table, n) => {
     element(section).appendChild(document.createElement("p")).textContent = table.caption;
@@ -250,7 +256,7 @@ async function start() {
   await load();
   names = Object.keys(data.assets);
   const there = { bars: names.length, events: data.events, windows: data.windows.length, histogram: data.histogram,
-    features: data.features, latents: data.latents, alarms: data.alarms.length, baselines: data.baselines.length };
+    features: data.features, latents: data.latents, alarms: data.alarms.length, drift: data.drift, baselines: data.baselines.length };
   for (const [section, part] of Object.entries(there)) element(section).hidden = !part;
   offer("asset", names);
   offer("window", data.windows.map((w) => `${w.asset}, from ${day(w.start)}: ${w.label}`), data.windows.map((_, n) => n));
@@ -264,6 +270,7 @@ async function start() {
   document.querySelector("main").hidden = false;
   drawAll();
   if (data.events) fillEvents();
+  if (data.drift) fillDrift();
   addTables("alarms");
   addTables("baselines");
   listen();

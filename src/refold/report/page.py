@@ -15,6 +15,7 @@ from refold.report.distributions import count_bars, count_findings, feature_sect
 from refold.report.html_page import assemble_page, time_zone, wall_clock
 from refold.report.sections import (
     WindowExample,
+    drift_table,
     event_table,
     latent_points,
     page_table,
@@ -37,6 +38,7 @@ def write_page(
     latents: pl.DataFrame | None = None,
     alarm_rates: Mapping[str, Mapping[str, float | None]] | None = None,
     baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
+    drift: pl.DataFrame | None = None,
     facts: Mapping[str, str] | None = None,
     unit: str = "feature units",
 ) -> None:
@@ -61,6 +63,7 @@ def write_page(
         latents: timestamp, asset, score if there is one; every other column is a number of the code.
         alarm_rates: threshold -> column -> value: how many alarms each would give.
         baselines: caption of a table -> row -> column -> value: the model and the baselines that it has to beat.
+        drift: rows of `refold.scoring.drift.DriftTest.table`: whether the bars are still like those of validation.
         facts: name -> text, shown at the top beside the counts.
         unit: unit of the windows' values, for the axis.
 
@@ -85,6 +88,7 @@ def write_page(
         "unit": unit,
         "latents": None if latents is None or latents.height == 0 else latent_points(latents, zone),
         "alarms": [page_table("", alarm_rates)] if alarm_rates else [],
+        "drift": None if drift is None else drift_table(drift),
         "baselines": [page_table(caption, rows) for caption, rows in (baselines or {}).items()],
     }
     write_atomically(Path(path), assemble_page(title, payload))

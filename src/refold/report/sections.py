@@ -12,6 +12,9 @@ from refold.report.projection import first_two_axes
 MOST_EVENTS = 1_000
 """Rows of the table of events, highest scores first."""
 
+MOST_DRIFTING = 200
+"""Rows of the table of drift: all assets together, then the assets that look most changed."""
+
 MOST_LATENTS = 3_000
 """Points of the latent map: codes at even distances, and those of the highest scores."""
 
@@ -133,6 +136,19 @@ def latent_points(latents: pl.DataFrame, zone: str | None) -> dict[str, Any]:
         # one far point would else take all colours for itself
         "brightest": None if scores is None else json_number(scores.quantile(0.99)),
     }
+
+
+def drift_table(drift: pl.DataFrame) -> dict[str, Any]:
+    """Return the rows of the table of drift: all assets together first, then the assets that look most changed.
+
+    Args:
+        drift: asset, state, since, moved, once_in_years, score_rank; the first row is of all assets together.
+    """
+    shown = pl.concat([drift[:1], drift[1:].sort("once_in_years", descending=True)]).head(MOST_DRIFTING)
+    columns = ["asset", "state", "since", "what moved most", "once in years", "mean rank of scores"]
+    dates = shown.with_columns(pl.col("since").cast(pl.String).fill_null(""), pl.col("moved").fill_null(""))
+    rows = [(*texts, json_number(years), json_number(rank)) for *texts, years, rank in dates.iter_rows()]
+    return {"columns": columns, "rows": rows, "total": drift.height}
 
 
 def page_table(caption: str, rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from refold.data.unsplit import ShortRuns, unsplit_series
 from refold.errors import ConfigError, DataError
 from refold.models import Autoencoder
 from refold.scoring.alignment import Alignment
+from refold.scoring.drift_reference import Reference, fit_reference
 from refold.scoring.measuring import BARS_AT_ONCE, Measurer, Watch
 from refold.scoring.rarity import Rarity
 from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores
@@ -28,7 +29,7 @@ from refold.scoring.scores import Score
 from refold.scoring.scores.base import asset_rows
 from refold.scoring.thresholds import FEWEST_OWN, Threshold, ValidationScores
 
-FORMAT = 2
+FORMAT = 3
 """Of the state, for the message about a run of another version."""
 
 MOST_NAMED = 10
@@ -75,6 +76,7 @@ class Detector:
         self.workers: int | None = None  # batches at a time; None: as many as torch has threads on a CPU
         self.validation: dict[str, Any] = {}
         self.rarity: Rarity | None = None
+        self.reference: Reference | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -142,6 +144,9 @@ class Detector:
         validation = ValidationScores(scored.score, scored.asset, moments, span, scored.names)
         pooled = self.threshold.fit_assets(validation)
         self.rarity = Rarity(validation)
+        values = self.drift_values(val[0], scored)
+        years = self.rarity.bars_per_year()
+        self.reference = fit_reference(scored.times, scored.asset, values, scored.names, self.features, years)
         _tell_pooled(pooled, self.rarity, type(self.threshold).__name__)
         flagged = self.flag(scored)[1]
         kept = there | np.concatenate([[False], there[:-1]])  # a row without score keeps two runs apart
@@ -158,6 +163,7 @@ class Detector:
             "asset": torch.from_numpy(scored.asset[kept].astype(np.int32)),
             "asset_names": list(scored.names),
             "tails": self.rarity.state(),
+            "drift": None if self.reference is None else self.reference.state(),
         }
         return self
 
@@ -210,6 +216,18 @@ class Detector:
             names=series.asset_names if self.recipe.layout != "panel" else self.panel_assets,
         )
 
+    def drift_values(self, series: Series, scored: Scores) -> np.ndarray:
+        """Return what the test of drift looks at: score and features of each bar, (N, 1 + F); NaN without a score.
+
+        Args:
+            series: scaled.
+            scored: its N scores.
+        """
+        features = series.values.cpu()
+        if self.recipe.layout == "panel":
+            features = self._by_asset(features)
+        return np.concatenate([scored.score[:, None], features.numpy()], axis=1, dtype=np.float64)
+
     def flag(self, scored: Scores) -> tuple[np.ndarray, np.ndarray]:
         """Compare scores with their levels.
 
@@ -239,18 +257,21 @@ class Detector:
         N = R, or K R for a panel: asset after asset.
         """
         values, reconstruction = self.measurer.values(series, segments, progress, watch, short_runs)
-        R, F = len(values), len(self.features)
+        R = len(values)
         if self.recipe.layout != "panel":
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
-        K = len(self.columns) // F
-
-        def by_asset(columns: Tensor) -> Tensor:
-            return columns.view(R, K, F).transpose(0, 1).reshape(K * R, F)
-
-        values = by_asset(values) if self.score_function.names_features else values.repeat(K, 1)
-        lacking = (by_asset(series.values.cpu()) == 0).all(dim=1, keepdim=True)  # an asset without a bar at that moment
-        values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, by_asset(reconstruction)))
+        K = len(self.columns) // len(self.features)
+        values = self._by_asset(values) if self.score_function.names_features else values.repeat(K, 1)
+        # an asset without a bar at that moment
+        lacking = (self._by_asset(series.values.cpu()) == 0).all(dim=1, keepdim=True)
+        made = self._by_asset(reconstruction)
+        values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, made))
         return values, reconstruction, np.repeat(np.arange(K), R)
+
+    def _by_asset(self, columns: Tensor) -> Tensor:
+        """Turn the rows of a panel (R, K F) into those of its assets, one after another (K R, F)."""
+        F = len(self.features)
+        return columns.view(len(columns), -1, F).transpose(0, 1).reshape(-1, F)
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
@@ -307,6 +328,8 @@ class Detector:
         self.columns = list(state["columns"])
         self.validation = state["validation"]
         self.rarity = Rarity(known_scores(self.validation), self.validation["tails"])
+        drift = self.validation["drift"]
+        self.reference = None if drift is None else Reference.from_state(drift)
         for part, name in ((self.score_function, "score"), (self.threshold, "threshold")):
             part.load_state_dict({key: value for key, value in state[name].items() if key != "class"})
         self._rehearse()

@@ -17,10 +17,13 @@ from refold.data.bars.findings import FaultyRuns
 from refold.data.bars.table import LABEL
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.data.unsplit import UnsplitSeries, unsplit_series
+from refold.data.windows.views import Series
 from refold.scoring.detector import Detector
+from refold.scoring.drift import DriftTest
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
 from refold.scoring.measuring import Watch
 from refold.scoring.scored import Scores
+from refold.scoring.scores.base import asset_rows
 from refold.scoring.thresholds import Memory, running_levels
 
 PIECE = 100_000
@@ -40,6 +43,7 @@ def scan(
     faulty: FaultyRuns | None = None,
     watch: Callable[["Piece"], Watch] | None = None,
     features: bool = False,
+    drift: DriftTest | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Score bars of any number.
 
@@ -52,6 +56,7 @@ def scan(
         faulty: gets the runs of faulty bars of each piece.
         watch: piece -> what sees its windows and what the model makes of them.
         features: whether rows have a column reconstruction/<feature> of each feature.
+        drift: gets the scored bars, and is finished with the last of them.
 
     Yields:
         Rows in the order of the bars, as `frame` makes them, with their number in the column place.
@@ -73,6 +78,10 @@ def scan(
         rows = frame(detector, here.part, scored, tails, here.kept, kinds, reason, features)
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
         progress(rows.height)
+        if drift is not None:
+            _test_drift(drift, detector, made.series, scored, here.kept)
+    if drift is not None:
+        drift.finish()
 
 
 class Piece(NamedTuple):
@@ -130,6 +139,7 @@ def scan_parts(
     progress: Callable[[int], None] = lambda rows: None,
     watch: Callable[[str, UnsplitSeries], Watch] | None = None,
     faulty: FaultyRuns | None = None,
+    drift: DriftTest | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Score parts of the bars that a run was trained on, with windows that cross no border between parts.
 
@@ -140,6 +150,7 @@ def scan_parts(
         progress: gets the number of rows that are done.
         watch: (part, the bars as one series) -> what sees the part's windows and what the model makes of them.
         faulty: gets the runs of faulty bars that reach into a part.
+        drift: gets the scored bars of the test part, and is finished with the last of them.
 
     Yields:
         For each part its rows as `frame` makes them, with the column part: of each asset all bars from the first that
@@ -151,6 +162,9 @@ def scan_parts(
         own = replace(made, segments=runs)
         seen = watch and watch(part, own)
         scored = detector.score_series(made.series, runs, made.origin, progress, seen)
+        if drift is not None and part == "test":
+            _test_drift(drift, detector, made.series, scored, slice(0, bars.height))
+            drift.finish()
         rows = frame(
             detector, bars, scored, {}, slice(0, bars.height), likely, own.reasons(detector.recipe.window_size)
         )
@@ -163,6 +177,14 @@ def scan_parts(
             runs.filter(pl.Series(before[runs["last"].to_numpy() + 1] > before[runs["first"].to_numpy()]))
             for runs in made.runs
         )
+
+
+def _test_drift(drift: DriftTest, detector: Detector, series: Series, scored: Scores, kept: slice) -> None:
+    """Give a test of drift the scored bars that were made from some rows of a table."""
+    values = detector.drift_values(series, scored)
+    values[(scored.origin < kept.start) | (scored.origin >= kept.stop)] = np.nan
+    for rows in asset_rows(scored.asset):
+        drift.add(scored.names[int(scored.asset[rows.start])], scored.times[rows], values[rows])
 
 
 def _bars_of_part(made: UnsplitSeries, runs: np.ndarray, bars: pl.DataFrame) -> np.ndarray:
