@@ -32,8 +32,9 @@ from refold.config.compose import compose_settings
 from refold.data import WindowDataModule
 from refold.data.unsplit import unsplit_series
 from refold.library.run import Run
+from refold.scoring.budget import AlarmBudget
 from refold.scoring.scored import Scores, extent
-from refold.scoring.thresholds import AlarmBudget, Quantile, Threshold, ValidationScores, asset_years, count_alarms
+from refold.scoring.thresholds import Quantile, Threshold, ValidationScores, asset_years, count_alarms
 
 SCALES = ("pooled", "per_asset", "trailing")
 MOVE = 0.03

@@ -9,10 +9,10 @@ import torch
 from scipy.stats import genpareto
 
 from refold.errors import ConfigError
+from refold.scoring.budget import AlarmBudget
 from refold.scoring.tails import fit_pareto, fit_tail, tail_level
 from refold.scoring.thresholds import (
     FEWEST_OWN,
-    AlarmBudget,
     MeanStd,
     PeaksOverThreshold,
     Quantile,
