@@ -19,6 +19,7 @@ Letters: B windows, T bars, F features, H hidden size, L layers.
 
 import argparse
 import gc
+import importlib
 import os
 import platform
 import statistics
@@ -323,63 +324,43 @@ def main() -> None:
     table = tables.add_parser("masks", help="encoder of windows of different lengths", parents=[common])
     table.set_defaults(run=masks)
     table = tables.add_parser("data", help="gather, memory, building and mapped series; needs all of refold")
-    table.add_argument("benches", nargs="*", help="gather, memory, build, mapped; all, if none is named")
+    table.add_argument("names", nargs="*", help="gather, memory, build, mapped; all, if none is named")
     table = tables.add_parser("score", help="windows per second in scoring, and a million bars; needs all of refold")
-    table.add_argument("benches", nargs="*", help="speed, batches, million; all, if none is named")
+    table.add_argument("names", nargs="*", help="speed, batches, million; all, if none is named")
     table.add_argument("--threads", type=int, default=1, help="of the CPU")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
     table = tables.add_parser("per_asset", help="what is found in a calm asset, and who is flagged; trains models")
-    table.add_argument("--data", nargs="*", default=[], help="mixture, stocks, panel; all, if none is named")
-    table.add_argument("--scale", nargs="*", default=[], help="pooled, per_asset, trailing; all, if none is named")
+    table.add_argument(
+        "--data", dest="sets", nargs="*", default=[], help="mixture, stocks, panel; all, if none is named"
+    )
+    table.add_argument(
+        "--scale", dest="scales", nargs="*", default=[], help="pooled, per_asset, trailing; all, if none is named"
+    )
     table.add_argument("--seeds", type=int, default=5, help="models of each kind")
     table.add_argument("--epochs", type=int, default=10, help="of each training")
     table.add_argument("--log", type=Path, help="file that gets a line of JSON for each model and threshold")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     table = tables.add_parser("overnight", help="what becomes of the first bar of a session; trains models")
-    table.add_argument("--scale", nargs="*", default=[], help="pooled, per_asset, trailing; all, if none is named")
+    table.add_argument(
+        "--scale", dest="scales", nargs="*", default=[], help="pooled, per_asset, trailing; all, if none is named"
+    )
     table.add_argument("--seeds", type=int, default=3, help="models of each kind")
     table.add_argument("--epochs", type=int, default=8, help="of each training")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     table = tables.add_parser("drift", help="false and true alarms of the test of drift; needs all of refold")
     table.add_argument("--seeds", type=int, default=5, help="sets of bars of each kind")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
+    table = tables.add_parser("walk_forward", help="whether budgets of alarms are kept, year after year; trains models")
+    table.add_argument("--seeds", type=int, default=5, help="models of each year")
+    table.add_argument("--epochs", type=int, default=10, help="of each training")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     args = parser.parse_args()
-    if args.table == "drift":
-        from scripts.bench import drift
-
-        text = drift.report(args.seeds)
+    if args.table not in ("decoders", "masks"):  # a module beside this file; it imports what the decoders do without
+        bench = importlib.import_module(f"scripts.bench.{args.table}")
+        text = bench.report(**{name: value for name, value in vars(args).items() if name not in ("table", "write")})
         print(text)
-        if args.write:
+        if vars(args).get("write"):
             write(args.write, args.table, text)
-        return
-    if args.table == "overnight":
-        from scripts.bench import overnight
-
-        text = overnight.report(args.scale, args.seeds, args.epochs)
-        print(text)
-        if args.write:
-            write(args.write, args.table, text)
-        return
-    if args.table == "per_asset":
-        from scripts.bench import per_asset
-
-        text = per_asset.report(args.data, args.seeds, args.epochs, args.scale, args.log)
-        print(text)
-        if args.write:
-            write(args.write, args.table, text)
-        return
-    if args.table == "score":
-        from scripts.bench import score as bench_score
-
-        text = bench_score.report(args.benches, args.threads)
-        print(text)
-        if args.write:
-            write(args.write, args.table, text)
-        return
-    if args.table == "data":
-        from scripts.bench import data as bench_data  # beside this file; it imports what the decoders do without
-
-        bench_data.report(args.benches)
         return
     if args.write and args.repeats < 5:
         parser.error(f"--repeats is {args.repeats}; it must be at least 5 with --write: figures to be kept are medians")

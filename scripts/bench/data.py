@@ -327,16 +327,18 @@ BENCHES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def report(names: list[str]) -> None:
-    """Run the named benches, or all, and print their tables."""
+def report(names: list[str]) -> str:
+    """Run the named benches, or all, and return their tables."""
     unknown = set(names) - set(BENCHES)
     if unknown:
         sys.exit(f"there is no bench {', '.join(sorted(unknown))}; it must be one of {', '.join(BENCHES)}")
     machine = platform.processor() or platform.machine()
-    print(f"{machine}, {os.cpu_count()} cores, {torch.get_num_threads()} threads", end=", ")
-    print(f"torch {torch.__version__}, polars {pl.__version__}, Python {platform.python_version()}")
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    versions = f"torch {torch.__version__}, polars {pl.__version__}, Python {platform.python_version()}"
+    lines = [f"{machine}, {threads}, {versions}"]
     for name in names or BENCHES:
-        print(f"\n### {name}\n", *BENCHES[name](), sep="\n", flush=True)
+        lines += ["", f"### {name}", "", *BENCHES[name]()]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -117,15 +117,15 @@ def places(data: WindowDataModule, asset: str) -> np.ndarray:
     return np.concatenate([np.arange(first + APART // 2, first + count - 2, APART) for first, count in runs])
 
 
-def planted(data: WindowDataModule, rows: np.ndarray) -> pl.DataFrame:
-    """Return the bars with a close that is MOVE too high in some rows of the series."""
+def planted(data: WindowDataModule, rows: np.ndarray, move: float) -> pl.DataFrame:
+    """Return the bars with a close that is a share too high in some rows of the series."""
     series, bars = data.train_windows.series, data.source.load()
     days = pl.Series("timestamp", series.times[rows]).cast(series.time_dtype).cast(bars.schema["timestamp"])
     ticks = pl.DataFrame({"timestamp": days, "asset": series.assets(rows), "tick": True})
     marked = bars.with_columns(pl.col("asset").cast(pl.String)).join(
         ticks, on=["timestamp", "asset"], how="left", maintain_order="left"
     )
-    moved = pl.when(pl.col("tick").fill_null(False)).then(pl.col("close") * (1 + MOVE)).otherwise("close")
+    moved = pl.when(pl.col("tick").fill_null(False)).then(pl.col("close") * (1 + move)).otherwise("close")
     marked = marked.with_columns(moved.alias("close"))
     if "high" in marked.columns:
         marked = marked.with_columns(pl.max_horizontal("high", "close").alias("high"))
@@ -139,7 +139,7 @@ def judged(run: Run, data: WindowDataModule) -> Iterator[tuple[str, str, Outcome
     assert data.scaler is not None
     validation, clean = (detector.score_series(series, data.segments(part)) for part in ("val", "test"))
     rows = places(data, calmest(data))
-    piece = unsplit_series(planted(data, rows), data.recipe, data.scaler)
+    piece = unsplit_series(planted(data, rows, MOVE), data.recipe, data.scaler)
     assert len(piece.series.times) == len(series.times)
     spoilt = detector.score_series(piece.series, data.segments("test"))
     for name, levels, threshold in thresholds():
@@ -173,7 +173,7 @@ def thresholds() -> Iterator[tuple[str, str, Threshold]]:
     """Yield the thresholds with their names, not fitted."""
     for levels, per_asset in (("one for all", False), ("one for each", True)):
         yield "quantile", levels, Quantile(share=0.995, per_asset=per_asset)
-        yield "budget", levels, AlarmBudget(alarms=2.0, per="asset_year", per_asset=per_asset)
+        yield "budget", levels, AlarmBudget(alarms=2.0, per="asset_year", adapt=0.0, per_asset=per_asset)
 
 
 def report(sets: list[str], seeds: int, epochs: int, scales: list[str], log: Path | None) -> str:

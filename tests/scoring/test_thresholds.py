@@ -162,7 +162,7 @@ def alarms_at(level: float, known: ValidationScores) -> int:
 def test_a_budget_is_kept_at_its_level_and_above_and_at_none_just_below(alarms, per, seed):
     known = validation(seed=seed)
     allowed = int(alarms * (np.isfinite(known.scores).sum() / 365.25 if per == "asset_year" else 729))  # a bar a day
-    threshold = AlarmBudget(alarms=alarms, per=per, per_asset=False)
+    threshold = AlarmBudget(alarms=alarms, per=per, adapt=0.0, per_asset=False)
     threshold.fit_validation(known)
     level = float(threshold.level)
     occurring = np.unique(known.scores[np.isfinite(known.scores)])
@@ -175,7 +175,7 @@ def test_a_budget_is_kept_at_its_level_and_above_and_at_none_just_below(alarms, 
 
 
 def test_a_budget_that_all_levels_keep_to_flags_all_but_the_least():
-    threshold = AlarmBudget(alarms=1e6, per="day", per_asset=False)
+    threshold = AlarmBudget(alarms=1e6, per="day", adapt=0.0, per_asset=False)
     threshold.fit_validation(ValidationScores(np.array([1.0, 3.0, 2.0]), np.zeros(3, int), 3, 2 * 86400.0))
     assert float(threshold.level) == 1.5
 
@@ -197,11 +197,11 @@ def test_a_budget_that_all_levels_keep_to_flags_all_but_the_least():
 )
 def test_a_budget_that_validation_cannot_resolve_is_refused(alarms, per, message):
     with pytest.raises(ConfigError, match=message):
-        AlarmBudget(alarms=alarms, per=per, per_asset=False).fit_validation(validation())
+        AlarmBudget(alarms=alarms, per=per, adapt=0.0, per_asset=False).fit_validation(validation())
     least = 1 / (validation().asset_years if per == "asset_year" else 729)
-    AlarmBudget(alarms=least, per=per, per_asset=False).fit_validation(validation())
+    AlarmBudget(alarms=least, per=per, adapt=0.0, per_asset=False).fit_validation(validation())
     with pytest.raises(ConfigError, match="raise it, bring more validation bars"):  # a single moment covers no time
-        AlarmBudget(alarms=least, per=per, per_asset=False).fit_validation(
+        AlarmBudget(alarms=least, per=per, adapt=0.0, per_asset=False).fit_validation(
             ValidationScores(np.ones(2), np.arange(2), 1, 0.0)
         )
 
@@ -217,7 +217,7 @@ EVERY = [
     lambda per_asset: MeanStd(deviations=3.0, per_asset=per_asset),
     lambda per_asset: PeaksOverThreshold(risk=1e-3, start=0.95, per_asset=per_asset),
     lambda per_asset: StreamingPeaks(risk=1e-3, start=0.95, per_asset=per_asset),
-    lambda per_asset: AlarmBudget(alarms=2.0, per="asset_year", per_asset=per_asset),
+    lambda per_asset: AlarmBudget(alarms=2.0, per="asset_year", adapt=0.0, per_asset=per_asset),
 ]
 KINDS = ["quantile", "mean_std", "pot", "spot", "budget"]
 
@@ -275,7 +275,7 @@ def test_assets_with_too_few_scores_are_judged_by_the_level_of_all():
 
 def test_each_asset_gets_an_equal_share_of_the_alarms_of_a_day():
     known = of_assets(800, 800)
-    threshold = AlarmBudget(alarms=0.02, per="day", per_asset=True)
+    threshold = AlarmBudget(alarms=0.02, per="day", adapt=0.0, per_asset=True)
     threshold.fit_assets(known)
     for name, alone in known.by_asset():
         assert count_alarms(alone.scores > float(threshold.of(name).level), alone.asset) == 7  # 0.01 x 799 days

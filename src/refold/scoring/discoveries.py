@@ -54,7 +54,6 @@ class FalseDiscoveries(Threshold):
     et al. 2023.
     """
 
-    learns = True
     tensors = ("level", "cuts")
 
     @checked("threshold")
