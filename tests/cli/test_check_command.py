@@ -128,6 +128,8 @@ def test_columns_that_are_not_used_are_named(tmp_path, monkeypatch, capsys):
         ([], "there is nothing to check"),
         (["missing.csv", "data.window_size=abc"], "data.window_size is 'abc'"),
         (["missing.csv", "data.stride=0"], "data.stride is 0; it must be at least 1"),
+        (["missing.csv", "data.layout=pannel"], "it must be one of per_asset, panel; did you mean panel?"),
+        (["missing.csv", "data.scale_lookback=1"], "data.scale_lookback is 1; it must be at least 2"),
         (["missing.csv", "data.source.tabel=1"], "data.source.tabel"),
         (["missing.csv", "data.split.embargo=-1"], "data.split.embargo is -1"),
     ],

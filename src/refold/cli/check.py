@@ -13,28 +13,26 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import get_type_hints
 
 from rich.console import Console
 
 from refold import program
-from refold.bounds import at_least, within
 from refold.cli import command
 from refold.config import build
 from refold.config.arguments import hide_arguments
 from refold.config.compose import compose_settings, file_overrides, without_hydra
 from refold.config.validate import check_sections, check_values
 from refold.data.inspection import Inspection, inspect_table
+from refold.data.recipe import Recipe, Stride
 from refold.errors import ConfigError, RefoldError
 
 SECTIONS = ("data.source", "data.checks", "data.split")
-BOUNDS: dict[str, Any] = {
-    "data.window_size": Annotated[int, at_least(1)],
-    "data.max_masked": Annotated[int, at_least(0)],
-    "data.stride": Annotated[int, at_least(1)],
-    "data.fold": Annotated[int, at_least(0)],
-    "data.min_assets": Annotated[float, within(0, 1, open_start=True)],
-}
+VALUES = ("layout", "min_assets", "window_size", "max_masked", "stride", "fold", "overnight", "scale", "scale_lookback")
+HINTS = {**get_type_hints(Recipe, include_extras=True), "stride": Stride}
+BOUNDS = {f"data.{name}": HINTS[name] for name in VALUES}
+"""Key -> type and bounds, of the settings of windows that are values."""
+
 ASSETS = 8
 """Assets that are listed one by one."""
 

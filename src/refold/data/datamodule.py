@@ -11,13 +11,24 @@ import polars as pl
 import torch
 from lightning import LightningDataModule
 
-from refold.bounds import at_least, checked, complaint, within
+from refold.bounds import at_least, checked, complaint
 from refold.data.bars.checks import Checks
 from refold.data.bars.entries import Entry, find_feature
 from refold.data.long import cache as caching
 from refold.data.long.ordered import read_sorted
 from refold.data.pipeline import Prepared, prepare
-from refold.data.recipe import Layout, Overnight, Recipe, Scale
+from refold.data.recipe import (
+    Fold,
+    Layout,
+    MaxMasked,
+    MinAssets,
+    Overnight,
+    Recipe,
+    Scale,
+    ScaleLookback,
+    Stride,
+    WindowSize,
+)
 from refold.data.sources.source import Source, batches_of
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
@@ -74,20 +85,20 @@ class WindowDataModule(LightningDataModule):
         source: Source,
         features: Sequence[str | Mapping[str, Any]] | None,
         layout: Layout,
-        min_assets: Annotated[float, within(0, 1, open_start=True)],
-        window_size: Annotated[int, at_least(1)],
+        min_assets: MinAssets,
+        window_size: WindowSize,
         shortest_window: Annotated[int | None, at_least(1)],
         shuffle_bars: bool,
-        stride: Annotated[int, at_least(1)],
+        stride: Stride,
         asset_weights: AssetWeights | None,
-        max_masked: Annotated[int, at_least(0)],
+        max_masked: MaxMasked,
         batch_size: Annotated[int, at_least(1)],
         split: Split,
-        fold: Annotated[int, at_least(0)],
+        fold: Fold,
         checks: Checks,
         overnight: Overnight,
         scale: Scale | None,
-        scale_lookback: Annotated[int, at_least(2)],
+        scale_lookback: ScaleLookback,
         cache: str | None,
         device: Literal["auto", "cpu"],
         seed: Annotated[int, at_least(0)],

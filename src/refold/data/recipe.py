@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from refold.bounds import at_least, within
 from refold.data.bars.checks import Checks
 from refold.data.bars.entries import Entry, choose, find_all, name_of
 from refold.data.windows.split import Split
@@ -13,6 +14,13 @@ Overnight = Literal["keep", "mask", "break"]
 
 Layout = Literal["per_asset", "panel"]
 Scale = Literal["pooled", "per_asset", "trailing"]
+
+MinAssets = Annotated[float, within(0, 1, open_start=True)]
+WindowSize = Annotated[int, at_least(1)]
+MaxMasked = Annotated[int, at_least(0)]
+Stride = Annotated[int, at_least(1)]
+Fold = Annotated[int, at_least(0)]
+ScaleLookback = Annotated[int, at_least(2)]
 
 
 @dataclass(frozen=True)
@@ -39,15 +47,15 @@ class Recipe:
 
     entries: tuple[Entry, ...] | None
     layout: Layout
-    min_assets: float
-    window_size: int
-    max_masked: int
+    min_assets: MinAssets
+    window_size: WindowSize
+    max_masked: MaxMasked
     split: Split
-    fold: int
+    fold: Fold
     checks: Checks
     overnight: Overnight
     scale: Scale | None
-    scale_lookback: int
+    scale_lookback: ScaleLookback
     horizon: int = 0
 
     @property
