@@ -15,6 +15,7 @@ from refold.errors import ConfigError
 from refold.launch.hardware import find_machine
 from refold.library.reconstruction_baselines import fit_baselines, measure_baselines
 from refold.library.run import load_run
+from refold.report.figures import ReconstructionPictures
 from refold.training.loggers import finish_loggers
 
 GROUPS = (
@@ -92,7 +93,7 @@ def test_every_option_takes_a_training_step(group, option, tmp_path, monkeypatch
     data = config.build_data(cfg)
     data.setup()
     module = config.build_module(cfg, data.num_features)
-    trainer = config.build_trainer(cfg, tmp_path)
+    trainer = config.build_trainer(cfg, tmp_path, ReconstructionPictures(tmp_path))
     before = [weights.clone() for weights in module.parameters()]
     try:
         trainer.fit(module, datamodule=data)

@@ -113,6 +113,7 @@ def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> 
     with interruptible(run_dir), full_disk_as_refold_error(run_dir):
         from refold.library.evaluation import evaluate_run
         from refold.library.scored_files import escape_formulas
+        from refold.report.figures import ReconstructionPictures
         from refold.training.loggers import finish_loggers
 
         job.seed(cfg)
@@ -124,7 +125,8 @@ def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> 
             config.start_linear_path(module, data)
         status = 1
         try:
-            trainer = config.build_trainer(cfg, run_dir)  # starts the W&B run, which must end whatever comes
+            # starts the W&B run, which must end whatever comes
+            trainer = config.build_trainer(cfg, run_dir, ReconstructionPictures(run_dir))
             job.log_training(cfg, trainer, data)
             if trainer.is_global_zero:
                 escape_formulas(data.findings).write_csv(run_dir / FINDINGS)

@@ -315,8 +315,14 @@ def without_noise(settings: dict[str, Any]) -> dict[str, Any]:
     return strip({key: value for key, value in settings.items() if key not in ("logger", "resume", "trust")})
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
-    """Build Lightning's trainer with Refold's callbacks and loggers, which write into the run directory."""
+def build_trainer(cfg: DictConfig, run_dir: Path, pictures: "L.Callback") -> "L.Trainer":
+    """Build Lightning's trainer with Refold's callbacks and loggers, which write into the run directory.
+
+    Args:
+        cfg: the configuration.
+        run_dir: the run directory.
+        pictures: the callback that draws windows after some epochs.
+    """
     from refold.training.metrics_file import MetricsFile
     from refold.training.saving import AtomicCheckpointIO
 
@@ -325,23 +331,22 @@ def build_trainer(cfg: DictConfig, run_dir: Path) -> "L.Trainer":
         cfg,
         "trainer",
         logger=[MetricsFile(run_dir / METRICS), *([logger] if logger else [])],
-        callbacks=build_callbacks(cfg, run_dir),
+        callbacks=_build_callbacks(cfg, run_dir, pictures),
         plugins=[AtomicCheckpointIO(), find_environment()],
         default_root_dir=run_dir,
         enable_progress_bar=sys.stdout.isatty(),
     )
 
 
-def build_callbacks(cfg: DictConfig, run_dir: Path) -> list[Any]:
+def _build_callbacks(cfg: DictConfig, run_dir: Path, pictures: "L.Callback") -> list[Any]:
     """Build the callbacks, Checkpoints before those that rely on what it has written."""
-    from refold.report.figures import ReconstructionPictures
     from refold.training.callbacks import EpochBar, EpochReport, RunFacts, StopOnSignal, TrainingSample
 
     checkpoints = _instantiate(cfg, "checkpoint", run_dir=run_dir)
     return [
         RunFacts(),
         TrainingSample(),
-        ReconstructionPictures(run_dir),
+        pictures,
         EpochReport(),
         *([EpochBar()] if sys.stdout.isatty() else []),
         *_instantiate(cfg, "early_stopping"),

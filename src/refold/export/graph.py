@@ -8,31 +8,17 @@ Features go in and come out in their own units. The LSTMs of the graph are one o
 """
 
 import math
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from refold.data import Scaler
 from refold.data.bars.entries import find_feature
 from refold.errors import ConfigError
-from refold.models import Autoencoder
 from refold.models.portable import portable
 from refold.scoring.detector import Detector
+from refold.scoring.protocols import TrainedRun
 from refold.scoring.scores import GaussStatic, LatentNeighbours, Mahalanobis, Score
-
-
-class TrainedRun(Protocol):
-    """The parts of a run that an export needs; `refold.load_run` gives one."""
-
-    directory: Path
-    config: DictConfig
-    autoencoder: Autoencoder
-    scaler: Scaler
-    detector: Detector | None
 
 
 def fitted_detector(run: TrainedRun) -> Detector:

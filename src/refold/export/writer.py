@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from refold.errors import ConfigError, RefoldError
-from refold.export.graph import Portable, TrainedRun, fitted_detector, reference
+from refold.export.graph import Portable, fitted_detector, reference
 from refold.models.portable import OPERATOR
+from refold.scoring.protocols import TrainedRun
 
 OUTPUTS = ("reconstruction", "code", "score")
 

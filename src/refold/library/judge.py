@@ -39,6 +39,7 @@ from refold.scoring.drift import DriftTest, count_states
 from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findings
 from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
+from refold.scoring.protocols import TrainedRun
 from refold.scoring.rarity import with_periods
 from refold.scoring.scan import RECONSTRUCTION, scan, scan_parts
 from refold.scoring.scored import count_rates
@@ -46,7 +47,6 @@ from refold.scoring.unlike import refuse_unlike, warn_of_unknown
 
 if TYPE_CHECKING:
     from refold.data import WindowDataModule
-    from refold.library.run import Run
     from refold.report.evidence import Evidence, Sample
 
 log = logging.getLogger("refold.score")
@@ -113,7 +113,7 @@ class Judge:
 
     def __init__(
         self,
-        run: "Run",
+        run: TrainedRun,
         bars: Any = None,
         settings: Mapping[str, Any] | None = None,
         *,

@@ -67,7 +67,7 @@ class Run:
         self.autoencoder = autoencoder
         self.scaler = scaler
         self.features = features
-        self.entries = features if entries is None else entries
+        self.entries: Sequence[Entry] = features if entries is None else entries
         self.detector = detector
 
     def __repr__(self) -> str:

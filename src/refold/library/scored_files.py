@@ -3,24 +3,22 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from refold.library.judge import HERE, Scoring
 from refold.runs.directory import FINDINGS
 from refold.scoring.drift import drift_words
+from refold.scoring.protocols import TrainedRun
 from refold.scoring.scored import alarm_words, validation_rates
-
-if TYPE_CHECKING:
-    from refold.library.run import Run
 
 SCORED_FILES = ("scores.parquet", "events.csv", FINDINGS, "scoring.json", "report.html")
 
 _FORMULA = r"^[=+\-@\t\r]"
 
 
-def write_scored_files(run: "Run", scoring: Scoring, folder: Path) -> dict[str, Any]:
+def write_scored_files(run: TrainedRun, scoring: Scoring, folder: Path) -> dict[str, Any]:
     """Write everything beside scores.parquet, which is there already.
 
     Args:
@@ -39,7 +37,7 @@ def write_scored_files(run: "Run", scoring: Scoring, folder: Path) -> dict[str, 
     return facts
 
 
-def describe_scoring(run: "Run", scoring: Scoring) -> dict[str, Any]:
+def describe_scoring(run: TrainedRun, scoring: Scoring) -> dict[str, Any]:
     """Return the run's id, and by what and how strictly its bars are judged."""
     detector = scoring.detector
     return {
@@ -60,7 +58,7 @@ def escape_formulas(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col(name).cast(pl.String).str.replace(_FORMULA, "'$0") for name in texts)
 
 
-def write_report(run: "Run", scoring: Scoring, path: str | os.PathLike) -> None:
+def write_report(run: TrainedRun, scoring: Scoring, path: str | os.PathLike) -> None:
     """Write the page about scored bars.
 
     Args:

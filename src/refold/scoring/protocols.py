@@ -1,13 +1,35 @@
 """Interfaces that other packages implement to be scored or measured here."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import polars as pl
 
 if TYPE_CHECKING:
-    from refold.data import WindowDataModule
+    from omegaconf import DictConfig
+
+    from refold.data import Scaler, WindowDataModule
+    from refold.data.bars.entries import Entry
+    from refold.models import Autoencoder
     from refold.scoring.detector import Detector
+
+
+class TrainedRun(Protocol):
+    """The parts of a run with which bars are scored, or which are exported; `refold.load_run` gives one."""
+
+    directory: Path
+    config: "DictConfig"
+    autoencoder: "Autoencoder"
+    scaler: "Scaler"
+    entries: "Sequence[Entry]"
+    detector: "Detector | None"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The measures of the run's end; empty if it did not come to its end."""
+        ...
 
 
 class Scorer(Protocol):
