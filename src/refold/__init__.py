@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refold import models
-    from refold.api import compose, train
+    from refold.api import compose, retrain, train
     from refold.errors import ConfigError, DataError, RefoldError
     from refold.library.run import Run, load_run
 
 __version__ = version("refold")
-__all__ = ["ConfigError", "DataError", "RefoldError", "Run", "compose", "load_run", "models", "train"]
+__all__ = ["ConfigError", "DataError", "RefoldError", "Run", "compose", "load_run", "models", "retrain", "train"]
 
 _MODULES = {
     "compose": "api",
+    "retrain": "api",
     "train": "api",
     "ConfigError": "errors",
     "DataError": "errors",

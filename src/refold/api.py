@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from refold.config.arguments import split_settings
 from refold.config.build import Parts, build_table, to_plain
 from refold.config.compose import CONF, as_overrides, compose_settings, file_overrides, without_hydra
 from refold.config.validate import check
@@ -27,6 +28,8 @@ from refold.runs.trust import EVERYTHING
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from refold.library.challenge import Challenge
 
     Data = pl.DataFrame | pl.LazyFrame | pd.DataFrame | str | os.PathLike | Mapping[str, Any]
 
@@ -108,6 +111,44 @@ def train(
             warnings.filterwarnings("ignore", category=category, module="lightning")
         _run(cfg, run_dir, frame, choices=choices, overrides=overrides)
     return load_run(run_dir, trust=EVERYTHING)  # the parts are those that the caller has just trained
+
+
+def retrain(
+    run: "Run | str | os.PathLike", bars: "Data | None" = None, /, *, overrides: Sequence[str] = ()
+) -> "Challenge":
+    """Train a challenger of a run on newer bars, and compare the two on the newest part that neither was fitted to.
+
+    Nothing is replaced. The challenger's directory is outputs/<date>_retrain-s<seed>-<letters>.
+
+        outcome = refold.retrain(run, "new.csv")
+        print(outcome.keep, outcome.reason)
+
+    Args:
+        run: the run, or its directory.
+        bars: all bars up to now, the old ones too: a table of polars or pandas, or the path of a file; None: the run's
+            own source, read anew.
+        overrides: settings of trainer and data that the challenger gets, such as "trainer.max_epochs=5".
+
+    Returns:
+        Which run to keep and why, the measures of both, and the directory of the challenger.
+
+    Raises:
+        RefoldError: a setting is wrong, the bars cannot be read or hold none that are new, or training fails.
+    """
+    from refold.cli import retrain as command
+
+    champion = run if isinstance(run, Run) else load_run(run)
+    run_dir = command.default_directory(champion).absolute()
+    given = split_settings(overrides)
+    if bars is not None:
+        given["data.path"] = str(run_dir / BARS) if is_frame(bars) else os.fspath(bars)
+    with _logged(run_dir), _restored_random_state(), restored_environment(), warnings.catch_warnings():
+        for category in (UserWarning, FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module="lightning")
+        if is_frame(bars):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            to_polars(bars).write_parquet(run_dir / BARS)
+        return command.retrain(champion, given, run_dir)
 
 
 def _data_overrides(bars: Any, *, series: bool) -> list[str]:

@@ -9,6 +9,7 @@ COMMANDS = {
     "score": "score bars with a finished run, and flag those that do not belong",
     "encode": "write the latent vector of each window",
     "export": "write a finished run as one file that needs no Refold",
+    "retrain": "train a challenger of a run on newer data, and say which to keep",
     "compare": "compare runs: what differs between them, best first",
 }
 

@@ -196,14 +196,38 @@ def describe_kept(directory: Path) -> str:
 def begin_writing(directory: Path) -> None:
     """Remove the run's earlier result and let `outputs/latest` point to the run; call it at the first checkpoint."""
     (directory / RESULT).unlink(missing_ok=True)
+    if outputs := _outputs_of(directory):
+        _point_latest(outputs, directory.relative_to(outputs))
+
+
+@contextmanager
+def latest_kept(directory: Path) -> Iterator[None]:
+    """Let `outputs/latest` point after the block to where it pointed before, whatever run began in the block.
+
+    Args:
+        directory: the run directory of that run.
+    """
+    outputs = _outputs_of(directory)
+    before = Path(os.readlink(outputs / "latest")) if outputs and (outputs / "latest").is_symlink() else None
+    try:
+        yield
+    finally:
+        if outputs and before:
+            _point_latest(outputs, before)
+
+
+def _outputs_of(directory: Path) -> Path | None:
+    """Return the folder `outputs` that a run directory lies in, or None."""
     here = Path("outputs").resolve()  # it may be a link to a larger disk, of another name
-    outputs = next((parent for parent in directory.parents if parent.name == "outputs" or parent == here), None)
-    if outputs is None:
-        return
+    return next((parent for parent in directory.parents if parent.name == "outputs" or parent == here), None)
+
+
+def _point_latest(outputs: Path, target: Path) -> None:
+    """Let `latest` in a folder point to a run directory, relative to the folder."""
     fresh = outputs / f".latest-{os.getpid()}"
     try:
         fresh.unlink(missing_ok=True)
-        fresh.symlink_to(directory.relative_to(outputs), target_is_directory=True)
+        fresh.symlink_to(target, target_is_directory=True)
         os.replace(fresh, outputs / "latest")
     except OSError:  # a file system without links, or a folder called latest: no reason to stop a run
         fresh.unlink(missing_ok=True)

@@ -225,7 +225,7 @@ class Detector:
         """
         features = series.values.cpu()
         if self.recipe.layout == "panel":
-            features = self._by_asset(features)
+            features = self.by_asset(features)
         return np.concatenate([scored.score[:, None], features.numpy()], axis=1, dtype=np.float64)
 
     def flag(self, scored: Scores) -> tuple[np.ndarray, np.ndarray]:
@@ -261,14 +261,14 @@ class Detector:
         if self.recipe.layout != "panel":
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
         K = len(self.columns) // len(self.features)
-        values = self._by_asset(values) if self.score_function.names_features else values.repeat(K, 1)
+        values = self.by_asset(values) if self.score_function.names_features else values.repeat(K, 1)
         # an asset without a bar at that moment
-        lacking = (self._by_asset(series.values.cpu()) == 0).all(dim=1, keepdim=True)
-        made = self._by_asset(reconstruction)
+        lacking = (self.by_asset(series.values.cpu()) == 0).all(dim=1, keepdim=True)
+        made = self.by_asset(reconstruction)
         values, reconstruction = (part.masked_fill(lacking, torch.nan) for part in (values, made))
         return values, reconstruction, np.repeat(np.arange(K), R)
 
-    def _by_asset(self, columns: Tensor) -> Tensor:
+    def by_asset(self, columns: Tensor) -> Tensor:
         """Turn the rows of a panel (R, K F) into those of its assets, one after another (K R, F)."""
         F = len(self.features)
         return columns.view(len(columns), -1, F).transpose(0, 1).reshape(-1, F)

@@ -79,7 +79,7 @@ def scan(
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
         progress(rows.height)
         if drift is not None:
-            _test_drift(drift, detector, made.series, scored, here.kept)
+            add_to_drift(drift, detector, made.series, scored, made_from(scored, here.kept))
     if drift is not None:
         drift.finish()
 
@@ -163,7 +163,7 @@ def scan_parts(
         seen = watch and watch(part, own)
         scored = detector.score_series(made.series, runs, made.origin, progress, seen)
         if drift is not None and part == "test":
-            _test_drift(drift, detector, made.series, scored, slice(0, bars.height))
+            add_to_drift(drift, detector, made.series, scored, made_from(scored, slice(0, bars.height)))
             drift.finish()
         rows = frame(
             detector, bars, scored, {}, slice(0, bars.height), likely, own.reasons(detector.recipe.window_size)
@@ -179,10 +179,23 @@ def scan_parts(
         )
 
 
-def _test_drift(drift: DriftTest, detector: Detector, series: Series, scored: Scores, kept: slice) -> None:
-    """Give a test of drift the scored bars that were made from some rows of a table."""
+def made_from(scored: Scores, kept: slice) -> np.ndarray:
+    """Return which scores (N,) are of some rows of the table."""
+    return (scored.origin >= kept.start) & (scored.origin < kept.stop)
+
+
+def add_to_drift(drift: DriftTest, detector: Detector, series: Series, scored: Scores, counted: np.ndarray) -> None:
+    """Give a test of drift some of the scored bars, in order of time.
+
+    Args:
+        drift: gets them.
+        detector: what scored them.
+        series: scaled.
+        scored: its N scores.
+        counted: (N,) bool, those that the test gets.
+    """
     values = detector.drift_values(series, scored)
-    values[(scored.origin < kept.start) | (scored.origin >= kept.stop)] = np.nan
+    values[~counted] = np.nan
     for rows in asset_rows(scored.asset):
         drift.add(scored.names[int(scored.asset[rows.start])], scored.times[rows], values[rows])
 
