@@ -4,6 +4,7 @@ import contextlib
 import csv
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -121,8 +122,8 @@ print(error.compute()["reconstruction_mse"].float().item())
 
 
 def test_four_devices_without_a_gpu_are_four_processes_and_one_run(command, tmp_path):
-    # coins are the same on every process; what dropout drops is not
-    forced = [*TINY, "teacher_forcing=constant", "bridge.dropout=0"]
+    # coins are the same on every process; what dropout drops is not. The decoder brings its own schedule.
+    forced = [*TINY, "teacher_forcing.schedule.steps=0.8", "bridge.dropout=0"]
     one = command(*forced)
     four = command(*forced, "decoder=autoregressive", "trainer.devices=4")
     assert (one.returncode, four.returncode) == (0, 0), four.stderr
@@ -134,6 +135,12 @@ def test_four_devices_without_a_gpu_are_four_processes_and_one_run(command, tmp_
     for name, value in alone["metrics"].items():
         assert together["metrics"][name] == pytest.approx(value, abs=1e-5), name
     assert together["baselines"] == alone["baselines"]
+    for path in run_directories(tmp_path):
+        with (path / "metrics.csv").open() as file:
+            ratios = [float(row["train/teacher_forcing_ratio"] or "nan") for row in csv.DictReader(file)]
+        falling = [ratio for ratio in ratios if not math.isnan(ratio)]
+        assert (falling[0], falling[-1]) == (1.0, 0.0)
+        assert falling == sorted(falling, reverse=True)
 
 
 def test_a_sweep_is_as_many_runs_as_it_says(command, tmp_path):

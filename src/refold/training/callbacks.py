@@ -171,9 +171,11 @@ class EpochReport(L.Callback):
         self.windows, self.batches, self.seconds, self.started = 0, 0, 0.0, 0.0
         self.epoch_seconds, self.epoch_started = 0.0, time.perf_counter()
         self.loss: torch.Tensor | float = 0.0
+        self.first_step = 0
 
     def state_dict(self) -> dict[str, Any]:
         sums = {"windows": self.windows, "batches": self.batches, "seconds": self.seconds, "loss": float(self.loss)}
+        sums["first_step"] = self.first_step
         return {**sums, "rates": self.rates, "epoch_seconds": self._epoch_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -189,6 +191,8 @@ class EpochReport(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.started = time.perf_counter()
+        if not self.batches:
+            self.first_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.loss = self.loss + outputs["loss"].detach()  # stays on the device: reading it would wait for the GPU
@@ -208,7 +212,8 @@ class EpochReport(L.Callback):
         pl_module.log("perf/epoch_s", self._epoch_seconds(), rank_zero_only=True)
         pl_module.log("perf/peak_memory_mib", peak_memory_mib(pl_module.device), rank_zero_only=True)
         metrics = trainer.callback_metrics
-        fed = pl_module.reads_bars
+        ratios = [f"{pl_module.teacher_forcing.ratio(step):.2f}" for step in (self.first_step, trainer.global_step)]
+        forcing = f"  teacher forcing {' to '.join(dict.fromkeys(ratios))}"  # one number where it stands still
         log.info(
             "epoch %d%s  train/epoch_loss %.4f  val/reconstruction_mse %.4f  val/r2 %.3f%s  %.0f windows/s",
             trainer.current_epoch + 1,
@@ -216,7 +221,7 @@ class EpochReport(L.Callback):
             metrics["train/epoch_loss"],
             metrics.get("val/reconstruction_mse", math.nan),
             metrics.get("val/r2", math.nan),
-            f"  teacher forcing {pl_module.teacher_forcing.ratio(trainer.global_step):.2f}" if fed else "",
+            forcing if pl_module.reads_bars else "",
             rate,
         )
         self._reset()
