@@ -79,6 +79,7 @@ def test_every_option_takes_a_training_step(group, option, tmp_path, monkeypatch
         "trainer.max_steps=1",
         f"{group}={option}",
         *(inputs(option, tmp_path) if group == "data" else []),
+        *(["predictor=repeat"] if option in ("prediction", "composite") else []),
     ]
     if (group, option) in (("trainer", "gpu"), ("trainer", "ddp_fp16")) and not find_machine().gpus:
         with pytest.raises(ConfigError, match=r"this machine has no GPU: run with trainer=cpu|a CPU has no float16"):

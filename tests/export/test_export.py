@@ -45,7 +45,7 @@ def make_run(*overrides: str, columns: int | None = None) -> Run:
     score = detector.score_function
     if score.reads_codes:
         score.fit_codes(torch.randn(200, autoencoder.code_size))
-    score.fit(torch.randn(500, len(names)).abs().double())
+    score.fit(torch.randn(500, len(names) * (2 if score.errors_of == "both" else 1)).abs().double())
     detector.threshold.fit(torch.rand(500).numpy())
     return Run(Path("run"), cfg, autoencoder, scaler, names, detector)
 
@@ -60,6 +60,11 @@ CHAINS = {
     "conditional, linear path": ["decoder=conditional", "bridge.linear_path=pca"],
     "conditional, normalised windows": ["decoder=conditional", "bridge=latent_normalized"],
     "conditional, three layers, learned start": ["decoder=conditional", "layers=three", "decoder.start_token=learned"],
+    "repeat, and a predictor": ["decoder=repeat", "predictor=conditional", "predictor.decoder.start_token=learned"],
+    "two layers, normalised, and a predictor": [
+        "decoder=autoregressive", "layers=two", "bridge=latent_normalized", "predictor=autoregressive",
+        "predictor.horizon=2",
+    ],
     "conditional, two layers, first bar first": ["decoder=conditional", "layers=two", "decoder.reverse=false"],
 }  # fmt: skip
 
@@ -95,7 +100,11 @@ def agree(run: Run, call: Callable) -> None:
             score = run.detector.score_function
             values = score.measure(scaled, made, code)
             expected = score.contributions(values.flatten(0, 1).double(), np.zeros(B * T, int)).sum(1).view(B, T)
-        reconstruction, codes, scores = (np.asarray(part) for part in call(features))
+            ahead = [run.autoencoder.predict(code)] if run.autoencoder.horizon else []
+        reconstruction, codes, scores, *prediction = (np.asarray(part) for part in call(features))
+        for found, wanted in zip(prediction, ahead, strict=True):
+            off = (found - run.scaler.inverse_transform(wanted).numpy()) / run.scaler.std.numpy()
+            np.testing.assert_allclose(off, 0, atol=5e-6)
         off = (reconstruction - run.scaler.inverse_transform(made).numpy()) / run.scaler.std.numpy()
         np.testing.assert_allclose(off, 0, atol=5e-6)
         np.testing.assert_allclose(codes, code, rtol=1e-5, atol=2e-6)
@@ -109,6 +118,8 @@ IN_ONNX = [
     "conditional, linear path",
     "conditional, normalised windows",
     "conditional, three layers, learned start",
+    "repeat, and a predictor",
+    "two layers, normalised, and a predictor",
 ]
 IN_PROGRAMS = ["repeat, last bar first", "conditional, linear path", "conditional, normalised windows"]
 
@@ -124,7 +135,8 @@ def test_onnx_gives_what_pytorch_gives(tmp_path, chain):
     (given,) = session.get_inputs()
     assert given.shape[2] == 5
     assert all(isinstance(size, str) for size in given.shape[:2])  # free
-    assert [output.name for output in session.get_outputs()] == ["reconstruction", "code", "score"]
+    names = ["reconstruction", "code", "score", *(["prediction"] if run.autoencoder.horizon else [])]
+    assert [output.name for output in session.get_outputs()] == names
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["columns"]) == run.detector.columns
     assert float(notes["threshold_level"]) == run.detector.threshold.level
@@ -232,6 +244,16 @@ def test_a_score_that_remembers_is_refused(tmp_path, score):
     ):
         export_run(make_run(f"score={score}"), tmp_path / "model.onnx", "onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("score", ["prediction", "composite"])
+def test_a_score_of_predicted_bars_is_refused_and_the_prediction_is_exported(tmp_path, score):
+    with pytest.raises(ConfigError, match="with what windows before it predicted, which a window alone does not hold"):
+        export_run(make_run(f"score={score}", "predictor=repeat"), tmp_path / "model.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+    run, program = graph_of("predictor=repeat", "predictor.horizon=3")
+    agree(run, program.module())
+    assert program.module()(features_of(run, 2, 6))[3].shape == (2, 3, 5)
 
 
 @pytest.mark.parametrize("kind", [AssetScaler, TrailingScaler])

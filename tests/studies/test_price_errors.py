@@ -140,7 +140,7 @@ def test_the_natural_test_counts_splits_moves_and_other_flags():
 def test_components_are_the_pca_as_an_autoencoder():
     data = ready(BARS)
     pca = PCA(4, seed=0).fit(data.train_windows)
-    model = Components(pca)
+    model = Components(pca, data.train_windows)
     windows = data.test_windows.gather(torch.arange(5))
     codes = model.encode(windows)
     assert codes.shape == (5, 4)

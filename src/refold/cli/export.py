@@ -41,4 +41,5 @@ def main() -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{out}, {out.stat().st_size / 1024:,.0f} KiB")
     console.print(f"takes features (B, T, {len(run.scaler.mean)}): B any number of windows, T {bars}")
-    console.print(f"gives {', '.join(writer.OUTPUTS)}; differs from PyTorch by at most {difference:.0e}")
+    outputs = ", ".join(writer.output_names(run.autoencoder.horizon))
+    console.print(f"gives {outputs}; differs from PyTorch by at most {difference:.0e}")

@@ -297,6 +297,9 @@ def _rule_mistakes(cfg: DictConfig, plain: dict[str, Any], parts: Parts) -> Iter
             getattr(parts, name)
         except RefoldError as error:
             yield str(error)
+    score = vars(parts).get("score")  # as built above; absent if it was refused
+    if score is not None and score.predicts and not plain["predictor"]:
+        yield score.complaint_without_predictor()
     if "lr" not in plain["optimizer"]:  # torch has a default of its own for it
         yield "optimizer.lr is missing; a run needs it"
     try:  # torch's optimizers declare no bounds: let one look at its settings

@@ -12,9 +12,9 @@ from refold.data.bars.findings import CHECKS, ROW
 from refold.data.feature_table import FeatureTable, rows_of
 
 WARMING, HOLE, MASKED = "warming", "hole", "masked"
-FEW_ASSETS, SHORT_RUN, NO_SCORE = "few_assets", "short_run", "no_score"
+FEW_ASSETS, SHORT_RUN, NO_WINDOW_BEFORE, NO_SCORE = "few_assets", "short_run", "no_window_before", "no_score"
 
-REASONS = ("", *CHECKS, WARMING, HOLE, MASKED, FEW_ASSETS, SHORT_RUN, NO_SCORE)
+REASONS = ("", *CHECKS, WARMING, HOLE, MASKED, FEW_ASSETS, SHORT_RUN, NO_WINDOW_BEFORE, NO_SCORE)
 """Reasons by their codes; "" is none.
 
 The name of a check: it found the bar, which was masked or dropped, or has no value.
@@ -23,6 +23,7 @@ hole: it looks back beyond a hole.
 masked: it looks back on a bar without values.
 few_assets: too few assets of a panel have a bar at that moment.
 short_run: fewer than data.window_size bars lie between two holes or masked bars.
+no_window_before: fewer than data.window_size bars lie before it since the last hole, so that no window predicts it.
 no_score: none of these, such as a score that is no finite number."""
 
 _CODE = {name: code for code, name in enumerate(REASONS)}
@@ -80,7 +81,9 @@ def without_enough_assets(codes: np.ndarray, origin: np.ndarray, present: np.nda
     codes[rows[codes[rows] == 0]] = _CODE[FEW_ASSETS]
 
 
-def reasons(codes: np.ndarray, origin: np.ndarray, segments: np.ndarray, window_size: int) -> pl.Series:
+def reasons(
+    codes: np.ndarray, origin: np.ndarray, segments: np.ndarray, window_size: int, *, predicted: bool = False
+) -> pl.Series:
     """Say of each bar of a table why it would have no score.
 
     Args:
@@ -88,13 +91,17 @@ def reasons(codes: np.ndarray, origin: np.ndarray, segments: np.ndarray, window_
         origin: (R, K) row of the table that each row of a series was made from, -1 for none.
         segments: (S, 2) first row and number of rows of each run that windows are cut from.
         window_size: bars of a window.
+        predicted: whether scores need a window that ends before the bar.
 
     Returns:
         (N,) names of `REASONS`, named reason; of bars that lie in a window too, which have a score as a rule.
     """
     held = np.zeros(len(origin), dtype=bool)
-    held[rows_of({"test": segments[segments[:, 1] >= window_size]})] = True
+    runs = segments[segments[:, 1] >= window_size]
+    held[rows_of({"test": runs})] = True
     own = np.where(held, _CODE[NO_SCORE], _CODE[SHORT_RUN])
+    if predicted:
+        own[(runs[:, :1] + np.arange(window_size)).ravel()] = _CODE[NO_WINDOW_BEFORE]
     whole = codes.copy()
     for number in origin.T:
         there = number >= 0

@@ -57,16 +57,17 @@ class UnsplitSeries:
     codes: np.ndarray
     short_runs: ShortRuns | None
 
-    def reasons(self, window_size: int) -> pl.Series:
+    def reasons(self, window_size: int, *, predicted: bool = False) -> pl.Series:
         """Say of each row of the table why it would have no score.
 
         Args:
             window_size: bars of a window.
+            predicted: whether scores need a window that ends before the bar.
 
         Returns:
             (N,) names of `refold.data.unscored.REASONS`.
         """
-        return reasons(self.codes, self.origin, self.segments, window_size)
+        return reasons(self.codes, self.origin, self.segments, window_size, predicted=predicted)
 
 
 def unsplit_series(

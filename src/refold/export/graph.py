@@ -3,6 +3,7 @@
 Letters: B windows, T bars, F features, Z numbers of a code, K assets of a panel, C values of a bar.
 
     features (B, T, F) -> reconstruction (B, T, F), code (B, Z), score (B, T), or (B, T, K) of a panel
+                          and of a model with a predictor: prediction (B, P, F), the P bars after the window
 
 Features go in and come out in their own units. The LSTMs of the graph are one opaque operator (models/portable.py).
 """
@@ -76,6 +77,12 @@ class _Scored(nn.Module):
                 "window alone does not hold. Export a run with another one, such as score=gauss_s, or score with "
                 "scripts/score.py"
             )
+        if score.predicts:
+            raise ConfigError(
+                f"score is {type(score).__name__}: it compares a bar with what windows before it predicted, which a "
+                "window alone does not hold. Export a run with another one, such as score=student: the file predicts "
+                "all the same; or score with scripts/score.py"
+            )
         if score.reads_windows:
             raise ConfigError(
                 f"score is {type(score).__name__}: it has a model of its own, which a file of the autoencoder does not "
@@ -128,7 +135,7 @@ class Portable(nn.Module):
         self.panel = detector.recipe.layout == "panel"
         self.requires_grad_(False)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         scaled = (features.double() - self.mean) / self.std
         if self.relative:  # of these a window sees only the distance to its first bar
             first = torch.zeros_like(self.mean)
@@ -143,7 +150,10 @@ class Portable(nn.Module):
         elif self.panel:
             values = values.unsqueeze(2)  # one for all assets: (B, T, 1, 1)
         score = self.scored.contributions(values).sum(-1)
-        return (made * self.std + self.mean).to(features.dtype), code, score.to(features.dtype)
+        outputs = (made * self.std + self.mean).to(features.dtype), code, score.to(features.dtype)
+        if not self.autoencoder.horizon:
+            return outputs
+        return *outputs, (self.autoencoder.predict(code) * self.std + self.mean).to(features.dtype)
 
 
 def relative_columns(run: TrainedRun) -> list[int]:
@@ -153,7 +163,7 @@ def relative_columns(run: TrainedRun) -> list[int]:
 
 
 @torch.inference_mode()
-def reference(run: TrainedRun, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def reference(run: TrainedRun, features: Tensor) -> tuple[Tensor, ...]:
     """Compute what `Portable` computes, with the parts of the run themselves."""
     detector = fitted_detector(run)
     scaled = run.scaler.transform(features)
@@ -169,4 +179,7 @@ def reference(run: TrainedRun, features: Tensor) -> tuple[Tensor, Tensor, Tensor
     rows = values.shape[0] * values.shape[1]
     contributions = score.contributions(values.flatten(0, 1).double(), np.zeros(rows, dtype=np.int64))
     scores = contributions.sum(1).view(B, T, -1)
-    return run.scaler.inverse_transform(made), code, (scores if panel else scores.squeeze(2)).to(features.dtype)
+    outputs = run.scaler.inverse_transform(made), code, (scores if panel else scores.squeeze(2)).to(features.dtype)
+    if not run.autoencoder.horizon:
+        return outputs
+    return *outputs, run.scaler.inverse_transform(run.autoencoder.predict(code))

@@ -23,7 +23,15 @@ from refold.export.graph import Portable, fitted_detector, reference
 from refold.models.portable import OPERATOR
 from refold.scoring.protocols import TrainedRun
 
-OUTPUTS = ("reconstruction", "code", "score")
+
+def output_names(horizon: int) -> list[str]:
+    """Return the names of a file's outputs, in their order.
+
+    Args:
+        horizon: P of the model, 0 without a predictor.
+    """
+    return ["reconstruction", "code", "score", *(["prediction"] if horizon else [])]
+
 
 TOLERANCE = 1e-4
 """Largest difference to PyTorch that a written file may have: of a reconstruction in training standard deviations, of a
@@ -106,6 +114,7 @@ def notes(run: TrainedRun) -> dict[str, str]:
     return {
         "columns": json.dumps(list(detector.columns)),
         "window_size": str(run.config.data.window_size),
+        "horizon": str(run.autoencoder.horizon),
         "longest_window": json.dumps(longest_window(run)),
         "score": type(detector.score_function).__name__,
         "threshold": type(detector.threshold).__name__,
@@ -121,23 +130,24 @@ def largest_difference(run: TrainedRun, call: Callable[[Tensor], Sequence[Tensor
 
     Args:
         run: a run with a fitted detector.
-        call: features (B, T, F) -> the OUTPUTS, by the file.
+        call: features (B, T, F) -> the outputs in the order of `output_names`, by the file.
 
     Returns:
         The difference in the units of TOLERANCE; NaN if one is NaN.
     """
     generator = torch.Generator().manual_seed(0)
     T = run.config.data.window_size
+    names = output_names(run.autoencoder.horizon)
     lengths = sorted({1, max(1, T - 1), T, 2 * T + 3 if longest_window(run) is None else T})
     differences = []
     for bars in lengths:
         for batch in (1, 3, 64):
             noise = torch.randn(batch, bars, len(run.scaler.mean), generator=generator, dtype=torch.float64)
             features = (noise * run.scaler.std + run.scaler.mean).float()
-            for name, made, wanted in zip(OUTPUTS, call(features), reference(run, features), strict=True):
+            for name, made, wanted in zip(names, call(features), reference(run, features), strict=True):
                 if made.shape != wanted.shape:
                     raise RefoldError(f"the file's {name} is {tuple(made.shape)}; PyTorch's is {tuple(wanted.shape)}")
-                unit = run.scaler.std if name == "reconstruction" else 1 + wanted.abs()
+                unit = run.scaler.std if name in ("reconstruction", "prediction") else 1 + wanted.abs()
                 differences.append(((made - wanted).abs() / unit).max())
     return torch.stack(differences).max().item()  # NaN, if one is
 
@@ -152,7 +162,7 @@ def _save_onnx(program: ExportedProgram, path: Path, notes: dict[str, str]) -> N
         dynamo=True,
         verbose=False,
         input_names=["features"],
-        output_names=list(OUTPUTS),
+        output_names=output_names(int(notes["horizon"])),
         custom_translation_table={OPERATOR: aten_lstm},
     )
     assert exported is not None  # as it is with dynamo=True
@@ -166,7 +176,7 @@ def _load_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
     except ImportError:
         raise ConfigError("format is onnx, which is checked with onnxruntime: pip install 'refold[onnx]'") from None
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda features: [torch.from_numpy(part) for part in session.run(OUTPUTS, {"features": features.numpy()})]
+    return lambda features: [torch.from_numpy(part) for part in session.run(None, {"features": features.numpy()})]
 
 
 def _save_program(program: ExportedProgram, path: Path, notes: dict[str, str]) -> None:
@@ -194,7 +204,7 @@ class Format(NamedTuple):
 
     Attributes:
         save: writes a program and its notes to a file.
-        load: makes a file callable: features -> the OUTPUTS.
+        load: makes a file callable: features -> its outputs.
         suffix: end of the file's name.
     """
 

@@ -133,7 +133,7 @@ def _baselines(
     """Fit the baselines, and judge the bars of validation and test by them."""
     series = data.train_windows.series
     segments = {part: data.segments(part) for part in ("train", "val", "test")}
-    components = detector.around(Components(pca))
+    components = detector.around(Components(pca, data.train_windows))
     scored = {}
     try:
         components.fit_series((series, segments["train"]), (series, segments["val"]))

@@ -8,7 +8,7 @@ const OTHER_KIND = ["#7f8c8d", "circle-open"];
 const CHECKED = ["#56B4E9", "star-triangle-down-open"]; // what checks found, beside what the model flags
 const REASONS = { // of bars without a score; any other is the name of the check that found the bar
   warming: "features look back beyond the first bar", hole: "features look back beyond a hole",
-  masked: "features look back on a bar without values", few_assets: "too few assets have a bar",
+  masked: "features look back on a bar without values", few_assets: "too few assets have a bar", no_window_before: "no window ends before the bar to predict it",
   short_run: "too few bars in a row for a window", no_score: "no finite score",
 };
 const day = (milliseconds) => milliseconds === null ? ""

@@ -72,11 +72,14 @@ class Aligner:
     Args:
         alignment: see above.
         window_size: T.
+        newest: under `last` take the window that begins at the bar, not the one that ends there: of predictions, whose
+            windows hold the bars that were predicted together, it is the one that was made last.
     """
 
-    def __init__(self, alignment: Alignment, window_size: int) -> None:
+    def __init__(self, alignment: Alignment, window_size: int, *, newest: bool = False) -> None:
         self.alignment: Alignment = alignment
         self.window_size = window_size
+        self.newest = newest
         self.kept: Tensor | None = None
 
     def align(self, values: Tensor, block: RowBlock) -> Tensor:
@@ -100,7 +103,7 @@ class Aligner:
         self.kept = windows[len(windows) - (T - 1) :].clone()
         # row r of the block is at place T - 1 of windows[r], T - 2 of windows[r + 1], ... 0 of windows[r + T - 1]
         diagonals = windows.as_strided((len(slots), T, C), (T * C, T * C - C, 1), (T - 1) * C)
-        return _reduce(diagonals, self.alignment)
+        return _reduce(diagonals.flip(1) if self.newest else diagonals, self.alignment)
 
 
 def _reduce(diagonals: Tensor, alignment: Alignment) -> Tensor:

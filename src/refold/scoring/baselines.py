@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from refold.data import Windows
 from refold.data.bars.entries import Entry, find_all
 from refold.data.feature_table import compute_features
+from refold.scoring.forecasts import Ridge
 
 _BATCH = 4096
 _LARGEST_EXACT = 4096  # T * F up to which the covariance matrix is formed and decomposed exactly
@@ -141,14 +142,19 @@ def reconstruction_error(baseline: PCA | TrainingMean, windows: Windows) -> dict
 
 
 class Components(nn.Module):
-    """Wrap a fitted PCA in the interface of an autoencoder: windows to codes and back.
+    """Wrap a fitted PCA in the interface of an autoencoder: windows to codes, and back or on to the bars after them.
+
+    The bars after a window are predicted by a ridge regression on its code.
 
     Args:
         pca: fitted.
+        train_windows: that it was fitted to; if they have a horizon the regression is fitted to them, too.
     """
 
-    def __init__(self, pca: PCA) -> None:
+    def __init__(self, pca: PCA, train_windows: Windows) -> None:
         super().__init__()
+        self.horizon = train_windows.horizon
+        self.ahead = Ridge().fit_inputs(train_windows, pca.encode) if self.horizon else None
         self.mean = nn.Parameter(pca.mean, requires_grad=False)  # (T F,)
         self.components = nn.Parameter(pca.components, requires_grad=False)  # (T F, Z)
         self.code_size = pca.components.shape[1]
@@ -166,6 +172,11 @@ class Components(nn.Module):
     def decode(self, code: Tensor, window_size: int, mask: Tensor | None = None) -> Tensor:
         """Decode codes (B, Z) into windows (B, T, F), float32."""
         return (code @ self.components.T + self.mean).float().unflatten(1, (window_size, -1))
+
+    def predict(self, code: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Predict the bars after the windows of codes (B, Z), (B, P, F) float32; a mask changes nothing."""
+        assert self.ahead is not None
+        return self.ahead.predict_inputs(code).float()
 
 
 class Forest:

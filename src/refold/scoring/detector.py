@@ -65,6 +65,8 @@ class Detector:
         threshold: Threshold,
         alignment: Alignment,
     ) -> None:
+        if score.predicts and not autoencoder.horizon:
+            raise ConfigError(score.complaint_without_predictor())
         self.autoencoder = autoencoder
         self.recipe = recipe
         self.scaler = scaler
@@ -269,9 +271,12 @@ class Detector:
         return values, reconstruction, np.repeat(np.arange(K), R)
 
     def by_asset(self, columns: Tensor) -> Tensor:
-        """Turn the rows of a panel (R, K F) into those of its assets, one after another (K R, F)."""
-        F = len(self.features)
-        return columns.view(len(columns), -1, F).transpose(0, 1).reshape(-1, F)
+        """Turn the rows of a panel (R, K F) into those of its assets, one after another (K R, F).
+
+        Errors of both kinds, (R, 2 K F), come to stand side by side, (K R, 2 F).
+        """
+        R, K, F = len(columns), len(self.columns) // len(self.features), len(self.features)
+        return columns.view(R, -1, K, F).permute(2, 0, 1, 3).reshape(K * R, -1)
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
@@ -353,7 +358,8 @@ class Detector:
         if self.rarity is not None:
             self.rarity.check()
         if self.score_function.names_features:
-            values = torch.zeros(2, len(self.features), dtype=torch.float64)
+            both = 2 if self.score_function.errors_of == "both" else 1
+            values = torch.zeros(2, both * len(self.features), dtype=torch.float64)
             self.score_function.contributions(values, np.zeros(2, dtype=int))
 
 

@@ -17,6 +17,7 @@ from refold.data import Scaler, Series, Windows
 from refold.data.unsplit import ShortRuns
 from refold.models import Autoencoder
 from refold.scoring.alignment import Aligner, Alignment, RowBlock, partial_windows, row_blocks
+from refold.scoring.predictions import Predictions
 from refold.scoring.scores import Score
 
 BARS_AT_ONCE = 16_384
@@ -115,11 +116,14 @@ class Measurer:
         """Measure each row: its values (R, C), and its reconstruction (R, F) in the units of the features, on the CPU.
 
         They are NaN where no window holds the row, and where it is absent. Rows that are in too short a run for a
-        window of their own are measured by windows that run on over masked bars, if `short_runs` has some.
+        window of their own are measured by windows that run on over masked bars, if `short_runs` has some. Errors of
+        the prediction are NaN in the first T rows of a run, too, which come after no window.
         """
-        values, reconstruction = self._aligned(series, segments, progress, watch)
+        values, reconstruction, *ahead = self._aligned(series, segments, progress, watch)
         if short_runs is not None:
-            self._fill_short_runs(short_runs, values, reconstruction)
+            self._fill_short_runs(short_runs, values, reconstruction, *ahead)
+        if ahead:
+            values = ahead[0] if self.score.errors_of == "prediction" else torch.cat([values, *ahead], dim=1)
         rows = np.arange(len(series.values))
         return values, self.scaler.at(series, rows).inverse_transform(reconstruction)
 
@@ -144,37 +148,41 @@ class Measurer:
             stride=1,
         )
         held = np.concatenate([np.arange(1, count + 1) for count in bars])
-        self._fill_beginnings(windows, np.repeat(firsts, bars), held, *targets)
+        self._fill_beginnings(windows, np.repeat(firsts, bars), held, *targets[:2])
 
     def _aligned(
         self, series: Series, segments: np.ndarray, progress: Callable[[int], None], watch: Watch | None
-    ) -> tuple[Tensor, Tensor]:
-        """Measure each row: its values (R, C), and its reconstruction (R, F), scaled."""
-        R, T = len(series.values), self.window_size
+    ) -> list[Tensor]:
+        """Measure each row: its values (R, C), its reconstruction (R, F), and errors of its prediction (R, F), scaled.
+
+        The last are left out where the score does not need them.
+        """
+        R, T, F = len(series.values), self.window_size, series.values.shape[1]
         windows = Windows(series, segments, window_size=T, stride=1)
         aligners = Aligner(self.alignment, T), Aligner("last" if self.alignment == "last" else "mean", T)
-        reconstruction = torch.full((R, series.values.shape[1]), torch.nan)
-        values = torch.full((R, series.values.shape[1] if self.score.names_features else 1), torch.nan)
+        reconstruction = torch.full((R, F), torch.nan)
+        values = torch.full((R, F if self.score.names_features else 1), torch.nan)
+        predicted = Predictions(windows, self.alignment, self.autoencoder.horizon) if self.score.predicts else None
 
-        def measure(block: RowBlock) -> tuple[RowBlock, tuple[Tensor, Tensor]]:
+        def measure(block: RowBlock) -> tuple[RowBlock, np.ndarray, tuple[Tensor, ...]]:
             number = np.arange(block.window, block.window + int(block.begins.sum()))
             if len(number):
-                return block, self._measure(windows, number, watch=watch)
+                return block, number, self._measure(windows, number, watch=watch, predicted=predicted)
             # the end of a run, where no window begins
-            return block, (
-                values.new_empty((0, T, values.shape[1])),
-                reconstruction.new_empty((0, T, series.values.shape[1])),
-            )
+            empty = values.new_empty((0, T, values.shape[1])), reconstruction.new_empty((0, T, F))
+            return block, number, (*empty, *([predicted.empty] if predicted else []))
 
-        for block, parts in map_in_order(
+        for block, number, parts in map_in_order(
             measure, row_blocks(segments, T, self.batch), self.workers or self._parallel_blocks()
         ):
-            for target, part, aligner in zip((values, reconstruction), parts, aligners, strict=True):
+            for target, part, aligner in zip((values, reconstruction), parts[:2], aligners, strict=True):
                 target[torch.from_numpy(block.rows)] = aligner.align(part, block).cpu()
+            if predicted is not None:
+                predicted.add(parts[2], block, number)
             progress(len(block.rows))
         if self.alignment == "last":
             self._fill_beginnings(windows, *partial_windows(segments, T), values, reconstruction)
-        return values, reconstruction
+        return [values, reconstruction, *([predicted.errors] if predicted else [])]
 
     def _parallel_blocks(self) -> int:
         """Return how many blocks run in parallel: one per thread of a CPU, where steps are too short to share."""
@@ -205,15 +213,23 @@ class Measurer:
                 target[torch.from_numpy(first)[there] + ends] = part[torch.arange(len(part)), ends]
 
     def _measure(
-        self, windows: Windows, number: np.ndarray, mask: Tensor | None = None, watch: Watch | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        windows: Windows,
+        number: np.ndarray,
+        mask: Tensor | None = None,
+        watch: Watch | None = None,
+        predicted: Predictions | None = None,
+    ) -> tuple[Tensor, ...]:
         """Measure some windows: the score's values (B, T, C), and the reconstruction (B, T, F), running free.
+
+        With `predicted`, also the errors of the prediction (B, P, F).
 
         Args:
             windows: of a series.
             number: (B,) which of them.
             mask: (B, T) bool, True for bars that the model looks at; None: all that are present.
             watch: sees the windows, their codes and their reconstructions.
+            predicted: knows the bars after the windows.
         """
         mask = windows.mask(number) if mask is None else mask
         truth, codes, reconstruction = self.reconstruct(windows, number, mask)
@@ -227,7 +243,9 @@ class Measurer:
         if mask is not None:
             absent = ~mask.to(values.device).unsqueeze(2)
             values, reconstruction = (part.masked_fill(absent, torch.nan) for part in (values, reconstruction))
-        return values, reconstruction
+        if predicted is None:
+            return values, reconstruction
+        return values, reconstruction, predicted.measure(self.autoencoder, codes, number)
 
     def _first_level(self, windows: Windows, number: np.ndarray, column: int) -> Tensor:
         """Return the log close of each window's first bar (B, 1), scaled as a relative column; NaN without closes."""

@@ -73,7 +73,7 @@ def scan(
         scored = detector.score_series(
             made.series, made.segments, made.origin, watch=watch and watch(here), short_runs=made.short_runs
         )
-        reason = here.made.reasons(detector.recipe.window_size)
+        reason = _reasons(detector, here.made)
         kinds = likely_kinds(here.part, here.market, detector.recipe.checks.kind)
         rows = frame(detector, here.part, scored, tails, here.kept, kinds, reason, features)
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
@@ -165,9 +165,7 @@ def scan_parts(
         if drift is not None and part == "test":
             add_to_drift(drift, detector, made.series, scored, made_from(scored, slice(0, bars.height)))
             drift.finish()
-        rows = frame(
-            detector, bars, scored, {}, slice(0, bars.height), likely, own.reasons(detector.recipe.window_size)
-        )
+        rows = frame(detector, bars, scored, {}, slice(0, bars.height), likely, _reasons(detector, own))
         place = _bars_of_part(made, runs, bars)
         shown[place] = True
         yield rows[place].with_columns(pl.Series("place", place), pl.lit(part).alias("part"))
@@ -200,6 +198,11 @@ def add_to_drift(drift: DriftTest, detector: Detector, series: Series, scored: S
         drift.add(scored.names[int(scored.asset[rows.start])], scored.times[rows], values[rows])
 
 
+def _reasons(detector: Detector, made: UnsplitSeries) -> pl.Series:
+    """Say of each bar of a table why it would have no score; see `UnsplitSeries.reasons`."""
+    return made.reasons(detector.recipe.window_size, predicted=detector.score_function.predicts)
+
+
 def _bars_of_part(made: UnsplitSeries, runs: np.ndarray, bars: pl.DataFrame) -> np.ndarray:
     """Return the rows of a table that lie, for each asset, from the first row of its runs to the last, sorted."""
     inside = np.zeros(len(made.origin), dtype=bool)
@@ -219,6 +222,7 @@ def context(detector: Detector) -> tuple[int, int]:
     recipe, score = detector.recipe, detector.score_function
     # a window, and the longest stretch of masked bars that another window may run over: refold.data.unsplit.Bridge
     around = (recipe.window_size - 1) + recipe.window_size
+    around += detector.autoencoder.horizon if score.predicts else 0  # of the oldest window that predicts the row
     lookback = longest_lookback([find_feature(entry) for entry in recipe.entries or ()]) + recipe.scale_bars - 1
     before = around + lookback + max(recipe.checks.stale_bars, OF) + score.before
     return max(before, CONTEXT), max(around + score.after, CONTEXT)

@@ -93,7 +93,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
         Name -> scorer, in the order of the tables.
     """
     size = detector.autoencoder.code_size
-    components = Components(PCA(size, seed).fit(data.train_windows))
+    components = Components(PCA(size, seed).fit(data.train_windows), data.train_windows)
 
     def model() -> Detector:
         return detector.around(detector.autoencoder)

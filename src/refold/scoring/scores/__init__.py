@@ -6,16 +6,19 @@ from refold.scoring.scores.gauss import GaussDynamic, GaussDynamicKernel, GaussS
 from refold.scoring.scores.latent import LatentNeighbours
 from refold.scoring.scores.mahalanobis import Mahalanobis
 from refold.scoring.scores.plain_errors import AbsoluteError, SquaredError
+from refold.scoring.scores.predicted import CompositeScore, PredictionScore
 from refold.scoring.scores.student import StudentScore
 
 __all__ = [
     "AbsoluteError",
     "ClozeScore",
+    "CompositeScore",
     "GaussDynamic",
     "GaussDynamicKernel",
     "GaussStatic",
     "LatentNeighbours",
     "Mahalanobis",
+    "PredictionScore",
     "Score",
     "SquaredError",
     "StudentScore",

@@ -26,7 +26,8 @@ class Score(Fitted, ABC):
         fitted_on: the part whose rows `fit` gets.
         reads_codes: `fit_codes` has something to learn.
         reads_windows: `fit_windows` has something to learn.
-        names_features: the C values belong to the F features.
+        errors_of: whose errors the values are: of the reconstruction, of the prediction, or of both side by side.
+        names_features: the C values belong to the F features; of both, twice F.
         before: rows of an asset before a row that its contributions depend on.
         after: rows of an asset after a row that its contributions depend on.
     """
@@ -35,6 +36,7 @@ class Score(Fitted, ABC):
     fitted_on: ClassVar[Literal["train", "val"]] = "val"
     reads_codes: ClassVar[bool] = False
     reads_windows: ClassVar[bool] = False
+    errors_of: ClassVar[Literal["reconstruction", "prediction", "both"]] = "reconstruction"
     names_features: ClassVar[bool] = True
     before: int = 0
     after: int = 0
@@ -83,8 +85,20 @@ class Score(Fitted, ABC):
             asset: (N,) int, number of each row's asset; equal numbers are neighbours.
 
         Returns:
-            (N, C) float64, NaN in rows where a value is NaN. Their sum over C is the score.
+            (N, C) float64, NaN in rows where a value is NaN. Their sum over C is the score. Of both errors, (N, F).
         """
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the score needs a model that predicts the bars after a window."""
+        return self.errors_of != "reconstruction"
+
+    def complaint_without_predictor(self) -> str:
+        """Return what is wrong with the score for a model that does not predict."""
+        return (
+            f"score is {type(self).__name__}, which needs a model that predicts: train with predictor=repeat, "
+            "autoregressive or conditional, or choose another score"
+        )
 
 
 def asset_rows(asset: np.ndarray) -> list[slice]:
