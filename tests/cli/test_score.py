@@ -42,6 +42,26 @@ def quoted_bars() -> pl.DataFrame:
 
 
 @pytest.mark.slow
+def test_repairs_are_written_beside_the_scores_and_the_file_stays(run_dir, tmp_path, score):
+    quoted_bars().write_csv(tmp_path / "quoted.csv")
+    before = (tmp_path / "quoted.csv").read_bytes()
+    status, printed, errors = score(f"data.path={tmp_path / 'quoted.csv'}", f"out={tmp_path / 'out'}", "repair=copy")
+    assert status == 0, errors
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"repairs.csv", "repaired.parquet"}
+    assert (tmp_path / "quoted.csv").read_bytes() == before
+    repairs = pl.read_csv(tmp_path / "out/repairs.csv", try_parse_dates=True)
+    splits = repairs.filter(explanation="split")
+    assert splits["factor"].to_list() == [2.0] * 3
+    assert set(splits["asset"]) == {"AAPL", "MSFT"}
+    assert "3 split" in printed
+    copy = pl.read_parquet(tmp_path / "out/repaired.parquet")
+    assert copy.height == quoted_bars().height
+    status, _, errors = score(f"data.path={tmp_path / 'quoted.csv'}", f"out={tmp_path / 'out'}", "repair=maybe")
+    assert status == 2
+    assert "repair is maybe; it must be one of false, true, copy" in errors
+
+
+@pytest.mark.slow
 def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_path, score):
     quoted_bars().write_csv(tmp_path / "quoted.csv")
     done = subprocess.run(

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import refold
+from tests.data.makers import random_bars
 
 QUICK = {
     "logger": "csv",
@@ -100,6 +101,30 @@ def test_what_else_can_be_asked_of_a_run(trained, tmp_path):
         trained.score(bars, overrides={"threshold.shar": 0.5})
     with pytest.raises(refold.RefoldError, match="it must be one of onnx, torch_export"):
         trained.export(format="keras")
+
+
+def test_a_repair_needs_four_prices(trained):
+    with pytest.raises(refold.RefoldError, match="a repair needs open, high, low and close; the bars have no open"):
+        trained.repair(closes(300, seed=1, deviation=0.02))
+
+
+def test_a_repair_is_proposed_for_what_a_run_flags_and_the_table_stays(tmp_path, monkeypatch):
+    leave_pictures_blank()
+    monkeypatch.chdir(tmp_path)
+    bars = random_bars([500, 500], seed=2)
+    run = refold.train(bars, **QUICK)
+    spoilt = bars.with_columns(
+        pl.when(pl.int_range(pl.len()) == 300).then(pl.col(name) * 100).otherwise(name).alias(name)
+        for name in ("open", "high", "low", "close")
+    )
+    kept = spoilt.clone()
+    found = run.repair(spoilt).filter(timestamp=bars["timestamp"][300], asset="A")
+    assert spoilt.equals(kept)
+    assert found["explanation"].unique().to_list() == ["unit"]
+    np.testing.assert_allclose(found.filter(column="close")["proposed"], bars["close"][300])
+    copy = run.repair(spoilt.to_pandas(), apply=True)
+    assert isinstance(copy, pd.DataFrame)
+    assert copy["close"][300] == pytest.approx(bars["close"][300])
 
 
 def test_the_command_and_python_judge_alike(trained, tmp_path, script):

@@ -8,6 +8,9 @@ Writes scores.parquet, events.csv, findings.csv, scoring.json and report.html in
 directory: scores/<name of the file>, or scores/own. The folder appears whole or not at all. What is
 chosen anew (score, threshold, alignment) is fitted to the run's own training and validation data, never to what is
 scored. device=auto|cpu|cuda.
+
+repair=true proposes what the bars of each event should have been, in repairs.csv; repair=copy also writes the bars with
+these values, in repaired.parquet. The bars themselves are never changed.
 """
 
 import logging
@@ -22,6 +25,7 @@ from refold.cli import command
 from refold.data.bars.findings import describe_findings
 from refold.errors import ConfigError
 from refold.library.judge import Judge
+from refold.library.repairing import REPAIRED, REPAIRS, check_choice, propose_repairs, write_repairs
 from refold.library.run import load_run
 from refold.library.scored_files import SCORED_FILES, write_scored_files
 from refold.report.summary import print_labelled
@@ -29,7 +33,7 @@ from refold.runs.directory import atomic_folder
 from refold.scoring.drift import drift_words
 from refold.scoring.scored import alarm_words
 
-OWN = ("run", "out", "device", "trust")
+OWN = ("run", "out", "device", "trust", "repair")
 
 
 def main() -> None:
@@ -39,16 +43,23 @@ def main() -> None:
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
     run = load_run(settings["run"], trust=command.trusted(settings))
+    repair = check_choice(settings.get("repair", "false"))
     others = {key: value for key, value in settings.items() if key not in OWN}
     judge = Judge(run, settings=others, progress=command.progress_bar)
     run.autoencoder.to(command.device(settings.get("device", "auto")))
     out = Path(settings.get("out", run.directory / "scores" / judge.name))
-    with atomic_folder(out, "out", SCORED_FILES) as judge.folder:
+    repairs = None
+    with atomic_folder(out, "out", (*SCORED_FILES, REPAIRS, REPAIRED)) as judge.folder:
         scoring = judge.score(thresholds=True, evidence=True)
         facts = write_scored_files(run, scoring, judge.folder)
+        if repair != "false":
+            repairs = propose_repairs(judge, scoring)
+            write_repairs(repairs, judge.folder, repair)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"checks: {describe_findings(scoring.findings)}")
     print_facts(console, facts)
+    if repairs is not None:
+        console.print(repairs.words())
     console.print(f"scores, events and report: {out}")
 
 

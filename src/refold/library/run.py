@@ -146,6 +146,41 @@ class Run:
 
         return returned_like(bars, self._judge(bars, score, threshold, alignment, overrides).score().events)
 
+    def repair(
+        self,
+        bars: "Frame | str | os.PathLike",
+        *,
+        apply: bool = False,
+        score: str | None = None,
+        threshold: str | None = None,
+        alignment: str | None = None,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    ) -> "pl.DataFrame | pd.DataFrame":
+        """Propose what the bars of each event should have been. The bars given are never changed.
+
+        Args:
+            bars: as for `score`, like the last four arguments; with open, high, low and close.
+            apply: True returns a copy of the bars with the proposed values instead.
+            score: name of an option of conf/score.
+            threshold: name of an option of conf/threshold.
+            alignment: mean, median, max or last.
+            overrides: other settings that can be chosen anew.
+
+        Returns:
+            A row per value: asset, timestamp, event_start, explanation, column, value, proposed, low and high (an
+            interval that holds nine of ten sound values), factor (of units and splits), and the log returns to the last
+            and of the next close as they are and as they would be. Of pandas, if `bars` is.
+
+        Raises:
+            RefoldError: the bars have no four prices, cannot be read or judged, or a setting is wrong.
+        """
+        from refold.library.frames import returned_like
+        from refold.library.repairing import propose_repairs
+
+        judge = self._judge(bars, score, threshold, alignment, overrides)
+        repairs = propose_repairs(judge, judge.score())
+        return returned_like(bars, repairs.applied() if apply else repairs.proposed)
+
     def detection(
         self,
         bars: "Frame | str | os.PathLike",

@@ -1,0 +1,90 @@
+"""Propose repairs for the events of a scoring, for `refold score repair=...` and `Run.repair` alike."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+
+from refold.data.long.ordered import read_sorted
+from refold.data.sources.source import batches_of
+from refold.errors import ConfigError, DataError
+from refold.library.scored_files import escape_formulas
+from refold.scoring.repair import apply_repairs, repair
+
+if TYPE_CHECKING:
+    from refold.library.judge import Judge, Scoring
+
+REPAIRS, REPAIRED = "repairs.csv", "repaired.parquet"
+
+CHOICES = ("false", "true", "copy")
+"""Values of `repair` on the command line: nothing, repairs.csv, or a repaired copy of the bars beside it."""
+
+
+class Repairs(NamedTuple):
+    """Hold bars and what is proposed for them.
+
+    Attributes:
+        bars: all of the table, canonical, as they were read.
+        proposed: as `refold.scoring.repair.repair` returns it.
+    """
+
+    bars: pl.DataFrame
+    proposed: pl.DataFrame
+
+    def applied(self) -> pl.DataFrame:
+        """Return a copy of the bars with the proposed values."""
+        return apply_repairs(self.bars, self.proposed)
+
+    def words(self) -> str:
+        """Say how many events of which kinds would be changed."""
+        kinds = Counter(
+            dict(
+                self.proposed.unique(["asset", "event_start", "explanation"])["explanation"].value_counts().iter_rows()
+            )
+        )
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        return f"repairs proposed: {told or 'none'}; the bars are as they were"
+
+
+def propose_repairs(judge: "Judge", scoring: "Scoring") -> Repairs:
+    """Propose values for the bars of the events of a scoring. The table is read again, into memory.
+
+    Args:
+        judge: what scored.
+        scoring: its result.
+
+    Raises:
+        DataError: the bars lack a price, or are no prices.
+    """
+    checks = judge.detector.recipe.checks
+    if checks.kind != "prices":
+        raise DataError("repair is for bars of prices; these are a series of other numbers, of which it knows no ratio")
+    source = judge.own_data.source if judge.source is None else judge.source
+    ordered = read_sorted(batches_of(source), checks)
+    bars = ordered.slice(0, ordered.rows)
+    return Repairs(bars, repair(bars, scoring.events))
+
+
+def check_choice(value: str) -> str:
+    """Return the value of `repair`.
+
+    Raises:
+        ConfigError: it is none of CHOICES.
+    """
+    if value not in CHOICES:
+        raise ConfigError(f"repair is {value}; it must be one of {', '.join(CHOICES)}")
+    return value
+
+
+def write_repairs(repairs: Repairs, folder: Path, choice: str) -> None:
+    """Write repairs.csv, and the repaired bars if they are asked for.
+
+    Args:
+        repairs: to write.
+        folder: of the scoring.
+        choice: one of CHOICES.
+    """
+    escape_formulas(repairs.proposed).write_csv(folder / REPAIRS)
+    if choice == "copy":
+        repairs.applied().write_parquet(folder / REPAIRED)
