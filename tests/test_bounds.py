@@ -69,6 +69,7 @@ def test_numbers_of_any_kind_are_held_to_the_bounds(number):
 
 
 COUNT = Annotated[int, at_least(1)]
+SHARE_OR_COUNT = Annotated[float, within(0, 1, open_start=True)] | COUNT
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,10 @@ COUNT = Annotated[int, at_least(1)]
         (Literal[0] | Annotated[int, at_least(2)], 0, None),
         (Literal[0] | Annotated[int, at_least(2)], 1, "it must be 0 or at least 2"),
         (Literal[0] | Annotated[int, at_least(2)], 2, None),
+        (SHARE_OR_COUNT, 0.5, None),
+        (SHARE_OR_COUNT, 3, None),
+        (SHARE_OR_COUNT, 1.5, "it must be in (0, 1] or a whole number at least 1"),
+        (SHARE_OR_COUNT, 0, "it must be in (0, 1] or at least 1"),
         (Literal["a", "b"] | None, "c", "it must be one of a, b"),
         (COUNT | str, "anything", None),
         (COUNT | list[int], [0], None),

@@ -93,7 +93,7 @@ def complaint(annotation: Any, value: Any) -> str | None:
     if origin is Literal and value not in parts:
         return f"it must be {'one of ' if len(parts) > 1 else ''}{', '.join(str(choice) for choice in parts)}"
     if origin in (Union, UnionType):
-        complaints = [complaint(member, value) for member in parts]
+        complaints = [_no_whole_number(member, value) or complaint(member, value) for member in parts]
         wrong = [text for text in complaints if text is not None]
         accepted = any(text is None and _may_be(member, value) for member, text in zip(parts, complaints, strict=True))
         choices = " or ".join(text.removeprefix("it must be ") for text in wrong)
@@ -103,6 +103,14 @@ def complaint(annotation: Any, value: Any) -> str | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _no_whole_number(member: Any, value: Any) -> str | None:
+    """Say that a number with a fraction is not among the whole numbers that a union's member allows."""
+    if get_origin(member) is not Annotated or get_args(member)[0] is not int or not _is_number(value) or value % 1 == 0:
+        return None
+    limits = [str(limit) for limit in member.__metadata__ if isinstance(limit, Bounds)]
+    return f"it must be a whole number {' and '.join(limits)}".strip()
 
 
 def _may_be(member: Any, value: Any) -> bool:
