@@ -6,6 +6,7 @@
     python scripts/bench masks                                 # windows of different lengths: packed, ours, unmasked
     python scripts/bench data gather memory                    # the data layer against the usual dataset
     python scripts/bench score --threads 2                     # scoring against a loop, and a million bars
+    python scripts/bench live push many                        # verdicts on live bars against the model's own pass
     python scripts/bench per_asset                             # a scale and a level for each asset against one for all
     python scripts/bench overnight                             # first bars of sessions: masked, kept, or the end
     python scripts/bench drift                                 # how often the test of drift is wrong, how soon right
@@ -328,6 +329,9 @@ def main() -> None:
     table = tables.add_parser("score", help="windows per second in scoring, and a million bars; needs all of refold")
     table.add_argument("names", nargs="*", help="speed, batches, million; all, if none is named")
     table.add_argument("--threads", type=int, default=1, help="of the CPU")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
+    table = tables.add_parser("live", help="verdicts on live bars against the model's own pass; needs all of refold")
+    table.add_argument("names", nargs="*", help="push, many, memory, start; all, if none is named")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
     table = tables.add_parser("per_asset", help="what is found in a calm asset, and who is flagged; trains models")
     table.add_argument(

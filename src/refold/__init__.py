@@ -15,9 +15,21 @@ if TYPE_CHECKING:
     from refold.api import compose, retrain, train
     from refold.errors import ConfigError, DataError, RefoldError
     from refold.library.run import Run, load_run
+    from refold.live.detector import LiveDetector
 
 __version__ = version("refold")
-__all__ = ["ConfigError", "DataError", "RefoldError", "Run", "compose", "load_run", "models", "retrain", "train"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "LiveDetector",
+    "RefoldError",
+    "Run",
+    "compose",
+    "load_run",
+    "models",
+    "retrain",
+    "train",
+]
 
 _MODULES = {
     "compose": "api",
@@ -25,6 +37,7 @@ _MODULES = {
     "train": "api",
     "ConfigError": "errors",
     "DataError": "errors",
+    "LiveDetector": "live.detector",
     "RefoldError": "errors",
     "Run": "library.run",
     "load_run": "library.run",

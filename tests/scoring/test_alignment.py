@@ -65,4 +65,4 @@ def test_a_drawn_case():
 
 def test_partial_windows_end_at_the_first_bars_of_each_run():
     first, bars = partial_windows(np.array([[0, 5], [5, 2], [7, 3]]), 3)
-    assert list(zip(first.tolist(), bars.tolist(), strict=True)) == [(0, 1), (0, 2), (7, 1), (7, 2)]
+    assert list(zip(first.tolist(), bars.tolist(), strict=True)) == [(0, 1), (0, 2), (5, 1), (5, 2), (7, 1), (7, 2)]

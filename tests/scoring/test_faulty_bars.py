@@ -262,3 +262,16 @@ def test_runs_between_holes_stay_without_scores_and_say_so(judge):
     bars = random_bars([200, 200], seed=5)  # what the second asset has is expected of the first one
     scores = judged(lenient(judge), bars.filter(~pl.int_range(pl.len()).is_in([100, 106])))[0]
     assert scores["reason"].to_list()[99:107] == [None, "hole", *["short_run"] * 4, "hole", None]
+
+
+def test_under_last_a_bar_is_scored_the_same_whatever_comes_after_it():
+    bars = random_bars([200, 200], seed=5)
+    last = lenient(fitted(random_bars([300]), alignment="last"))
+    torn = bars.filter(~pl.int_range(pl.len()).is_in([100, 106]))  # a run of five bars in the first asset
+    scores = judged(last, torn)[0]
+    assert scores["reason"].to_list()[99:107] == [None, "hole", None, None, None, None, "hole", None]
+    days = torn["timestamp"].unique().sort()
+    for end in (102, 104, 150):
+        early = judged(last, torn.filter(pl.col("timestamp") <= days[end]))[0]
+        expected = scores.filter(pl.col("timestamp") <= days[end])
+        assert_frame_equal(early.drop("place", "kind"), expected.drop("place", "kind"), rel_tol=1e-5)

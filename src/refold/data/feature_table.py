@@ -277,7 +277,7 @@ def _feature_rows(
         recipe.checks.features(keyed, faulty, names, findings)
     values = table.to_numpy(writable=True)  # nulls become NaN
     present = np.asarray(np.isfinite(values).all(axis=1))
-    bridged = _spans_night(features) & checked.closing & (recipe.overnight == "mask" and recipe.window_size > 1)
+    bridged = spans_night(features) & checked.closing & (recipe.overnight == "mask" and recipe.window_size > 1)
     present &= ~bridged
     moving = None
     if recipe.scale == "trailing":
@@ -294,7 +294,7 @@ def _feature_rows(
     return rows, findings
 
 
-def _spans_night(features: Sequence[Feature]) -> bool:
+def spans_night(features: Sequence[Feature]) -> bool:
     """Test whether a feature compares a bar with the one before it, as returns do."""
     return any(feature.lookback == 2 or feature.name.startswith("normalised_return") for feature in features)
 

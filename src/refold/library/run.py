@@ -3,20 +3,15 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from refold.config.build import build_autoencoder, build_detector, build_recipe
-from refold.config.memory import refuse_too_large
 from refold.errors import ConfigError, DataError, first_line
+from refold.library.opening import open_run_directory
 from refold.runs.bounded_files import LARGEST_BYTES, read_text
-from refold.runs.checkpoints import read_checkpoint
-from refold.runs.directory import BEST_CHECKPOINT, DETECTOR, RESOLVED, RESULT
-from refold.runs.settings import read_settings
+from refold.runs.directory import RESULT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,18 +20,12 @@ if TYPE_CHECKING:
     from refold.data import Scaler
     from refold.data.bars.entries import Entry
     from refold.library.judge import Judge
+    from refold.live.detector import LiveDetector
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
 
     Frame = pl.DataFrame | pl.LazyFrame | pd.DataFrame
     """A table of bars, long or wide; its columns are found as those of a CSV file are."""
-
-
-SECTIONS = ("data", "data.source", "data.source.table", "data.checks", "score", "threshold")
-"""Settings of a run that are mappings, where there are any."""
-
-SPOILT = (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, ArithmeticError)
-"""Errors that values of other keys, types and shapes raise when they are used."""
 
 
 class Run:
@@ -249,6 +238,37 @@ class Run:
 
         return returned_like(bars, self._judge(bars).encode().table().collect())
 
+    def live(
+        self,
+        *,
+        score: str | None = None,
+        threshold: str | None = None,
+        alignment: str | None = None,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
+        fitted: Mapping[str, Any] | None = None,
+    ) -> "LiveDetector":
+        """Return a detector that judges bars as they come.
+
+        What is not the run's own is fitted anew on the run's own data, which takes as long as scoring it; a state that
+        the detector saves keeps what was fitted.
+
+        Args:
+            score: as for `score`.
+            threshold: as for `score`; spot goes on learning.
+            alignment: last, where the run's own is another one.
+            overrides: as for `score`.
+            fitted: what was fitted for these settings before, as `LiveDetector.load` gives it.
+
+        Returns:
+            The detector, without a past: `warm` primes it with history.
+
+        Raises:
+            RefoldError: a setting is wrong, or what it asks for needs later bars or those of other assets.
+        """
+        from refold.library.going_live import go_live
+
+        return go_live(self, self._settings(score, threshold, alignment, overrides), fitted)
+
     def report(self, path: "str | os.PathLike", bars: "Frame | str | os.PathLike | None" = None) -> Path:
         """Score bars and write the page about them.
 
@@ -296,20 +316,25 @@ class Run:
         alignment: str | None = None,
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> "Judge":
-        from refold.config.arguments import split_settings
         from refold.library.judge import Judge
+
+        return Judge(self, bars, self._settings(score, threshold, alignment, overrides))
+
+    def _settings(
+        self,
+        score: str | None,
+        threshold: str | None,
+        alignment: str | None,
+        overrides: Mapping[str, Any] | Sequence[str] | None,
+    ) -> dict[str, Any]:
+        """Return what is chosen anew, as key -> value."""
+        from refold.config.arguments import split_settings
 
         chosen = {"score": score, "threshold": threshold, "alignment": alignment}
         settings = {key: value for key, value in chosen.items() if value is not None}
         if overrides is not None and not isinstance(overrides, Mapping):
             overrides = split_settings([overrides] if isinstance(overrides, str) else overrides)
-        return Judge(self, bars, {**settings, **(overrides or {})})
-
-
-def _told(error: Exception) -> str:
-    """Say what is wrong with a file whose content is of other keys, types or shapes."""
-    told = f"lacks {error}" if isinstance(error, KeyError) else f"is spoilt: {first_line(error)}"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in told)
+        return {**settings, **(overrides or {})}
 
 
 def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
@@ -326,66 +351,4 @@ def load_run(path: str | os.PathLike, *, trust: Sequence[str] = ()) -> Run:
         ConfigError: the directory, its resolved.yaml or its checkpoint is not there; or the run would build parts that
             are neither Refold's nor trusted.
     """
-    from refold.data import Scaler
-    from refold.data.bars.expected import Timetables
-
-    if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"the run is a {type(path).__name__}; it must be the path of a run directory")
-    directory = Path(path).resolve()
-    settings, weights = directory / RESOLVED, directory / BEST_CHECKPOINT
-    for needed in (directory, settings, weights):
-        if not os.path.exists(needed):  # False also where nobody may look
-            raise ConfigError(f"{path} is not a finished run: there is no {needed}")
-    cfg = read_settings(settings, trust)
-    for key in SECTIONS:
-        if not isinstance(OmegaConf.select(cfg, key, default={}), Mapping | DictConfig):
-            raise ConfigError(f"{settings}: {key} is no section of settings; a run has one there")
-    size = OmegaConf.select(cfg, "data.window_size")
-    if not isinstance(size, int) or size < 1:
-        raise ConfigError(f"{settings}: data.window_size is {size!r}; it must be a whole number of at least 1")
-    checkpoint = read_checkpoint(weights)
-    try:
-        data, parameters = checkpoint["WindowDataModule"], checkpoint["state_dict"]
-        scaler = Scaler.from_state_dict(data["scaler"])
-        features, entries = list(data["features"]), list(data["entries"])
-        timetables = Timetables.from_plain(data["timetables"])
-        if scaler.mean.ndim != 1 or scaler.mean.shape != scaler.std.shape:
-            raise ValueError(f"its scaler has shapes {tuple(scaler.mean.shape)} and {tuple(scaler.std.shape)}")
-        if not scaler.mean.isfinite().all() or not (scaler.std.isfinite() & (scaler.std > 0)).all():
-            raise ValueError(
-                "its scaler has means or deviations that are not finite, or deviations that are not above 0"
-            )
-        prefix = "autoencoder."
-        state = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
-    except SPOILT as error:
-        raise ConfigError(f"{weights} {_told(error)}; it is no checkpoint that Refold's training wrote") from None
-    try:
-        if too_large := refuse_too_large(cfg):
-            raise ConfigError(too_large)
-        autoencoder = build_autoencoder(cfg, num_features=len(scaler.mean))
-    except (ConfigError, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"{settings} does not build a model; is it of another version of refold? {str(error).splitlines()[0]}"
-        ) from None
-    try:
-        autoencoder.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ConfigError(f"{weights} does not fit {settings}; is it of another version of refold? {reason}") from None
-    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ConfigError(
-            f"{weights} has weights that are NaN or infinite, {broken[0]} among them: its training diverged; train "
-            f"again, with a smaller optimizer.lr"
-        )
-    autoencoder.eval()
-    detector = None
-    if (directory / DETECTOR).exists():
-        recipe = build_recipe(cfg, entries)
-        recipe = replace(recipe, checks=recipe.checks.knowing(timetables), scale=scaler.kind)
-        detector = build_detector(cfg, autoencoder, recipe, scaler, columns=[])
-        fitted = read_checkpoint(directory / DETECTOR)
-        try:
-            detector.load_state_dict(fitted)
-        except SPOILT as error:
-            raise ConfigError(f"{directory / DETECTOR} {_told(error)}; it is no detector that Refold wrote") from None
-    return Run(directory, cfg, autoencoder, scaler, features, detector, entries)
+    return Run(*open_run_directory(path, trust))

@@ -12,8 +12,8 @@
     last                    b2, of the window that ends at the bar: nothing after the bar counts
 
 Under `last`, the first T - 1 bars of a run end no window of T bars. Each ends a window of the bars that there are,
-which is read as a window with a mask (`partial_windows`). A bar is never reported at another bar's place, and an absent
-bar has no value (NaN).
+which is read as a window with a mask (`partial_windows`), also where the run ends before T bars: what comes later must
+not decide which bars count. A bar is never reported at another bar's place, and an absent bar has no value (NaN).
 
 Letters: T bars in a window, R rows of a series, S runs, B rows in a block, C values of a bar.
 """
@@ -126,7 +126,8 @@ def partial_windows(segments: np.ndarray, window_size: int) -> tuple[np.ndarray,
         window_size: T.
 
     Returns:
-        (n,) first rows and (n,) numbers of bars, from 1 to T - 1, for each run that is as long as a window.
+        (n,) first rows and (n,) numbers of bars, from 1 to T - 1 or to the end of a shorter run, for each run.
     """
-    first = segments[segments[:, 1] >= window_size, 0]
-    return np.repeat(first, window_size - 1), np.tile(np.arange(1, window_size), len(first))
+    counts = np.minimum(segments[:, 1], window_size - 1)
+    first = np.repeat(segments[:, 0], counts)
+    return first, np.arange(1, len(first) + 1) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -120,35 +120,15 @@ class Measurer:
         the prediction are NaN in the first T rows of a run, too, which come after no window.
         """
         values, reconstruction, *ahead = self._aligned(series, segments, progress, watch)
-        if short_runs is not None:
-            self._fill_short_runs(short_runs, values, reconstruction, *ahead)
+        if short_runs is not None and self.alignment != "last":  # under it each run has windows of its own bars
+            short = torch.from_numpy(short_runs.short)
+            parts = self._aligned(short_runs.series, short_runs.segments, lambda rows: None, None)
+            for target, part in zip((values, reconstruction, *ahead), parts, strict=True):
+                target[short] = part[short]
         if ahead:
             values = ahead[0] if self.score.errors_of == "prediction" else torch.cat([values, *ahead], dim=1)
         rows = np.arange(len(series.values))
         return values, self.scaler.at(series, rows).inverse_transform(reconstruction)
-
-    def _fill_short_runs(self, short_runs: ShortRuns, *targets: Tensor) -> None:
-        """Fill the rows of runs that are shorter than a window.
-
-        Under `last` a window holds the run up to the row alone, as at the beginning of a long run: what comes later
-        must not decide which bars count.
-        """
-        if self.alignment != "last":
-            short = torch.from_numpy(short_runs.short)
-            parts = self._aligned(short_runs.series, short_runs.segments, lambda rows: None, None)
-            for target, part in zip(targets, parts, strict=True):
-                target[short] = part[short]
-            return
-        T, edge = self.window_size, np.flatnonzero(np.diff(short_runs.short, prepend=False, append=False))
-        firsts, bars = edge[::2], edge[1::2] - edge[::2]
-        windows = Windows(
-            _lengthened(short_runs.series, T),
-            np.stack([firsts, np.full_like(firsts, T)], axis=1),
-            window_size=T,
-            stride=1,
-        )
-        held = np.concatenate([np.arange(1, count + 1) for count in bars])
-        self._fill_beginnings(windows, np.repeat(firsts, bars), held, *targets[:2])
 
     def _aligned(
         self, series: Series, segments: np.ndarray, progress: Callable[[int], None], watch: Watch | None
@@ -181,7 +161,7 @@ class Measurer:
                 predicted.add(parts[2], block, number)
             progress(len(block.rows))
         if self.alignment == "last":
-            self._fill_beginnings(windows, *partial_windows(segments, T), values, reconstruction)
+            self._fill_beginnings(series, segments, values, reconstruction)
         return [values, reconstruction, *([predicted.errors] if predicted else [])]
 
     def _parallel_blocks(self) -> int:
@@ -189,28 +169,30 @@ class Measurer:
         on_cpu = next(self.autoencoder.parameters()).device.type == "cpu"
         return torch.get_num_threads() if on_cpu else 1
 
-    def _fill_beginnings(self, windows: Windows, rows: np.ndarray, bars: np.ndarray, *targets: Tensor) -> None:
+    def _fill_beginnings(self, series: Series, segments: np.ndarray, *targets: Tensor) -> None:
         """Fill the first rows of runs under `last`, from windows that hold the run up to each of them alone.
 
         Args:
-            windows: one of them begins at each run.
-            rows: (n,) first rows of runs.
-            bars: (n,) bars that the window holds, from 1 on; the last of them is filled.
+            series: scaled; R rows.
+            segments: (S, 2) first row and number of rows of each run.
             targets: values and reconstruction of all rows.
         """
         T = self.window_size
+        rows, bars = partial_windows(segments, T)
+        firsts = segments[:, 0]
+        whole = series if not len(firsts) or firsts[-1] + T <= len(series.values) else _lengthened(series, T)
+        windows = Windows(whole, np.stack([firsts, np.full_like(firsts, T)], axis=1), window_size=T, stride=1)
         for start in range(0, len(rows), self.batch):
             first, held = rows[start : start + self.batch], bars[start : start + self.batch]
-            number = windows.offsets[np.searchsorted(windows.first_rows, first)]
+            number = np.searchsorted(firsts, first)  # one window begins at each run
             own = torch.arange(T) < torch.from_numpy(held)[:, None]  # (n, T)
             present = windows.mask(number)
             own = own if present is None else own & present.cpu()
-            there = own.any(dim=1)
-            parts = self._measure(windows, number[there.numpy()], own[there])
-            ends = torch.from_numpy(held)[there] - 1
+            parts = self._measure(windows, number, own)
+            ends = torch.from_numpy(held) - 1
             for target, part in zip(targets, parts, strict=True):
                 part = part.cpu()
-                target[torch.from_numpy(first)[there] + ends] = part[torch.arange(len(part)), ends]
+                target[torch.from_numpy(first) + ends] = part[torch.arange(len(part)), ends]
 
     def _measure(
         self,
@@ -279,5 +261,6 @@ class Measurer:
 def _lengthened(series: Series, bars: int) -> Series:
     """Return a series with rows after its end, so that a window of so many bars may begin at each row."""
     values = torch.cat([series.values, series.values.new_zeros(bars, series.values.shape[1])])
+    present = None if series.present is None else torch.cat([series.present, series.present.new_zeros(bars)])
     close = None if series.close is None else torch.cat([series.close, series.close.new_full((bars,), torch.nan)])
-    return replace(series, values=values, present=None, close=close)
+    return replace(series, values=values, present=present, close=close)

@@ -107,6 +107,10 @@ class Rarity:
             result[rows] = self.of(scores[rows], assets[rows.start])
         return result
 
+    def ranks_alone(self, asset: str) -> bool:
+        """Tell whether an asset's scores are ranked among those of its own bars."""
+        return asset != POOL and asset in self._scores
+
     def bars_per_year(self) -> float:
         """Return how many bars of an asset validation has in a year; NaN if it has fewer than two moments."""
         years = asset_years(1, self.validation.moments, self.validation.span)

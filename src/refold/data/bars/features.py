@@ -106,12 +106,13 @@ _PLAIN = (
 
 # What feeds do to a bar: it collapses to a point, or a trade inside it is far off ------------------------------------
 
-_LEAST_RANGE = 1e-6  # a bar that is one price is far from any other, of days and of minutes, and not infinitely far
+LEAST_RANGE = 1e-6
+"""A bar that is one price is far from any other, of days and of minutes, and not infinitely far."""
 
 _OF_A_BAR = (
     Feature(
         "log_range",
-        (_log_ratio(HIGH, LOW) + _LEAST_RANGE).log(),
+        (_log_ratio(HIGH, LOW) + LEAST_RANGE).log(),
         ("high", "low"),
         1,
         "log of the log ratio of high to low, plus 1e-6",

@@ -38,10 +38,11 @@ class LatentNeighbours(Score):
         self.reference = codes[chosen] / self.deviation
 
     def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        reference = self.reference.to(codes.device)
-        distances = torch.cdist(codes / self.deviation.to(codes.device), reference)
+        # float64: torch takes a product of matrices for the distances of many codes, which costs float32 two digits
+        reference = self.reference.to(codes.device).double()
+        distances = torch.cdist((codes / self.deviation.to(codes.device)).double(), reference)
         nearest = distances.topk(min(self.neighbours, len(reference)), dim=1, largest=False).values.mean(dim=1)
-        return nearest[:, None, None].expand(-1, windows.shape[1], 1)  # (B,) -> (B, T, 1)
+        return nearest.to(windows.dtype)[:, None, None].expand(-1, windows.shape[1], 1)  # (B,) -> (B, T, 1)
 
     def contributions(self, values: Tensor, asset: np.ndarray) -> Tensor:
         return values

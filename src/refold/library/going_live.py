@@ -1,0 +1,74 @@
+"""A run's parts as a live detector."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from refold.config.build import build_checks, build_detector, build_table
+from refold.data.bars.table import Table
+from refold.library.frames import FrameSource, to_polars
+from refold.library.judge import Judge
+from refold.live.detector import LiveDetector, Origin
+
+if TYPE_CHECKING:
+    from refold.library.run import Run
+    from refold.scoring.detector import Detector
+
+REFITS = ("score", "threshold", "alignment")
+
+
+def go_live(run: "Run", settings: Mapping[str, Any], fitted: Mapping[str, Any] | None = None) -> LiveDetector:
+    """Make a live detector of a run.
+
+    Args:
+        run: finished.
+        settings: key -> value, to use in place of the run's own.
+        fitted: state of the score and threshold that were fitted for these settings before; None fits them anew where
+            the settings ask for it.
+
+    Raises:
+        RefoldError: a setting is wrong, or what it asks for needs later bars or those of other assets.
+    """
+    given = {key: str(value) for key, value in settings.items() if not _is_own(run, key, value)}
+    judge = Judge(run, pl.DataFrame(), given)
+    if fitted is not None and run.detector is not None:
+        detector, state = _refitted(run.detector, judge, fitted), fitted
+    else:
+        detector = judge.detector
+        state = detector.state_dict() if judge.refits or run.detector is None else None
+    table = build_table(judge.cfg).with_optional_label()
+    return LiveDetector(detector, table, lambda bars: _canonical(bars, table), Origin(_key(run), given, state))
+
+
+def _is_own(run: "Run", key: str, value: Any) -> bool:
+    """Tell whether a setting is what the run has, so that nothing need be fitted anew."""
+    if key == "alignment":
+        return str(value) == run.config.alignment
+    return key in REFITS and str(value) == run.config.run.get("choices", {}).get(key)
+
+
+def _refitted(own: "Detector", judge: Judge, fitted: Mapping[str, Any]) -> "Detector":
+    """Return the detector that was fitted for some settings before, with the windows and times of the run's own."""
+    detector = build_detector(judge.cfg, own.autoencoder, own.recipe, own.scaler, columns=[])
+    detector.load_state_dict(dict(fitted))
+    checks = build_checks(judge.cfg).when_scoring(kept=judge.given_policies)
+    return detector.checking(checks.knowing(own.recipe.checks.timetables))
+
+
+def _canonical(bars: Any, table: Table) -> pl.DataFrame:
+    """Read a user's table, of polars or pandas."""
+    return FrameSource(to_polars(bars), table).load()
+
+
+def _key(run: "Run") -> str:
+    """Return a hash of what a run's verdicts depend on: its weights, its scale, its settings and its features."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weights in sorted(run.autoencoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    for part in (run.scaler.mean, run.scaler.std):
+        digest.update(part.numpy().tobytes())
+    digest.update(repr((str(run.config.run.id), run.features)).encode())
+    return digest.hexdigest()
