@@ -87,7 +87,8 @@ def test_processes_share_the_bars_after_a_batch_and_their_weight(shortest):
             "data.window_size is 8 and predictor.horizon 85, together 93; the longest run of bars without a hole, "
             "after the look-back of the features, is 89: choose data.window_size at most 4, ",
         ),
-        ({"horizon": 89}, "is 89: choose features with a shorter look-back"),
+        ({"horizon": 89}, "is 89: choose predictor.horizon at most 81, choose features with a shorter look-back"),
+        ({"horizon": 60}, "and predictor.horizon 60, together 68; choose a smaller predictor.horizon, or give "),
         (
             {"horizon": 6, "layout": "panel"},
             "data.split leaves no windows for val: its longest run has 4 bars, after the 14 that are dropped between "

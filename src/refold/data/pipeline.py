@@ -293,6 +293,8 @@ class _Assembly:
         if self.longest < span:
             fits = self.longest - recipe.horizon
             remedy = f"choose data.window_size at most {fits}, " if fits > 0 else ""
+            if fits <= 0 and self.longest > recipe.window_size:
+                remedy = f"choose predictor.horizon at most {self.longest - recipe.window_size}, "
             raise DataError(
                 f"{asked}; the longest run of bars without a hole, after the look-back of the "
                 f"features, is {self.longest}: {remedy}choose features with a shorter look-back, or bring more bars"
@@ -302,6 +304,8 @@ class _Assembly:
             if longest < span:
                 fitting = self._fitting_window()
                 remedy = f"data.window_size={fitting} leaves windows for all parts; or " if fitting else ""
+                if recipe.horizon and not fitting:
+                    remedy = "choose a smaller predictor.horizon, or "
                 raise DataError(
                     f"data.split leaves no windows for {part}: its longest run has {longest} bars, after the "
                     f"{self.gap} that are dropped between parts, and {asked}; {remedy}give {part} a "
