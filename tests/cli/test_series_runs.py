@@ -78,3 +78,41 @@ def test_it_is_trained_and_scored(tmp_path, monkeypatch, make, script):
     folder = run.directory / "scores" / name.partition(".")[0]
     assert (folder / "report.html").stat().st_size > 10_000
     assert json.loads((folder / "scoring.json").read_text())
+
+
+SCORERS = {"isolation forest", "robust z", "random", "flag everything"}
+
+
+@pytest.mark.parametrize(
+    ("make", "label"), [(skab, "anomaly"), (nab_exchange, "label"), (tsb_ad, "Label")], ids=["skab", "nab", "tsb"]
+)
+def test_with_a_label_it_ends_with_what_is_found_of_it(tmp_path, make, label, command):
+    """From the command line alone. In the later half every 40th row is labelled, and its values are tripled."""
+    name, _ = make(tmp_path)
+    separator = ";" if make is skab else ","
+    frame = pl.read_csv(tmp_path / name, separator=separator)
+    rows = pl.int_range(pl.len())
+    marked = (rows >= frame.height // 2) & (rows % 40 == 7)
+    values = pl.col(pl.Float64).exclude("anomaly", "changepoint")
+    frame = frame.with_columns(
+        pl.when(marked).then(values * 3 + 1).otherwise(values), marked.cast(pl.Int8).alias(label)
+    )
+    frame.write_csv(tmp_path / name, separator=separator)
+    chosen = f"data.source.table.columns.label={label}"
+    done = command("data=series", f"data.path={name}", chosen, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "flag everything" in done.stdout
+    run = tmp_path / "outputs" / "latest"
+    result = json.loads((run / "result.json").read_text())
+    for part in ("val", "test"):
+        assert set(result["detection"][part]["scorers"]) >= SCORERS
+        assert result["detection"][part]["anomalous_bars"] > 2
+        for metric in ("average_precision", "auroc", "vus_pr", "event_f1", "false_alarms"):
+            assert np.isfinite(result["metrics"][f"{part}/detection/{metric}"])
+    assert label not in result["features"]
+    done = command(f"run={run}", f"data.path={name}", script="scripts/score.py")
+    assert done.returncode == 0, done.stderr
+    assert "this is the model alone" in done.stdout
+    folder = run / "scores" / name.partition(".")[0]
+    assert json.loads((folder / "scoring.json").read_text())["detection"]["these bars"]["anomalous_bars"] > 10
+    assert pl.read_parquet(folder / "scores.parquet")["label"].sum() == frame[label].sum()

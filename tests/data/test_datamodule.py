@@ -1,4 +1,5 @@
 import itertools
+import re
 from datetime import timedelta
 
 import numpy as np
@@ -244,3 +245,13 @@ def test_lightning_resumes_at_every_step_with_the_windows_not_yet_seen(tmp_path,
 def test_days_of_makers_are_consecutive():
     days = random_bars([30])["timestamp"]
     assert set(days.diff().drop_nulls()) == {timedelta(days=1)}
+
+
+def test_a_short_file_is_refused_with_features_and_a_window_that_work():
+    bars = random_bars([40])
+    with pytest.raises(
+        DataError, match=r"is 20: .*\. 'data\.features=\[(.*)\]' data\.window_size=(\d+) leaves"
+    ) as found:
+        ready(bars, features=None, window_size=32)
+    names, window = re.search(r"features=\[(.*)\]' data\.window_size=(\d+)", str(found.value)).groups()
+    assert len(ready(bars, features=names.split(","), window_size=int(window)).test_windows)

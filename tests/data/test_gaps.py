@@ -141,6 +141,15 @@ def test_bars_of_a_thin_market_are_not_expected():
     assert "no regular interval (A): usually 5 min" in ready(walk(NEW_YORK.filter(kept)), **FEATURES).description
 
 
+def test_of_an_asset_with_few_bars_among_bars_within_the_day_none_is_expected():
+    """Twelve bars, a day apart, beside bars of a minute: 11 x 1,439 others were missing."""
+    few = walk(CRYPTO, "B").gather_every(1440).head(12)
+    assert gaps(pl.concat([walk(CRYPTO, "A"), few])) == []
+    days = walk(days_of("12345"), "A")
+    few = walk(days_of("12345"), "B")[:15].filter(pl.int_range(pl.len()) != 7)
+    assert [(asset, bars) for asset, bars, _ in gaps(pl.concat([days, few]))] == [("B", 1)]
+
+
 def test_the_interval_is_said():
     assert "bars every 1 min (A), 24/7" in ready(walk(CRYPTO), **FEATURES).description
 

@@ -163,3 +163,20 @@ def test_rows_without_a_time_and_epochs_of_a_usual_name_are_series():
     bars = table(kind="series").canonical(epochs, where="plant.csv", single_asset="A")
     assert bars.columns == ["timestamp", "asset", "flow"]
     assert bars["timestamp"][1] - bars["timestamp"][0] == timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(("wide", "said"), [(False, "not used, since it is named"), (True, "read as an asset, though")])
+def test_a_column_named_like_a_label_beside_prices_is_told(caplog, wide, said):
+    frame = labelled((20,)).rename({"anomaly": "Is Anomaly"})
+    if wide:
+        frame = frame.select(pl.col("timestamp").alias("date"), pl.col("close").alias("X"), "Is Anomaly")
+    cells.say.cache_clear()
+    with caplog.at_level("INFO"):
+        table().find(frame.columns, "FILE")
+        table().find(frame.columns, "FILE")
+    assert caplog.text.count(said) == 1
+    assert "data.source.table.columns.label=Is Anomaly measures against it" in caplog.text
+    caplog.clear()
+    cells.say.cache_clear()
+    table(columns={"label": "Is Anomaly"}).find(frame.columns, "FILE")
+    assert not caplog.text

@@ -84,7 +84,7 @@ def test_pandas_goes_in_and_comes_out(trained):
 def test_what_else_can_be_asked_of_a_run(trained, tmp_path):
     bars = closes(300, seed=1, deviation=0.02)
     verdicts, events = trained.score(bars), trained.events(bars)
-    assert events["asset"].unique().to_list() == ["asset"]
+    assert events["asset"].unique().to_list() == ["bars"] == list(trained.detector.validation["asset_names"])
     assert events.height <= verdicts["flagged"].sum()
     made = trained.reconstruct(bars)
     assert made.columns == ["timestamp", "asset", "log_return", "reconstructed_close"]

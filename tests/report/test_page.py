@@ -73,7 +73,7 @@ def everything(scores: pl.DataFrame) -> dict:
         "windows": [WindowExample(name, "worst", days, *generator.normal(size=(2, len(days), 2))) for name in assets],
         "features": FEATURES,
         "latents": scores.select("timestamp", "asset", "score").with_columns(**codes),
-        "alarm_rates": {"pot": {"level": 35.0, "validation": 2.5, "test": 3.0}},
+        "alarm_rates": {"alarms": {"pot": {"level": 35.0, "validation": 2.5, "test": 3.0}}},
         "baselines": {ODD: {"LSTM autoencoder": {"average precision": 0.7}, "random": {"average precision": None}}},
         "facts": {"threshold": "POT, q 0.001"},
     }  # fmt: skip
@@ -259,7 +259,7 @@ def test_findings_and_stretches_without_scores_stand_in_the_page(tmp_path, monke
     moment = data["events"]["start"][data["events"]["kind"].index("broken_bar")]
     assert odd["findings"] == {
         "bars": [1], "kind": ["broken_bar"], "done": ["kept without values"], "total": 1,
-        "start": [moment], "end": [moment],
+        "start": [moment], "end": [moment], "close": [scores["close"][30]],
     }  # fmt: skip
     assert other["findings"]["start"] == []
     spans = list(zip(other["unscored"]["reason"], other["unscored"]["bars"], strict=True))
@@ -333,6 +333,24 @@ def test_of_too_many_flagged_bars_the_highest_scores_are_shown(tmp_path, monkeyp
     np.testing.assert_allclose(np.sort(shown), np.sort(expected), rtol=1e-6)
 
 
+def test_a_finding_lies_on_the_price_that_is_drawn_next_to_it(tmp_path):
+    scores = make_scores(("A", "B"), 60)
+    days = scores["timestamp"][:60]
+    found = {"asset": "A", "peak": None, "score": None, "features": None, "kind": "gap"}
+    found |= {"found_by": "checks", "done": "kept"}
+    found = [{**found, "start": days[place], "end": days[place + 1], "bars": 2} for place in (40, 7)]
+    schema = {"peak": scores.schema["timestamp"], "score": pl.Float64, "features": pl.String}
+    write_page(tmp_path / "report.html", title="t", scores=scores, events=pl.DataFrame(found, schema_overrides=schema))
+    drawn = payload(tmp_path / "report.html")["assets"]
+    assert drawn["A"]["findings"]["close"] == [scores["close"][7], scores["close"][40]]
+    assert drawn["B"]["findings"]["start"] == []
+    write_page(
+        tmp_path / "report.html", title="t", scores=scores.drop("close", "reconstructed_close"),
+        events=pl.DataFrame(found, schema_overrides=schema),
+    )  # fmt: skip
+    assert "close" not in payload(tmp_path / "report.html")["assets"]["A"]["findings"]
+
+
 def test_facts_are_counted(tmp_path):
     scores = make_scores(("A", "B"), 366, flagged=4)
     write_page(tmp_path / "report.html", title="t", scores=scores, events=make_events(scores), facts={"run": "r"})
@@ -341,6 +359,14 @@ def test_facts_are_counted(tmp_path):
         "assets": "2", "from": "1990-01-01", "to": "1991-01-01", "bars": "732", "scored": "726", "flagged bars": "8",
         "events": "8", "events per asset and year": "4.00", "run": "r",
     }  # fmt: skip
+
+
+def test_events_of_bars_within_the_day_are_counted_per_asset_and_day(tmp_path):
+    scores = make_scores(("A", "B"), 366, flagged=4)
+    hours = pl.datetime_range(datetime(1990, 1, 1), datetime(1990, 1, 16, 5), "1h", eager=True)
+    scores = scores.with_columns(timestamp=pl.concat([hours, hours]).cast(scores.schema["timestamp"]))
+    write_page(tmp_path / "report.html", title="t", scores=scores)
+    assert payload(tmp_path / "report.html")["facts"]["flagged per asset and day"] == f"{8 / 32:.2f}"
 
 
 def test_the_histogram_holds_each_score_once(tmp_path):

@@ -1,6 +1,7 @@
 """Alarms of several thresholds: counted over pieces as over the whole, and fitted to validation alone."""
 
 import math
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from refold.scoring.thresholds import (
     count_alarms,
     per_asset_year,
 )
+from tests.data.lookalikes import new_york, walk
 from tests.data.makers import random_bars, ready
 from tests.scoring.test_detector import detector, small_autoencoder
 
@@ -94,13 +96,13 @@ def test_the_rate_of_the_detectors_own_threshold_is_the_one_it_was_saved_with():
     compared = AlarmRates(
         {**others, "too few": PeaksOverThreshold(risk=1e-3, start=0.98, per_asset=False)}, judge.validation, 0
     )
-    rates = compared.rates(2, 1.0, "test")
+    rates = compared.rates(2, 1, 1.0, "test")
     assert list(rates) == list(others)  # a tail of two scores is none
     assert rates["same"]["validation"] == judge.validation["alarms_per_asset_year"]
     assert rates["same"]["level"] == judge.validation["level"]
     assert 0 < rates["wider"]["validation"] < rates["same"]["validation"]
     again = torch.load(_saved(judge.validation), weights_only=True)
-    assert AlarmRates({"same": Quantile(share=0.9, per_asset=False)}, again, 0).rates(2, 1.0, "test")[
+    assert AlarmRates({"same": Quantile(share=0.9, per_asset=False)}, again, 0).rates(2, 1, 1.0, "test")[
         "same"
     ] == pytest.approx(rates["same"], nan_ok=True)
 
@@ -118,12 +120,12 @@ def test_other_bars_are_counted_beside_validation_and_change_nothing_of_it():
     validation = {
         "scores": torch.from_numpy(np.random.default_rng(0).gamma(1, 1, 400)),
         "asset": torch.zeros(400, dtype=torch.int32), "moments": 400, "span_seconds": 399 * 86400.0,
-        "asset_names": ["A"],
+        "asset_names": ["A"], "days": 400, "bar_seconds": 86400.0,
     }  # fmt: skip
     compared = AlarmRates({"q": Quantile(share=0.99, per_asset=False)}, validation, 600)
-    before = compared.rates(2, 1.0, "here")["q"]
+    before = compared.rates(2, 1, 1.0, "here")["q"]
     compared.add(scored())
-    after = compared.rates(300, 299 * 86400.0, "here")["q"]
+    after = compared.rates(300, 300, 299 * 86400.0, "here")["q"]
     assert (before["level"], before["validation"]) == (after["level"], after["validation"])
     count = compared.counts["q"]
     assert after["here"] == per_asset_year(count.alarms, count.bars, 300, 299 * 86400.0) > 0
@@ -155,3 +157,15 @@ def test_alarms_are_counted_per_asset_and_day_and_as_a_share():
     assert alarm_words(facts, 300.0, "val/") == "0.25 alarms per asset and day (0.77 % of bars flagged)"
     assert "alarms per asset and year (0.77 % of bars flagged)" in alarm_words(facts, 86400.0, "val/")
     assert math.isnan(count_rates(0, 0, 0, 0, 0, 0.0).flagged_share)
+
+
+def test_of_bars_within_the_day_all_thresholds_are_told_per_asset_and_day():
+    data = ready(walk(new_york(date(2024, 1, 2), date(2024, 2, 10))))
+    judge = detector(data)
+    series = data.train_windows.series
+    judge.fit_series(*((series, data.segments(part)) for part in ("train", "val")))
+    compared = AlarmRates({"same": judge.threshold}, judge.validation, 0)
+    assert compared.unit == "day"
+    own = judge.validation["alarms_per_asset_day"]
+    assert compared.rates(2, 1, 1.0, "test")["same"]["validation"] == own
+    assert own < judge.validation["alarms_per_asset_year"] / 100

@@ -72,7 +72,7 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
     """
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items()) or "none"
     if rates := facts["thresholds"]:
-        table = Table("threshold", title="alarms per asset and year, by threshold")
+        table = Table("threshold", title=f"alarms per {facts['thresholds_per']}, by threshold")
         for column in next(iter(rates.values())):
             table.add_column(column, justify="right")
         for name, row in rates.items():

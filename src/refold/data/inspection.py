@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from refold.data.bars.dates import moment_in_words
 from refold.data.bars.entries import choose, columns_of, usable_columns
 from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import CHECKS, ROW, Policy
@@ -257,9 +258,8 @@ def _assets(bars: pl.DataFrame, timetables: Mapping[str, Timetable | None]) -> t
     for asset, count, first, last in each.iter_rows():
         timetable = timetables.get(str(asset))
         interval = "unknown" if timetable is None else timetable.interval if timetable.regular else "irregular"
-        assets.append(
-            {"asset": str(asset), "bars": count, "first": str(first), "last": str(last), "interval": interval}
-        )
+        span = {"first": moment_in_words(first), "last": moment_in_words(last)}
+        assets.append({"asset": str(asset), "bars": count, **span, "interval": interval})
     return tuple(assets)
 
 
@@ -269,8 +269,8 @@ def _times(bars: pl.DataFrame, timetables: Mapping[str, Timetable | None]) -> di
     zone = getattr(times.dtype, "time_zone", None)
     none = "none: days" if times.dtype == pl.Date else "none: times are taken as they are written"
     return {
-        "first": str(times.min()),
-        "last": str(times.max()),
+        "first": moment_in_words(times.min()),
+        "last": moment_in_words(times.max()),
         "time_zone": zone or none,
         "sessions": tuple(describe(timetables)),
     }
@@ -319,8 +319,8 @@ def _described(
 
 def _example(run: Mapping[str, Any], bars: pl.DataFrame, numbers: pl.Series | None) -> str:
     """Name the first bar of a run of faulty ones, with its row in the file and its values."""
-    several = f" to {run['end']}, {run['bars']} bars" if run["bars"] > 1 else ""
-    name = f"{run['asset']} {run['start']}{several}"
+    several = f" to {moment_in_words(run['end'])}, {run['bars']} bars" if run["bars"] > 1 else ""
+    name = f"{run['asset']} {moment_in_words(run['start'])}{several}"
     if run["check"] == "gap" or run["first"] is None:
         return name
     row = bars.row(run["first"], named=True)

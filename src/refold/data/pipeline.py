@@ -6,7 +6,7 @@ Letters: N rows of a series, C columns.
 import hashlib
 import logging
 from dataclasses import dataclass, replace
-from itertools import pairwise, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from refold.data.bars.dates import moment_in_words
 from refold.data.bars.entries import Entry, choose, columns_of, find_feature, name_of, some, usable_columns
 from refold.data.bars.expected import NOTHING, Timetables
 from refold.data.bars.findings import describe_findings, merge
-from refold.data.bars.table import LABEL, value_columns
+from refold.data.bars.table import value_columns
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of, scaled
+from refold.data.fingerprint import hash_bars
 from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
 from refold.data.look_ahead import LookAheadTest
@@ -108,8 +110,21 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
         else:
             if chosen_scale and fits:
                 log.info(scale_in_words(recipe.scale or "pooled", len(bars.assets)))
+            if chosen and fits and assembly.lacks_windows() and bars.rows <= BARS:
+                assembly.advice = _shorter_look_back(bars, columns, assembly.recipe)
             return assembly.finish(scaler)
         assembly.discard()
+
+
+def _shorter_look_back(bars: OrderedBars, columns: list[str], recipe: Recipe) -> str:
+    """Name features that look back on one bar at most, with a window that they leave for all parts, or nothing."""
+    short = tuple(entry for entry in recipe.entries or () if find_feature(entry).lookback <= 2)
+    if not 0 < len(short) < len(recipe.features):
+        return ""
+    assembly = _assembled(bars, columns, replace(recipe, entries=short, scale="pooled"), None, fits=False)
+    window = assembly.fitting_window()
+    names = ",".join(name_of(entry) for entry in short)
+    return f". 'data.features=[{names}]' data.window_size={window} leaves windows for all parts" if window else ""
 
 
 def _assembled(
@@ -170,6 +185,7 @@ class _Assembly:
         self.scale = ScaleFit(recipe)
         self.look_ahead = LookAheadTest()
         self.lost = {"holes": 0, "masked": 0}
+        self.advice = ""
 
     def _spool(self, name: str) -> Spool:
         return Spool(self.folder and self.folder / f"{name}.npy")
@@ -182,7 +198,7 @@ class _Assembly:
         self.findings.append(table.findings)
         self.bars += bars.height
         self.assets += len(table.names)
-        _hash_bars(self.digest, bars)
+        hash_bars(self.digest, bars)
         return replace(table, checked=replace(table.checked, bars=bars.clear()))
 
     def _test_features(self, table: FeatureTable) -> None:
@@ -227,6 +243,11 @@ class _Assembly:
         """Test whether each part has windows of most assets."""
         segments: dict[Part, np.ndarray] = {part: np.concatenate(runs) for part, runs in self.segments.items()}
         return covers(segments, np.concatenate(self.starts), self.recipe.span)
+
+    def lacks_windows(self) -> bool:
+        """Test whether a part has no window."""
+        longest = (int(np.concatenate(self.segments[part])[:, 1].max(initial=0)) for part in PARTS)
+        return min(self.longest, *longest) < self.recipe.span
 
     def discard(self) -> None:
         """Free the memory of the arrays, or delete their files."""
@@ -298,21 +319,22 @@ class _Assembly:
             raise DataError(
                 f"{asked}; the longest run of bars without a hole, after the look-back of the "
                 f"features, is {self.longest}: {remedy}choose features with a shorter look-back, or bring more bars"
+                f"{self.advice}"
             )
         for part in PARTS:
             longest = int(segments[part][:, 1].max(initial=0))
             if longest < span:
-                fitting = self._fitting_window()
+                fitting = self.fitting_window()
                 remedy = f"data.window_size={fitting} leaves windows for all parts; or " if fitting else ""
                 if recipe.horizon and not fitting:
                     remedy = "choose a smaller predictor.horizon, or "
                 raise DataError(
                     f"data.split leaves no windows for {part}: its longest run has {longest} bars, after the "
                     f"{self.gap} that are dropped between parts, and {asked}; {remedy}give {part} a "
-                    f"larger part in data.split, or bring more bars"
+                    f"larger part in data.split, or bring more bars{self.advice}"
                 )
 
-    def _fitting_window(self) -> int:
+    def fitting_window(self) -> int:
         """Find a smaller window that the last table has in all parts, with about as many windows as bars, or 0."""
         rows, recipe, dropped = self.table.rows, self.recipe, self.gap - (self.recipe.window_size - 1)
 
@@ -359,7 +381,7 @@ class _Assembly:
         calendar = self.table.checked.calendar
         return (
             f"{self.bars:,} bars of {self.assets} asset{'s' * (self.assets != 1)}, {layout}, "
-            f"{calendar[0]} to {calendar[-1]}\n"
+            f"{moment_in_words(calendar[0])} to {moment_in_words(calendar[-1])}\n"
             f"features: {', '.join(self.recipe.features)}\n"
             f"{'; '.join(f'bars {words}' for words in self.recipe.checks.intervals())}\n"
             f"{self._sessions()}"
@@ -380,14 +402,3 @@ def refuse_few(bars: int) -> None:
     """
     if bars < 2:
         raise DataError(f"the data has {bars} usable row{'s' * (bars != 1)}; a window needs data.window_size bars")
-
-
-def _hash_bars(digest: hashlib.blake2b, bars: pl.DataFrame) -> None:
-    """Feed all values of sorted bars, but not what is known of them, to a hash, one asset after the other."""
-    starts = bars["asset"].rle_id().to_numpy()
-    starts = np.flatnonzero(np.diff(starts, prepend=-1)).tolist()
-    for start, end in pairwise([*starts, bars.height]):
-        digest.update(str(bars["asset"][start]).encode())
-        for column in bars[start:end].drop("asset", LABEL, strict=False):
-            digest.update(f"{column.name} {column.dtype.base_type()}".encode())
-            digest.update(np.ascontiguousarray(column.to_physical().to_numpy()).data)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 NAME = "the frame"
 """Name of an unnamed table in messages."""
 
-SINGLE_ASSET = "asset"
-"""Name of the asset of a table of one asset."""
+SINGLE_ASSET = "bars"
+"""Name of the asset of a table of one asset: that of the file in which a run keeps the table that it was trained on."""
 
 
 class FrameSource:

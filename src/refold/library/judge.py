@@ -81,7 +81,8 @@ class Scoring(NamedTuple):
         events: runs of flagged bars, and what the checks found; see `refold.scoring.events.with_findings`.
         findings: what the checks of the data found, counted.
         facts: counts of bars, of events of the model and of faulty bars, and alarms per asset and year.
-        thresholds: threshold -> column -> level and alarms per asset and year, if thresholds were to be compared.
+        thresholds: threshold -> column -> level and alarms per asset and year (or day, of bars within the day), if
+            thresholds were to be compared.
         drift: as `DriftTest.table` returns it; None if validation has too few bars for a test.
         evidence: what a report shows beside scores, if there is to be one.
     """
@@ -318,8 +319,9 @@ class Judge:
             everything = everything.with_columns(labelled.count_in(everything))
         rates = {}
         if compared:
-            _, moments, span = covered(scores if name == HERE else scores.filter(part=name))
-            rates = compared.rates(moments, span, name)
+            others = scores if name == HERE else scores.filter(part=name)
+            _, moments, span = covered(others)
+            rates = compared.rates(moments, covered_days(others), span, name)
         shown = None
         if sample is not None:
             from refold.report.evidence import gather
@@ -330,9 +332,10 @@ class Judge:
     def reconstruct(self) -> pl.DataFrame:
         """Reconstruct each bar of a table in memory; see `Run.reconstruct`."""
         assert self.source is not None
-        frames = scan(self.detector, self.read_bars(self.source), features=True)
+        bars = self.read_bars(self.source)
         made = [f"{RECONSTRUCTION}{name}" for name in self.detector.features]
-        table = pl.concat(frames)
+        table = pl.concat(scan(self.detector, bars, features=True))
+        table = pl.concat([table, *(_only_known(rows, table) for rows in bars.nameless.frames())])
         close = ["reconstructed_close"] if "reconstructed_close" in table.columns else []
         return table.select("timestamp", "asset", *made, *close).rename(lambda name: name.removeprefix(RECONSTRUCTION))
 
@@ -366,8 +369,12 @@ def _let_label_lack(source: Source | None) -> None:
 
 def _without_verdict(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
     """Give rows without a date or an asset the columns of scored bars: no score, no verdict."""
+    return _only_known(rows, like).with_columns(verdict=pl.lit(False), reason=pl.lit("missing_timestamp"))
+
+
+def _only_known(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """Give rows the columns of another table; those that they do not have are empty."""
     known = rows.select(pl.col(name).cast(like.schema[name]) for name in rows.columns if name in like.columns)
-    known = known.with_columns(verdict=pl.lit(False), reason=pl.lit("missing_timestamp"))
     return pl.concat([like.clear(), known], how="diagonal")
 
 

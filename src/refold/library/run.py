@@ -213,7 +213,8 @@ class Run:
 
         Returns:
             A row per bar, sorted by asset, then time: timestamp, asset, each feature as it is reconstructed, in its own
-            units (null where no window holds the bar), and reconstructed_close. Of pandas, if `bars` is.
+            units (null where no window holds the bar), and reconstructed_close. Rows without a date or an asset are the
+            last ones. Of pandas, if `bars` is.
 
         Raises:
             RefoldError: the bars cannot be read or judged.
@@ -229,7 +230,8 @@ class Run:
             bars: as for `score`.
 
         Returns:
-            A row per window: timestamp of its last bar, asset, z_0, z_1, ... Of pandas, if `bars` is.
+            A row per window: timestamp of its last bar, asset, z_0, z_1, ... No window holds a row without a date or an
+            asset. Of pandas, if `bars` is.
 
         Raises:
             RefoldError: the bars cannot be read or judged.

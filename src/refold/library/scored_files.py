@@ -11,7 +11,7 @@ from refold.library.judge import HERE, Scoring
 from refold.runs.directory import FINDINGS
 from refold.scoring.drift import drift_words
 from refold.scoring.protocols import TrainedRun
-from refold.scoring.scored import alarm_words, validation_rates
+from refold.scoring.scored import alarm_unit, alarm_words, validation_rates
 
 SCORED_FILES = ("scores.parquet", "events.csv", FINDINGS, "scoring.json", "report.html")
 
@@ -48,6 +48,7 @@ def describe_scoring(run: TrainedRun, scoring: Scoring) -> dict[str, Any]:
         "level": detector.validation["level"],
         **({"levels": detector.validation["levels"]} if detector.validation["levels"] else {}),
         "bar_seconds": detector.validation["bar_seconds"],
+        "thresholds_per": f"asset and {alarm_unit(detector.validation['bar_seconds'])}",
         **validation_rates(detector.validation),
     }
 
@@ -91,7 +92,7 @@ def write_report(run: TrainedRun, scoring: Scoring, path: str | os.PathLike) -> 
         windows=shown.windows,
         features=scoring.detector.features,
         latents=shown.latents,
-        alarm_rates=scoring.thresholds,
+        alarm_rates={f"alarms per {facts['thresholds_per']}": scoring.thresholds} if scoring.thresholds else None,
         baselines=numbers or None,
         drift=scoring.drift,
         facts={

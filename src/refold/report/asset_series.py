@@ -73,7 +73,7 @@ def asset_series(
                 "reason": [_reason(row, contributions) for row in flagged.iter_rows(named=True)],
             },
             "unscored": _spans(unscored, "reason"),
-            "findings": _spans(None if findings is None else findings.filter(pl.col("asset") == asset), "kind"),
+            "findings": _spans(None if findings is None else _with_close(findings.filter(asset=asset), kept), "kind"),
         }
     return drawn
 
@@ -134,13 +134,23 @@ def _shortened(spans: pl.DataFrame) -> pl.DataFrame:
     return longest.sort("place").drop("place")
 
 
+def _with_close(findings: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    """Add to the findings of an asset the close that is drawn next to the start of each, where prices are drawn."""
+    if "close" not in kept.columns or kept["close"].is_null().all():
+        return findings
+    drawn = kept.select("timestamp", pl.col("close").cast(pl.Float64)).drop_nulls()
+    starts = findings.drop_nulls("start").with_columns(moment=pl.col("start").cast(drawn.schema["timestamp"]))
+    joined = starts.sort("moment").join_asof(drawn, left_on="moment", right_on="timestamp", strategy="nearest")
+    return joined.drop("moment", "timestamp", strict=False)
+
+
 def _spans(spans: pl.DataFrame | None, name: str) -> dict[str, Any]:
     """Return spans of time with what they are called, as the page draws them."""
     if spans is None:
         return {"start": [], "end": [], "bars": [], name: [], "total": 0}
     spans = spans.drop_nulls("start")
     total, spans = spans.height, _shortened(spans)
-    told = {column: spans[column].to_list() for column in ("bars", name, "done") if column in spans.columns}
+    told = {column: spans[column].to_list() for column in ("bars", name, "done", "close") if column in spans.columns}
     ends = spans.select(milliseconds("start"), milliseconds("end"))
     return {**told, "start": ends["start"].to_list(), "end": ends["end"].to_list(), "total": total}
 

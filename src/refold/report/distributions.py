@@ -35,12 +35,15 @@ def count_bars(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, str
             pl.col("verdict").sum().alias("flagged"),
             pl.col("timestamp").min().alias("start"),
             pl.col("timestamp").max().alias("end"),
+            pl.col("timestamp").cast(pl.Date).n_unique().alias("days"),
         )
         .collect(engine="streaming")
     )
     if seen.height == 0:
         return {"bars": "none"}
     years = float(((seen["end"] - seen["start"]) / timedelta(days=365.25)).cast(pl.Float64).sum())
+    days = int(seen["days"].sum())
+    unit, spans = ("day", days) if seen["bars"].sum() > 1.1 * days else ("year", years)
     counts = {
         "assets": f"{seen.height:,}",
         "from": f"{seen['start'].min():%Y-%m-%d}",
@@ -52,9 +55,8 @@ def count_bars(scan: pl.LazyFrame, events: pl.DataFrame | None) -> dict[str, str
     if events is not None:
         counts["events"] = f"{events.height:,}"
     alarms = int(seen["flagged"].sum()) if events is None else events.height
-    if years > 0:
-        name = "flagged per asset and year" if events is None else "events per asset and year"
-        counts[name] = f"{alarms / years:.2f}"
+    if spans > 0:
+        counts[f"{'flagged' if events is None else 'events'} per asset and {unit}"] = f"{alarms / spans:.2f}"
     return counts
 
 

@@ -51,7 +51,12 @@ function checkedTraces({ findings, unscored }) {
   const lacking = unscored.start.map((_, n) => told(unscored, n, "no score", unscored.reason[n] === null ? ""
     : `: ${escaped(REASONS[unscored.reason[n]] ?? `found by ${unscored.reason[n]}`)}`));
   const [fill, symbol] = CHECKED;
-  return [spanTrace(findings, 1, "found by checks", found, { color: fill, symbol, size: 9, width: 4 }),
+  const priced = findings.close ? [{ // on the price line, where a reader looks first
+    type: "scatter", mode: "markers", name: "found by checks", legendgroup: "checks", showlegend: false, yaxis: "y",
+    x: findings.start, y: findings.close, text: found, hovertemplate: "%{text}<extra></extra>",
+    marker: { color: fill, symbol, size: 9 },
+  }] : [];
+  return [...priced, spanTrace(findings, 1, "found by checks", found, { color: fill, symbol, size: 9, width: 4 }),
     spanTrace(unscored, 0, "no score", lacking, { color: color("faint"), symbol: "line-ns-open", size: 5, width: 5 })];
 }
 

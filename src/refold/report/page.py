@@ -36,7 +36,7 @@ def write_page(
     windows: Sequence[WindowExample] | None = None,
     features: Sequence[str] | None = None,
     latents: pl.DataFrame | None = None,
-    alarm_rates: Mapping[str, Mapping[str, float | None]] | None = None,
+    alarm_rates: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
     baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
     drift: pl.DataFrame | None = None,
     facts: Mapping[str, str] | None = None,
@@ -61,7 +61,7 @@ def write_page(
         windows: examples to look at.
         features: the names of the F columns of the windows.
         latents: timestamp, asset, score if there is one; every other column is a number of the code.
-        alarm_rates: threshold -> column -> value: how many alarms each would give.
+        alarm_rates: caption of a table -> threshold -> column -> value: how many alarms each would give.
         baselines: caption of a table -> row -> column -> value: the model and the baselines that it has to beat.
         drift: rows of `refold.scoring.drift.DriftTest.table`: whether the bars are still like those of validation.
         facts: name -> text, shown at the top beside the counts.
@@ -87,7 +87,7 @@ def write_page(
         "windows": [window_lines(example, features) for example in windows or ()],
         "unit": unit,
         "latents": None if latents is None or latents.height == 0 else latent_points(latents, zone),
-        "alarms": [page_table("", alarm_rates)] if alarm_rates else [],
+        "alarms": [page_table(caption, rows) for caption, rows in (alarm_rates or {}).items()],
         "drift": None if drift is None else drift_table(drift),
         "baselines": [page_table(caption, rows) for caption, rows in (baselines or {}).items()],
     }

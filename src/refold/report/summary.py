@@ -126,6 +126,10 @@ def print_labelled(measured: dict[str, dict[str, Any]], console: Console) -> Non
             console.print(line)
         if line := false_alarm_line(found["listed_false_alarms"], found["false_alarms"], f"on {part}"):
             console.print(line)
+    console.print(
+        "this is the model alone; a training with labels ends with PCA, an isolation forest, a robust z and chance "
+        "beside it (detection in result.json of the run)"
+    )
 
 
 def _counted(found: dict[str, Any]) -> str:

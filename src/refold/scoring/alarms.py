@@ -12,8 +12,8 @@ import polars as pl
 
 from refold.data.long.ordered import stretches
 from refold.errors import ConfigError
-from refold.scoring.scored import known_scores, seconds
-from refold.scoring.thresholds import Memory, Threshold, per_asset_year, running_levels
+from refold.scoring.scored import alarm_unit, count_rates, known_scores, seconds
+from refold.scoring.thresholds import Memory, Threshold, running_levels
 
 MOST_LEARNT = 100_000
 """Bars on which alarms of a threshold that learns are counted. Of a longer table, the first bars of each piece count:
@@ -61,7 +61,8 @@ class Alarms:
 class AlarmRates:
     """Fit several thresholds to the scores of validation, and count their alarms there and on other bars.
 
-    A threshold is left out if validation has too few scores for it.
+    A threshold is left out if validation has too few scores for it. `unit` is the time over which alarms of an asset
+    are counted: a year, or a day for bars within the day.
 
     Args:
         thresholds: name -> threshold, not fitted.
@@ -72,6 +73,7 @@ class AlarmRates:
     def __init__(self, thresholds: Mapping[str, Threshold], validation: Mapping[str, Any], rows: int) -> None:
         known = known_scores(validation)
         scores, moments, span = known.scores, known.moments, known.span
+        self.unit = alarm_unit(validation["bar_seconds"])
         assets = pl.Series(known.names, dtype=pl.String).gather(known.asset)
         own = pl.DataFrame({"asset": assets, "score": scores}).with_row_index("place")
         self.validation: dict[str, float] = {}
@@ -83,7 +85,7 @@ class AlarmRates:
                 continue
             seen = Alarms(threshold, len(scores))
             seen.add(own)
-            self.validation[name] = per_asset_year(seen.alarms, seen.bars, moments, span)
+            self.validation[name] = self._rate(seen, moments, validation["days"], span)
             self.counts[name] = Alarms(threshold, rows)
 
     def add(self, table: pl.DataFrame) -> None:
@@ -95,11 +97,17 @@ class AlarmRates:
         for count in self.counts.values():
             count.add(table)
 
-    def rates(self, moments: int, span: float, name: str) -> dict[str, dict[str, float]]:
-        """Return the level and the alarms per asset and year of each threshold.
+    def _rate(self, count: Alarms, moments: int, days: int, span: float) -> float:
+        """Return the alarms per asset and year, or of bars within the day per asset and day."""
+        rates = count_rates(count.alarms, 0, count.bars, moments, days, span)
+        return rates.per_asset_day if self.unit == "day" else rates.per_asset_year
+
+    def rates(self, moments: int, days: int, span: float, name: str) -> dict[str, dict[str, float]]:
+        """Return the level and the alarms per asset and `unit` of each threshold.
 
         Args:
             moments: different moments of the other bars, as `covered` counts them.
+            days: different days of the other bars, as `covered_days` counts them.
             span: seconds from the first of them to the last.
             name: of the other bars.
 
@@ -110,7 +118,7 @@ class AlarmRates:
             threshold: {
                 "level": float(count.threshold.level),
                 "validation": self.validation[threshold],
-                name: per_asset_year(count.alarms, count.bars, moments, span),
+                name: self._rate(count, moments, days, span),
             }
             for threshold, count in self.counts.items()
         }

@@ -24,7 +24,7 @@ from refold.scoring.alignment import Alignment
 from refold.scoring.drift_reference import Reference, fit_reference
 from refold.scoring.measuring import BARS_AT_ONCE, Measurer, Watch
 from refold.scoring.rarity import Rarity
-from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores
+from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores, scored_days
 from refold.scoring.scores import Score
 from refold.scoring.scores.base import asset_rows
 from refold.scoring.thresholds import FEWEST_OWN, Threshold, ValidationScores
@@ -159,6 +159,7 @@ class Detector:
             "flagged": int(flagged.sum()),
             **alarm_rate(flagged, scored, val[0].time_dtype).named(),
             "moments": moments,
+            "days": scored_days(scored, val[0].time_dtype),
             "span_seconds": span,
             "bar_seconds": bar_seconds(scored.times, scored.asset, val[0].time_dtype),
             "scores": torch.from_numpy(scored.score[kept]),

@@ -5,7 +5,7 @@ Letters: N bars, F features, C values of a bar.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -112,7 +112,17 @@ def count_rates(alarms: int, flagged: int, bars: int, moments: int, days: int, s
     """
     share = flagged / bars if bars else float("nan")
     asset_days = bars * days / moments if moments > 1 else float("nan")
-    return AlarmCounts(per_asset_year(alarms, bars, moments, span), alarms / asset_days, share)
+    per_day = alarms / asset_days if asset_days else float("nan")
+    return AlarmCounts(per_asset_year(alarms, bars, moments, span), per_day, share)
+
+
+def alarm_unit(seconds_per_bar: float) -> Literal["day", "year"]:
+    """Return the time over which alarms of an asset are counted: a day for bars within a day, else a year.
+
+    Args:
+        seconds_per_bar: usual time from one bar to the next.
+    """
+    return "day" if seconds_per_bar < 0.9 * 86400 else "year"
 
 
 def alarm_words(facts: Mapping[str, Any], seconds_per_bar: float, prefix: str = "") -> str:
@@ -126,7 +136,7 @@ def alarm_words(facts: Mapping[str, Any], seconds_per_bar: float, prefix: str = 
     Returns:
         Words such as `2.1 alarms per asset and year (0.40 % of bars flagged)`.
     """
-    unit = "day" if seconds_per_bar < 0.9 * 86400 else "year"
+    unit = alarm_unit(seconds_per_bar)
     return (
         f"{facts[f'{prefix}alarms_per_asset_{unit}']:.{2 if unit == 'day' else 1}f} alarms per asset and {unit} "
         f"({facts[f'{prefix}flagged_share']:.2%} of bars flagged)".replace("%", " %")
@@ -143,9 +153,19 @@ def alarm_rate(flagged: np.ndarray, scored: Scores, dtype: pl.DataType) -> Alarm
     """
     bars = int((~np.isnan(scored.score)).sum())
     moments, span = extent(scored, dtype)
-    a_day = round(86400 / float(seconds(np.float64(1), dtype)))
-    days = len(np.unique(scored.times[~np.isnan(scored.score)] // a_day))
+    days = scored_days(scored, dtype)
     return count_rates(count_alarms(flagged, scored.asset), int(flagged.sum()), bars, moments, days, span)
+
+
+def scored_days(scored: Scores, dtype: pl.DataType) -> int:
+    """Count the days that have scored bars.
+
+    Args:
+        scored: the scores of bars.
+        dtype: of the timestamps.
+    """
+    a_day = round(86400 / float(seconds(np.float64(1), dtype)))
+    return len(np.unique(scored.times[~np.isnan(scored.score)] // a_day))
 
 
 def extent(scored: Scores, dtype: pl.DataType) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 A message can then say what would read the dates of a table.
 """
 
+import re
 from datetime import UTC, date, datetime
 
 import polars as pl
@@ -13,6 +14,7 @@ _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f", 
 _CLOCKS += (", %H:%M", ", %H:%M:%S", ", %I:%M:%S %p", " %H:%M:%S%z", "T%H:%M:%S%.f%z")
 
 _SAMPLE = 100
+_MIDNIGHT = re.compile(r"[ T]00:00(:00(\.0+)?)?([+-]\d\d:\d\d)?$")
 
 
 def date_forms(texts: pl.Series) -> list[str]:
@@ -52,6 +54,15 @@ def date_setting(key: str, text: str | None) -> datetime | None:
         return datetime.fromisoformat(str(text))
     except ValueError:
         raise ValueError(f"data.source.table.{key} is {text!r}; it must be a date such as 2011-06-30") from None
+
+
+def moment_in_words(moment: object) -> str:
+    """Return a time as text, without the clock at midnight: daily bars often come as datetimes.
+
+    Args:
+        moment: date, datetime, or its text.
+    """
+    return _MIDNIGHT.sub("", str(moment))
 
 
 def as_moment(when: datetime, dtype: pl.DataType) -> pl.Expr:

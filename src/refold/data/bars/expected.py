@@ -61,6 +61,16 @@ class Timetables:
         found = self.of.get(asset, self.usual)
         return found if found is not None and found.regular else None
 
+    def too_few(self, asset: str) -> bool:
+        """Test whether an asset among bars within the day has too few bars to tell how often they come.
+
+        Of such an asset no bar is expected: it would lack nearly all of those of its peers.
+
+        Args:
+            asset: its name.
+        """
+        return self.of.get(asset, self.usual) is None and any(one.intraday for one in self.kinds)
+
     def describe(self) -> list[str]:
         """Describe the timetables in lines such as `every 5 min (AAPL, MSFT), Mon-Fri 09:30-16:00`."""
         return describe(self.of)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import polars as pl
 
+from refold.data.bars.dates import moment_in_words
 from refold.data.bars.table import OWN, Kind, value_columns
 from refold.errors import DataError
 
@@ -220,7 +221,7 @@ def describe_findings(table: pl.DataFrame) -> str:
 
 def _since(row: Mapping[str, Any]) -> str:
     """Name the first faulty bar, if the finding is not of an asset as a whole."""
-    return f" (from {row['first']})" if row["first"] is not None else ""
+    return f" (from {moment_in_words(row['first'])})" if row["first"] is not None else ""
 
 
 def place(row: Mapping[str, Any]) -> str:
@@ -232,7 +233,7 @@ def place(row: Mapping[str, Any]) -> str:
     Returns:
         Text such as `AAPL 2020-01-15`.
     """
-    return f"{row['asset']} {row['timestamp']}"
+    return f"{row['asset']} {moment_in_words(row['timestamp'])}"
 
 
 def _text_of(value: float | None) -> str:

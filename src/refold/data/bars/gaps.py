@@ -57,6 +57,8 @@ def find_gaps(
     position = calendar.search_sorted(bars["timestamp"]).to_numpy().astype(np.int64)
     known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for asset, first, count in rows_of_assets(bars):
+        if timetables.too_few(asset):
+            continue
         column = peers_column(market, timetables, asset)
         if column not in known:
             there = np.ones(len(calendar), dtype=bool)  # days of the exchange without any bar are not in the market

@@ -14,7 +14,8 @@ import polars as pl
 from refold.bounds import checked, more_than
 from refold.data.bars.adjusting import adjust
 from refold.data.bars.cells import PLAIN, CellFormat, CellReader, say
-from refold.data.bars.dates import as_moment, date_setting
+from refold.data.bars.dates import as_moment, date_setting, moment_in_words
+from refold.data.bars.label_names import tell_labels
 from refold.data.bars.series_columns import HEAD, SeriesColumns, find_series_columns
 from refold.errors import DataError
 
@@ -177,10 +178,12 @@ class Table:
         """Return the bars of the assets and dates that are kept."""
         kept = bars.filter(*self._wanted(bars.schema))
         if kept.height == 0 and not piece:
+            times = self.start, self.end, bars["timestamp"].min(), bars["timestamp"].max()
+            start, end, first, last = map(moment_in_words, times)
+            assets = _some(bars["asset"].unique().sort())
             raise DataError(
                 f"{where} has no bars of data.source.table.assets {self.assets or 'all'} from data.source.table.start "
-                f"{self.start} to before data.source.table.end {self.end}; it has "
-                f"{_some(bars['asset'].unique().sort())} from {bars['timestamp'].min()} to {bars['timestamp'].max()}"
+                f"{start} to before data.source.table.end {end}; it has {assets} from {first} to {last}"
             )
         return kept
 
@@ -265,6 +268,7 @@ class Table:
                 f"{where} has no date column; its columns are {_some(present)}, and none of them is {usual}. "
                 f"Name it with data.source.table.columns.timestamp"
             )
+        tell_labels(present, found, where, wide=self.is_wide(found))
         return found
 
     def _find(self, present: Sequence[str], where: str) -> dict[str, str]:
