@@ -109,10 +109,11 @@ def test_with_a_label_it_ends_with_what_is_found_of_it(tmp_path, make, label, co
         assert result["detection"][part]["anomalous_bars"] > 2
         for metric in ("average_precision", "auroc", "vus_pr", "event_f1", "false_alarms"):
             assert np.isfinite(result["metrics"][f"{part}/detection/{metric}"])
-    assert label not in result["features"]
     done = command(f"run={run}", f"data.path={name}", script="scripts/score.py")
     assert done.returncode == 0, done.stderr
     assert "this is the model alone" in done.stdout
     folder = run / "scores" / name.partition(".")[0]
     assert json.loads((folder / "scoring.json").read_text())["detection"]["these bars"]["anomalous_bars"] > 10
-    assert pl.read_parquet(folder / "scores.parquet")["label"].sum() == frame[label].sum()
+    scores = pl.read_parquet(folder / "scores.parquet")
+    assert scores["label"].sum() == frame[label].sum()
+    assert f"contribution/{label}" not in scores.columns
