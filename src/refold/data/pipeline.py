@@ -123,8 +123,8 @@ def _shorter_look_back(bars: OrderedBars, columns: list[str], recipe: Recipe) ->
         return ""
     assembly = _assembled(bars, columns, replace(recipe, entries=short, scale="pooled"), None, fits=False)
     window = assembly.fitting_window()
-    names = ",".join(name_of(entry) for entry in short)
-    return f". 'data.features=[{names}]' data.window_size={window} leaves windows for all parts" if window else ""
+    names = f"'data.features=[{','.join(map(name_of, short))}]'"
+    return f". {names} data.window_size={window} leaves windows for all parts" if window else ""
 
 
 def _assembled(
@@ -246,8 +246,7 @@ class _Assembly:
 
     def lacks_windows(self) -> bool:
         """Test whether a part has no window."""
-        longest = (int(np.concatenate(self.segments[part])[:, 1].max(initial=0)) for part in PARTS)
-        return min(self.longest, *longest) < self.recipe.span
+        return min(int(np.concatenate(self.segments[part])[:, 1].max(initial=0)) for part in PARTS) < self.recipe.span
 
     def discard(self) -> None:
         """Free the memory of the arrays, or delete their files."""

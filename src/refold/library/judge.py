@@ -41,7 +41,7 @@ from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
 from refold.scoring.protocols import TrainedRun
 from refold.scoring.rarity import with_periods
-from refold.scoring.scan import RECONSTRUCTION, scan, scan_parts
+from refold.scoring.scan import RECONSTRUCTION, scan, scan_parts, with_columns_of, without_verdict
 from refold.scoring.scored import count_rates
 from refold.scoring.unlike import refuse_unlike, warn_of_unknown
 
@@ -292,7 +292,7 @@ class Judge:
                 compared.add(table)
         if bars is not None and like is not None:
             for rows in bars.nameless.frames():
-                spool.add(_without_verdict(rows, like))
+                spool.add(without_verdict(rows, like))
                 unscored["missing_timestamp"] += rows.height
         scores = spool.table()
         scored, moments, span = covered(scores)
@@ -335,7 +335,7 @@ class Judge:
         bars = self.read_bars(self.source)
         made = [f"{RECONSTRUCTION}{name}" for name in self.detector.features]
         table = pl.concat(scan(self.detector, bars, features=True))
-        table = pl.concat([table, *(_only_known(rows, table) for rows in bars.nameless.frames())])
+        table = pl.concat([table, *(with_columns_of(rows, table) for rows in bars.nameless.frames())])
         close = ["reconstructed_close"] if "reconstructed_close" in table.columns else []
         return table.select("timestamp", "asset", *made, *close).rename(lambda name: name.removeprefix(RECONSTRUCTION))
 
@@ -365,17 +365,6 @@ def _let_label_lack(source: Source | None) -> None:
     table = getattr(source, "table", None)
     if isinstance(table, Table):
         setattr(source, "table", table.with_optional_label())  # noqa: B010  a source need not have one
-
-
-def _without_verdict(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Give rows without a date or an asset the columns of scored bars: no score, no verdict."""
-    return _only_known(rows, like).with_columns(verdict=pl.lit(False), reason=pl.lit("missing_timestamp"))
-
-
-def _only_known(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Give rows the columns of another table; those that they do not have are empty."""
-    known = rows.select(pl.col(name).cast(like.schema[name]) for name in rows.columns if name in like.columns)
-    return pl.concat([like.clear(), known], how="diagonal")
 
 
 def verdicts(scoring: Scoring) -> pl.DataFrame:

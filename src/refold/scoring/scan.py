@@ -332,3 +332,24 @@ def _scatter(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
     target = np.full((count, *values.shape[1:]), np.nan)
     target[rows] = values
     return target
+
+
+def without_verdict(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """Give rows without a date or an asset the columns of scored bars: no score, no verdict.
+
+    Args:
+        rows: of a table.
+        like: scored bars.
+    """
+    return with_columns_of(rows, like).with_columns(verdict=pl.lit(False), reason=pl.lit("missing_timestamp"))
+
+
+def with_columns_of(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """Give rows the columns of another table; those that they do not have are empty.
+
+    Args:
+        rows: of a table.
+        like: the other table.
+    """
+    known = rows.select(pl.col(name).cast(like.schema[name]) for name in rows.columns if name in like.columns)
+    return pl.concat([like.clear(), known], how="diagonal")
