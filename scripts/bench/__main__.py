@@ -358,7 +358,22 @@ def main() -> None:
     table.add_argument("--seeds", type=int, default=5, help="models of each year")
     table.add_argument("--epochs", type=int, default=10, help="of each training")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
+    table = tables.add_parser("composite", help="a second decoder that predicts, beside plain forecasts; trains models")
+    table.add_argument("benches", nargs="*", help="learn, planted; both, if none is named")
+    table.add_argument("--seeds", type=int, default=5, help="models of each kind")
+    table.add_argument("--epochs", type=int, default=8, help="of each training")
+    table.add_argument("--stride", type=int, default=4, help="bars between the starts of neighbouring windows")
+    table.add_argument("--log", type=Path, help="file that gets a line of JSON for each model, to go on from")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
     args = parser.parse_args()
+    if args.table == "composite":
+        from scripts.bench import composite
+
+        text = composite.report(args.benches, args.seeds, args.epochs, args.stride, args.log)
+        print(text)
+        if args.write:
+            write(args.write, args.table, text)
+        return
     if args.table not in ("decoders", "masks"):  # a module beside this file; it imports what the decoders do without
         bench = importlib.import_module(f"scripts.bench.{args.table}")
         text = bench.report(**{name: value for name, value in vars(args).items() if name not in ("table", "write")})

@@ -14,7 +14,7 @@ TEXT = (ROOT / "docs/extending.md").read_text()
 def test_the_readers_own_parts_train(command, module, tmp_path):
     path = module("mine", "\n\n".join(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)))
     options = re.findall(r"```yaml\n# (my_conf/\S+)\n(.*?)```", TEXT, flags=re.DOTALL)
-    assert len(options) == 4
+    assert len(options) == 5
     for name, content in options:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -24,6 +24,7 @@ def test_the_readers_own_parts_train(command, module, tmp_path):
     (run_dir,) = run_directories(tmp_path)
     resolved = yaml.safe_load((run_dir / "resolved.yaml").read_text())
     used = {resolved[part]["_target_"] for part in ("decoder", "score")}
+    assert resolved["predictor"]["decoder"]["_target_"] == "mine.ClockedDecoder"
     used |= {resolved["teacher_forcing"]["schedule"]["_target_"], resolved["data"]["source"]["_target_"]}
     assert used == {"mine.ClockedDecoder", "mine.Quartic", "mine.Switch", "mine.RandomWalk"}
     assert json.loads((run_dir / "result.json").read_text())["detector"]["score"] == "Quartic"
