@@ -146,6 +146,7 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
         window_size=64,
         shortest_window=None,
         shuffle_bars=False,
+        corruption=None,
         stride=1,
         asset_weights=None,
         max_masked=0,

@@ -19,8 +19,8 @@ from refold.report.figures import ReconstructionPictures
 from refold.training.loggers import finish_loggers
 
 GROUPS = (
-    "bridge", "data", "data/split", "decoder", "encoder", "experiment", "layers", "logger", "loss", "lr_schedule",
-    "optimizer", "predictor", "score", "teacher_forcing", "threshold", "trainer",
+    "bridge", "data", "data/corruption", "data/split", "decoder", "encoder", "experiment", "layers", "logger", "loss",
+    "lr_schedule", "optimizer", "predictor", "score", "teacher_forcing", "threshold", "trainer",
 )  # fmt: skip
 NO_CHOICE = ("data/base", "predictor/base", "teacher_forcing/base", "sweep", "planted")
 """Folders of settings that options share or hold some of, and of files for other programs."""

@@ -99,6 +99,7 @@ def module(bars: pl.DataFrame, **others) -> WindowDataModule:
         "window_size": 8,
         "shortest_window": None,
         "shuffle_bars": False,
+        "corruption": None,
         "stride": 1,
         "asset_weights": None,
         "max_masked": 0,

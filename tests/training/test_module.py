@@ -115,6 +115,18 @@ def test_batches_of_a_plain_loader_train_as_ours_do(form):
     assert tested["test/reconstruction_mse"] == pytest.approx(expected, abs=1e-6)  # float32
 
 
+def test_a_spoilt_batch_is_read_as_given_and_compared_with_the_window_as_it_was(monkeypatch):
+    monkeypatch.setattr(AutoencoderModule, "_logs_this_step", False)
+    module = plain_module().eval()
+    given = WINDOWS[:8].clone()
+    given[:, 2:4] = 0.0
+    loss = module.training_step(Batch(WINDOWS[:8], None, torch.arange(8), 1.0, given=given), 0)
+    code = module.autoencoder.encode(given)
+    feeding = module.teacher_forcing.feeding(0, batch_size=8, window_size=6)
+    expected = (module.autoencoder.decode(code, 6, WINDOWS[:8], feeding) - WINDOWS[:8]).square().mean()
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

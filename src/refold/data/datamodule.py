@@ -30,6 +30,7 @@ from refold.data.recipe import (
     WindowSize,
 )
 from refold.data.sources.source import Source, batches_of
+from refold.data.windows.corruption import Corruption
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Part, Split
@@ -50,6 +51,7 @@ class WindowDataModule(LightningDataModule):
         shortest_window: bars of the shortest training batch, at most window_size; each batch has a length of its own.
             None gives all batches window_size bars.
         shuffle_bars: True gives the bars of a training window in a random order, each epoch another.
+        corruption: what of a training window the model does not get to see; None: it sees all bars.
         stride: bars between the starts of neighbouring windows, at least 1.
         asset_weights: "balanced" draws as many training windows of each asset, a mapping gives weights by name, None
             draws each window once in an epoch.
@@ -89,6 +91,7 @@ class WindowDataModule(LightningDataModule):
         window_size: WindowSize,
         shortest_window: Annotated[int | None, at_least(1)],
         shuffle_bars: bool,
+        corruption: Corruption | None,
         stride: Stride,
         asset_weights: AssetWeights | None,
         max_masked: MaxMasked,
@@ -138,6 +141,7 @@ class WindowDataModule(LightningDataModule):
         self.window_size = window_size
         self.shortest_window = shortest_window
         self.shuffle_bars = shuffle_bars
+        self.corruption = corruption
         self.stride = stride
         self.asset_weights: AssetWeights | None = asset_weights
         self.batch_size = batch_size
@@ -297,6 +301,7 @@ class WindowDataModule(LightningDataModule):
             seed=self.seed,
             shortest=self.shortest_window if training else None,
             shuffle_bars=self.shuffle_bars and training,
+            corruption=self.corruption if training else None,
             draws=self._draws() if training else None,
             world_size=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,

@@ -177,7 +177,7 @@ class AutoencoderModule(L.LightningModule):
         batch = as_batch(batch, self.horizon)
         B, T, _ = batch.windows.shape
         feeding = self.teacher_forcing.feeding(self.global_step, batch_size=B, window_size=T)
-        code = self.autoencoder.encode(batch.windows, batch.mask)
+        code = self.autoencoder.encode(batch.windows if batch.given is None else batch.given, batch.mask)
         reconstruction = self.autoencoder.decode(code, T, _truth(batch.windows, feeding), feeding, batch.mask)
         # The weight makes the mean over processes the mean over the whole batch, also when their shares are unequal.
         loss = mean_over_present(self.loss(reconstruction, batch.windows, batch.mask), batch.mask) * batch.weight
@@ -218,7 +218,7 @@ class AutoencoderModule(L.LightningModule):
             self.log("train/grad_norm", norm, rank_zero_only=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        windows, mask, *_, ahead = as_batch(batch, self.horizon)
+        windows, mask, _, _, ahead, _ = as_batch(batch, self.horizon)
         code, T = self.autoencoder.encode(windows, mask), windows.shape[1]
         self.val_error.update(self.autoencoder.decode(code, T, mask=mask), windows, mask)
         if self.fed_error is not None:  # a diagnosis: how much the decoder would gain from seeing the bars before
@@ -236,7 +236,7 @@ class AutoencoderModule(L.LightningModule):
             self.log("val/exposure_gap", (free - fed).float())
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        windows, mask, *_, ahead = as_batch(batch, self.horizon)
+        windows, mask, _, _, ahead, _ = as_batch(batch, self.horizon)
         code = self.autoencoder.encode(windows, mask)
         self.test_error.update(self.autoencoder.decode(code, windows.shape[1], mask=mask), windows, mask)
         self._predict(self.test_prediction, code, ahead)

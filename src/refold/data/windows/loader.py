@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refold.data.windows.corruption import Corruption
 from refold.data.windows.permutation import permute
 from refold.data.windows.views import Ahead, Batch, Windows
 from refold.data.windows.weighting import Draws
 from refold.errors import DataError
 
+_CORRUPTION = 7  # sets its random numbers apart from those of lengths and orders
 _BLOCK = 1 << 16  # positions whose order is computed at once: half a megabyte, and its cost spread over many batches
 
 
@@ -21,6 +23,8 @@ class WindowLoader:
     Process r of N takes every N-th window of the global batch from the r-th on, so the windows that are trained on in a
     step do not depend on N. With `shuffle`, the incomplete last batch is dropped unless it is the only one; without,
     each window comes exactly once, and processes may have unequal numbers of batches.
+
+    With `corruption`, a batch also has its windows as the model gets to see them.
 
     With `shortest`, each batch has a length of its own, and takes the same bars of each of its windows. With
     `shuffle_bars`, the bars of each window come in another order (the permutation of Um et al. 2017, of single bars).
@@ -37,6 +41,7 @@ class WindowLoader:
         seed: seed of that order, of lengths and of the orders of bars.
         shortest: bars of the shortest batch, at least 1; None gives all batches the windows' length.
         shuffle_bars: True gives the bars of a window in a random order.
+        corruption: what of training windows is hidden; None: nothing.
         draws: how often the windows of each asset come in an epoch; None yields each window once.
         world_size: processes of the job.
         rank: number of this process, from 0.
@@ -56,6 +61,7 @@ class WindowLoader:
         seed: int,
         shortest: int | None = None,
         shuffle_bars: bool = False,
+        corruption: Corruption | None = None,
         draws: Draws | None = None,
         world_size: int = 1,
         rank: int = 0,
@@ -66,6 +72,7 @@ class WindowLoader:
         self.seed = seed
         self.shortest = shortest
         self.shuffle_bars = shuffle_bars
+        self.corruption = corruption
         self.draws = draws
         self.size = len(windows) if draws is None else len(draws)  # windows of an epoch
         self.world_size = world_size
@@ -141,7 +148,17 @@ class WindowLoader:
             order = torch.from_numpy(order).to(values.device)
             values = values.take_along_dim(order[..., None], dim=1)
             mask = mask if mask is None else mask.take_along_dim(order, dim=1)
-        return Batch(values, mask, torch.from_numpy(mine), weight, self._ahead(windows, mine, everyone))
+        given = self._given(values, number, len(everyone))
+        return Batch(values, mask, torch.from_numpy(mine), weight, self._ahead(windows, mine, everyone), given)
+
+    def _given(self, values: Tensor, number: int, count: int) -> Tensor | None:
+        """Spoil this process's windows (B, T, F) of a batch of so many over all processes; None: nothing is spoilt."""
+        if self.corruption is None:
+            return None
+        bars = values.shape[1]
+        generator = np.random.default_rng([self.seed, self.epoch, number, bars, _CORRUPTION])
+        hidden = self.corruption.hidden(count, bars, generator)[self.rank :: self.world_size]
+        return values.masked_fill(torch.from_numpy(hidden).to(values.device).unsqueeze(2), 0.0)
 
     def _ahead(self, windows: Windows, mine: np.ndarray, everyone: np.ndarray) -> Ahead | None:
         """Gather the bars after this process's share of a batch."""

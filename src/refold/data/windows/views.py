@@ -42,6 +42,7 @@ class Batch(NamedTuple):
         weight: this process's share of the batch, local_count * processes / global_count of present bars, so that the
             mean over processes of weight * local mean is the mean over the global batch.
         ahead: the bars after the windows; None without a predictor.
+        given: (B, T, F), the windows as the model gets to see them; None: as they are.
     """
 
     windows: Tensor
@@ -49,6 +50,7 @@ class Batch(NamedTuple):
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple.index is not used on a batch
     weight: float
     ahead: Ahead | None = None
+    given: Tensor | None = None
 
 
 @dataclass(frozen=True)
