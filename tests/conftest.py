@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from composing import keep_compositions
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
@@ -22,6 +23,8 @@ import refold.config.build
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
+
+keep_compositions()
 
 TINY = [
     "logger=csv",

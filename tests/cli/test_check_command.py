@@ -160,6 +160,7 @@ def test_a_constant_feature_is_left_out(tmp_path, monkeypatch, capsys):
     assert "data.features=[log_return]" in found["overrides"]
 
 
+@pytest.mark.slow
 def test_torch_is_not_loaded(bars):
     code = (
         "import sys; from refold.cli import check; sys.argv = ['refold check', sys.argv[1]]; check.main()\n"

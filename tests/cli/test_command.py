@@ -146,6 +146,7 @@ def test_a_mistake_is_its_message(capsys):
     assert capsys.readouterr().err == "run has no value\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train.py --help", "train.py --cfg job", "scripts/score.py --help"])
 def test_a_reader_may_close_the_pipe(script, tmp_path):
     name, *arguments = script.split()

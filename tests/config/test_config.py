@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from composing import COMPOSING
 from conftest import CONF, TINY, compose_run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -26,6 +27,27 @@ NO_CHOICE = ("data/base", "predictor/base", "teacher_forcing/base", "sweep", "pl
 """Folders of settings that options share or hold some of, and of files for other programs."""
 
 OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["decoder=conditional", "optimizer.lr=0.3", "~decoder.reverse"],
+        ["optimizer.lr=0.2", "+a.b=1", "data=csv", "data.path=x", "data/split=date"],
+        ["experiment=decoder_study", "optimizer={lr: 3}", "hydra.run.dir=x"],
+    ],
+)
+def test_what_tests_compose_is_what_hydra_composes(overrides, monkeypatch):
+    def composed() -> dict:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", overrides=overrides, return_hydra_config=True)
+        return OmegaConf.to_container(cfg, resolve=False)
+
+    kept = [composed(), composed()]
+    for owner, name in COMPOSING:
+        monkeypatch.setattr(owner, name, getattr(owner, name).__wrapped__)
+    assert kept == [composed()] * 2
 
 
 def test_what_is_tested_is_what_is_on_disk():

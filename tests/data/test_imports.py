@@ -10,6 +10,7 @@ import refold.data
 HEAVY = ("torch", "lightning")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "loaded"),
     [

@@ -4,6 +4,7 @@ import pytest
 from conftest import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*number of training batches.*")
 def test_the_page_trains_the_model_in_a_plain_loop_and_in_lightning():
     blocks = (ROOT / "docs" / "models.md").read_text().split("```python\n")[1:]

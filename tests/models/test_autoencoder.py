@@ -219,6 +219,7 @@ def test_coins_need_a_truth():
         make_model().decode(torch.randn(B, Z), T, feeding=Feeding(torch.ones(T, dtype=torch.bool), False, 0))
 
 
+@pytest.mark.slow
 def test_models_import_torch_and_bounds_alone():
     listing = "import sys, refold.models; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True).stdout.split()

@@ -115,6 +115,7 @@ models.build(2, predictor="conditional", horizon=3).predict(torch.randn(2, 16)).
 """
 
 
+@pytest.mark.slow
 def test_the_model_builds_and_learns_where_every_import_but_torch_is_refused():
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

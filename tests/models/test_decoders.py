@@ -12,7 +12,7 @@ from tests.models import parity
 
 
 @pytest.mark.parametrize("kind", parity.DECODERS)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=20)
 @given(data=st.data())
 def test_any_sizes_coins_and_mask(kind, data):
     B, T, F, H, Z, L = (
@@ -28,6 +28,14 @@ def test_any_sizes_coins_and_mask(kind, data):
     dropped = torch.rand(B, T) < 0.5 if data.draw(st.booleans(), label="dropped") else None
     feeding = Feeding(coins, detach, 0, dropped)
     parity.assert_is_the_plain_loop(decoder, B, T, feeding, mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", parity.DECODERS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_so_do_many_more(kind, data):
+    test_any_sizes_coins_and_mask.hypothesis.inner_test(kind, data)
 
 
 SIZES = [(3, 9, 3, 1), (1, 9, 3, 1), (3, 1, 3, 1), (3, 9, 1, 1), (3, 9, 3, 2)]
