@@ -12,7 +12,7 @@ FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def make_decoder(kind, *, F=3, Z=2, H=4, L=1, reverse=False, start_token="learned", dropout=0.0):
-    """A float64 decoder with random weights and, where it has one, a random start token."""
+    """Make a float64 decoder with random weights and, where it has one, a random start token."""
     sizes = {"output_size": F, "conditioning_size": Z, "hidden_size": H, "num_layers": L, "dropout": dropout}
     if kind is RepeatDecoder:
         return kind(**sizes, reverse=reverse).double()
@@ -23,7 +23,7 @@ def make_decoder(kind, *, F=3, Z=2, H=4, L=1, reverse=False, start_token="learne
 
 
 def make_coins(kind, B, T, ratio=0.5):
-    """Coins as a schedule would throw them, of the kinds of teacher_forcing.coin."""
+    """Throw coins of one kind of teacher_forcing.coin, as a schedule would."""
     if kind == "free":
         return None
     if kind == "prefix":
@@ -33,20 +33,20 @@ def make_coins(kind, B, T, ratio=0.5):
 
 
 def make_mask(B, T):
-    """Holes and padding at random, at least one present bar in each window."""
+    """Make a mask with random holes and padding; each window keeps at least one present bar."""
     mask = torch.rand(B, T) < 0.6
     mask[torch.arange(B), torch.randint(T, (B,))] = True
     return mask
 
 
 def make_inputs(decoder, B, dtype=torch.float64):
-    """Conditioning (B, Z) and first state h, c (L, B, H)."""
+    """Make a conditioning (B, Z) and a first state h, c (L, B, H)."""
     L, H, Z, _ = decoder.sizes
     return [torch.randn(size, dtype=dtype) for size in ((B, Z), (L, B, H), (L, B, H))]
 
 
 def outputs_and_gradients(decode, decoder, inputs, upstream):
-    """Outputs, and the gradients of every weight, of the conditioning and of the first state."""
+    """Return the outputs, and the gradients of every weight, of the conditioning and of the first state."""
     conditioning, h, c = (part.clone().requires_grad_() for part in inputs)
     outputs = decode(conditioning, (h, c))
     leaves = [*decoder.parameters(), conditioning, h, c]
@@ -54,12 +54,12 @@ def outputs_and_gradients(decode, decoder, inputs, upstream):
 
 
 def assert_is_the_plain_loop(decoder, B, T, feeding, mask=None):
-    """The decoder and the plain loop give the same outputs at present bars and the same gradients."""
+    """Check that decoder and plain loop give the same outputs at present bars and the same gradients."""
     inputs, truth = make_inputs(decoder, B), torch.randn(B, T, decoder.sizes[3], dtype=torch.float64)
     upstream = torch.randn_like(truth)
     if mask is not None:
-        upstream[~mask] = 0.0  # a loss looks at present bars alone
-        truth[~mask] = torch.nan  # and nobody at the others
+        upstream[~mask] = 0.0  # a loss reads present bars alone
+        truth[~mask] = torch.nan  # and nothing reads the others
     feeding = feeding or Feeding(None, False, 0)
     outputs, gradients = outputs_and_gradients(
         lambda z, state: decoder(
@@ -80,11 +80,11 @@ def assert_is_the_plain_loop(decoder, B, T, feeding, mask=None):
 
 
 def assert_twin(model, twin, sizes, *, coin, masked, detach):
-    """Codes, reconstructions and gradients of a float64 autoencoder are those of a plain twin from `tests.naive`."""
+    """Check that a float64 autoencoder has the codes, reconstructions and gradients of its plain twin."""
     B, T, _ = sizes
     windows = torch.randn(sizes, dtype=torch.float64)
     mask = make_mask(B, T) if masked else torch.ones(B, T, dtype=torch.bool)
-    spoilt = windows.masked_fill(~mask.unsqueeze(2), torch.nan)  # whatever stands at an absent bar, nobody looks
+    spoilt = windows.masked_fill(~mask.unsqueeze(2), torch.nan)  # no result depends on the values at absent bars
     given, feeding = mask if masked else None, Feeding(make_coins(coin, B, T), detach, 0)
     upstream = torch.randn(sizes, dtype=torch.float64) * mask.unsqueeze(2)
     code, outputs = model.encode(spoilt, given), model(spoilt, given, feeding)

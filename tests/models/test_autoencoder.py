@@ -1,4 +1,4 @@
-"""The whole model: shapes, what reaches the decoder, what is refused, and that it stands on torch alone."""
+"""The whole model: its shapes, what its decoder gets, what it refuses, and that it needs torch alone."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def test_shapes_and_every_weight_learns(kind, bidirectional, encoder_layers, dec
 
 @pytest.mark.parametrize("kind", parity.DECODERS)
 def test_running_free_sees_the_code_alone(kind):
-    """Withholding the true window from the decoder changes nothing: so no error reported is that of a fed model."""
+    """Check that denying the decoder the true window changes nothing: reported errors are free-running."""
     model, windows = make_model(kind), torch.randn(B, T, F)
     free = model(windows)
     assert torch.equal(model.decode(model.encode(windows), T), free)
@@ -185,7 +185,7 @@ def test_decoder_inputs_that_do_not_fit(kind, changed, message):
 
 @pytest.mark.parametrize("kind", parity.DECODERS)
 def test_a_float32_code_is_decoded_under_autocast(kind):
-    """The bridge then makes a bf16 state beside it."""
+    """Check that it works although the bridge makes a bf16 state beside a float32 code."""
     model = make_model(kind)
     with torch.autocast("cpu", torch.bfloat16):
         conditioning, state = model.bridge.decode(torch.randn(B, Z))

@@ -1,4 +1,4 @@
-"""scripts/bench decoders: every row runs, and a page keeps what stands outside its markers."""
+"""scripts/bench decoders: every row runs, and a page keeps the text outside its markers."""
 
 import argparse
 import importlib.util
@@ -86,7 +86,7 @@ def test_the_processor_has_a_name_also_where_there_is_no_proc(bench, monkeypatch
 @pytest.mark.parametrize(("coin", "ratio"), [("free", 0.0), ("step", 0.5), ("sequence_step", 0.5)])
 @pytest.mark.parametrize("decoder", ["autoregressive", "conditional"])
 def test_a_training_step_holds_no_more_memory_than_the_loops(bench, decoder, coin, ratio, L):
-    """Bytes of tensors alive at once, which depend on sizes and coins alone."""
+    """Check the bytes of tensors that are alive at once; they depend on sizes and coins alone."""
     steps = bench.contestants(bench.Case("cpu", "float32", "train", decoder, coin, ratio, bench.Sizes(8, 16, 5, 16, L)))
     ours, loop = (bench.peak_bytes(steps[name], "cpu") for name in ("ours", "loop"))
     assert 0 < ours <= loop

@@ -1,4 +1,4 @@
-"""`refold.models.build`: the sizes that follow, defaults as in conf/, and what it refuses."""
+"""`refold.models.build`: it derives sizes, has the defaults of conf/, and refuses what cannot be built."""
 
 import inspect
 import subprocess
@@ -20,7 +20,7 @@ ENCODERS = [None, "lstm", "bilstm"]
 
 
 def section(path):
-    """The keys of one YAML of conf/, without those it inherits."""
+    """Return the keys of one YAML of conf/, without those that it inherits."""
     return yaml.safe_load((CONF / path).read_text())
 
 
@@ -31,7 +31,7 @@ PARTS = [
     for encoder, layers in ((ENCODERS[(b + d) % 3], 1 + d % 2), (ENCODERS[(b + d + 1) % 3], 2 - d % 2))
     if (bridge, encoder) != ("states", "bilstm")
 ]  # refused at these sizes
-"""Every two of the four choices meet."""
+"""Combinations in which every two values of different choices occur together."""
 
 
 def test_every_two_choices_of_different_parts_meet():

@@ -1,4 +1,4 @@
-"""The cloze: T leave-one-out predictions in two passes, held to a plain twin that reads each side of each bar alone."""
+"""The cloze predicts each bar from the others in two passes; its plain twin reads both sides of each bar anew."""
 
 import math
 
@@ -13,7 +13,7 @@ from tests.models.parity import FLOAT64, make_mask
 
 
 def cloze(*, F=3, H=4, L=1, margin=0, dropout=0.0, seed=0):
-    """A float64 cloze with random weights."""
+    """Make a float64 cloze with random weights."""
     torch.manual_seed(seed)
     return Cloze(num_features=F, hidden_size=H, num_layers=L, dropout=dropout, margin=margin).double()
 
@@ -63,7 +63,7 @@ def test_short_windows_are_predicted_from_what_there_is(T):
     model = cloze(margin=2)
     mean, log_scale = model(torch.randn(2, T, 3, dtype=torch.float64))
     assert mean.shape == log_scale.shape == (2, T, 3)
-    assert torch.equal(mean[0], mean[1])  # of so few bars all are hidden
+    assert torch.equal(mean[0], mean[1])  # with so few bars all of them are hidden
 
 
 def test_surprise_is_minus_the_log_of_students_density():

@@ -1,4 +1,4 @@
-"""On a GPU: the values of the CPU, and not one wait for the GPU between the first kernel and the last."""
+"""On a GPU: values equal those of the CPU, and the CPU never waits between the first kernel and the last."""
 
 import copy
 import subprocess
@@ -45,7 +45,7 @@ def test_values_of_the_cpu_without_a_wait(kind, coin, detach, L, masked):
 
 
 def test_a_mask_without_a_present_bar_is_a_cuda_error():
-    """In a process of its own, which cannot use the GPU after it."""
+    """Runs in a process of its own, which cannot use the GPU afterwards."""
     call = "check_mask(torch.tensor([[True], [False]], device='cuda'), 2, 1); torch.cuda.synchronize()"
     script = f"import torch; from refold.models.masks import check_mask; {call}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

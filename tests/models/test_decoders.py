@@ -1,4 +1,4 @@
-"""Each decoder, on every path, is the plain loop: outputs and gradients in float64; its settings do what they say."""
+"""Each decoder equals the plain loop on every path, in outputs and float64 gradients, and obeys its settings."""
 
 import pytest
 import torch
@@ -81,12 +81,12 @@ def test_dropped_bars_with_parallel_passes_are_exact_once_there_are_as_many_as_s
     decoder = parity.make_decoder(AutoregressiveDecoder)
     dropped = torch.rand(3, T) < 0.5
     parity.assert_is_the_plain_loop(decoder, 3, T, Feeding(torch.rand(3, T) < 0.5, False, T, dropped))
-    parity.assert_is_the_plain_loop(decoder, 3, T, Feeding(None, False, 2, dropped))  # no truth: exact in any case
+    parity.assert_is_the_plain_loop(decoder, 3, T, Feeding(None, False, 2, dropped))  # exact without truth
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What was called to decode: the lengths of the fused calls, and "step" for the stepping path."""
+    """Record the calls of a decoding: the length of each fused call, and "step" for the stepping path."""
     seen = []
     fused, stepped = loop.fused_lstm, loop.step_by_step
     monkeypatch.setattr(loop, "fused_lstm", lambda inputs, *a: seen.append(inputs.shape[1]) or fused(inputs, *a))
@@ -126,7 +126,7 @@ def test_segments_are_whole_of_one_kind_and_fewest(coins):
     cut = loop.segments(coins)
     assert [t for start, end, _ in cut for t in range(start, end)] == list(range(len(coins)))
     assert all(coins[t] == kind for start, end, kind in cut for t in range(start + 1, end))
-    fewest = [0]  # of the first n coins, by looking at each last stretch
+    fewest = [0]  # of the first n coins: look at the last stretch of each
     for end in range(1, len(coins) + 1):
         fewest.append(1 + min(fewest[start] for start in range(end) if len(set(coins[start + 1 : end])) <= 1))
     assert len(cut) == fewest[-1]
@@ -271,7 +271,7 @@ def test_bf16_is_as_near_to_float64_as_the_plain_loop_in_bf16(kind, autocast, co
 @pytest.mark.parametrize("L", [1, 2])
 @pytest.mark.parametrize("kind", [AutoregressiveDecoder, ConditionalDecoder])
 def test_the_fold_and_stepping_keep_float32_under_autocast(kind, L):
-    """Bit for bit what they are without autocast; a fold rounded to bf16 would be rounded twice."""
+    """Check equality, bit for bit, with the products outside autocast; a fold in bf16 would be rounded twice."""
     torch.manual_seed(0)
     decoder = parity.make_decoder(kind, L=L, H=8).float()
     z, *state = parity.make_inputs(decoder, 4, torch.float32)

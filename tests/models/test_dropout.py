@@ -1,4 +1,4 @@
-"""Dropout between layers: on every path while training, with and without gradient, and nowhere in evaluation."""
+"""Dropout acts between layers on every path in training, with and without gradient, and never in evaluation."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_decoder(kind, feeding, masked):
 
 @pytest.fixture
 def factors(monkeypatch):
-    """What every call of dropout multiplied by, in order."""
+    """Collect the factors that each call of dropout multiplied by, in order."""
     seen, dropout = [], functional.dropout
 
     def spy(values, p=0.5, training=True, inplace=False):
@@ -132,14 +132,14 @@ def test_masked_encoder_is_layers_given_the_same_factors(factors):
 @pytest.mark.parametrize("num_layers", [2, 3])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_masked_encoder_draws_between_layers_alone(bidirectional, num_layers, factors):
-    """The top layer's output goes nowhere: a draw for it would cost time, and move all draws after it."""
+    """Check that nothing is drawn for the top layer, which has no layer above it: all later draws would shift."""
     encoder = make_encoder(bidirectional, num_layers=num_layers).train()
     encoder(torch.randn(B, T, F).double(), parity.make_mask(B, T))
     assert [factor.shape for factor in factors] == [(B, T, encoder.state_size)] * (num_layers - 1)
 
 
 def test_bridge():
-    """It drops numbers of the encoder's state before they become a code, while training alone."""
+    """Check that numbers of the encoder's state are dropped before they become a code, in training alone."""
     torch.manual_seed(0)
     sizes = {"encoder_num_layers": 1, "encoder_state_size": H, "decoder_num_layers": 1, "decoder_hidden_size": H}
     bridge = LatentBridge(latent_dim=2, dropout=0.5, linear_path="none", normalize_windows=False, **sizes).double()
@@ -148,5 +148,5 @@ def test_bridge():
     assert torch.equal(exact, bridge.encode(state))
     drawn = torch.stack([bridge.train().encode(state) for _ in range(4000)])
     assert not torch.equal(drawn[0], drawn[1])
-    # its mean is the exact code: what is kept counts 1 / (1 - dropout) times; 4,000 draws of deviation below 2
+    # the mean is the exact code, since kept numbers count 1 / (1 - dropout) times: 4,000 draws of deviation below 2
     assert (drawn.mean(dim=0) - exact).abs().max() < 0.1

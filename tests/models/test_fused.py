@@ -1,4 +1,4 @@
-"""Weights in one piece, as cuDNN wants them: the same weights, and the same gradients."""
+"""cuDNN needs the weights in one piece of memory: weights and gradients are the same there."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The linear path beside the LSTMs: equal to its plain twin, equal to PCA at the start, and of one window size."""
+"""The linear path beside the LSTMs equals its plain twin, starts as PCA, and takes windows of one size."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def make_model(kind=parity.DECODERS[0], *, bidirectional=False, reverse=False, L
 
 
 def make_components(kept=Z):
-    """Mean (T F,) and orthonormal components (T F, kept), float64."""
+    """Make a mean (T F,) and orthonormal components (T F, kept), float64."""
     return torch.randn(T * F).double(), torch.linalg.qr(torch.randn(T * F, kept).double()).Q
 
 
@@ -45,7 +45,7 @@ def test_it_is_the_plain_twin(kind, coin, masked, L, reverse, detach, T):
 @pytest.mark.parametrize("kind", parity.DECODERS)
 @pytest.mark.parametrize("coins", [None, torch.ones(T, dtype=torch.bool)])
 def test_it_starts_as_the_projection_on_the_components(kind, coins):
-    """Fed the truth or not: the decoder's part is 0."""
+    """Check that the decoder's part is 0, whether it is fed the truth or not."""
     model, windows = make_model(kind), torch.randn(B, T, F).double()
     mean, components = make_components()
     model.start_from_components(mean, components, 3.0)
@@ -69,7 +69,7 @@ def test_from_there_every_weight_learns(kind):
     model, windows = make_model(kind), torch.randn(B, T, F).double()
     model.start_from_components(*make_components(), 1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(3):  # maps that start at 0, and a rest orthogonal to the components, hold gradients back at first
+    for _ in range(3):  # no gradient at first: maps start at 0, and the rest is orthogonal to the components
         before = [weights.clone() for weights in model.parameters()]
         optimizer.zero_grad()
         (model(windows) - windows).square().mean().backward()

@@ -1,4 +1,4 @@
-"""Windows of different lengths in one batch: each is encoded and decoded as if alone, without its absent bars."""
+"""Windows of different lengths in one batch are encoded and decoded as each would be alone, without its absent bars."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_a_masked_encoder_makes_one_fused_call_over_all_steps_for_each_layer_and
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_each_window_of_a_batch_is_as_if_alone(kind, reverse, dtype):
-    """End to end. float32 to 1e-6: a few roundings of 6e-8 over 12 steps, of values of order 1."""
+    """Check the whole model. Tolerance 1e-6 in float32: a few roundings of 6e-8 over 12 steps, of values of order 1."""
     torch.manual_seed(0)
     model = make_model(kind, bidirectional=True, reverse=reverse, L=2).to(dtype)
     lengths = [12, 1, 5, 8]

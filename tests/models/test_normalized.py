@@ -1,4 +1,4 @@
-"""Windows in units of their own size: equal to the plain twin, and s times the window has s times the code."""
+"""Windows in units of their own size: the model equals its plain twin, and s times a window has s times its code."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The models that this project grew from, restated plainly in tests/naive.py: weights copied over, float64, 1e-10."""
+"""The models that this project grew from equal their restatements in tests/naive.py to 1e-10, in float64."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ B, T, F, H, Z = 4, 9, 3, 5, 2
 
 
 def states_model(L=1):
-    """The refold model of the first three: bridge=states, decoder=autoregressive, start_token=zeros."""
+    """Make Refold's form of the first three: bridge=states, decoder=autoregressive, start_token=zeros."""
     return Autoencoder(
         LSTMEncoder(input_size=F, hidden_size=H, num_layers=L, dropout=0.0, bidirectional=False),
         StatesBridge(encoder_num_layers=L, encoder_state_size=H, decoder_num_layers=L, decoder_hidden_size=H),
@@ -39,7 +39,7 @@ def states_model(L=1):
 
 
 def copied(model, plain):
-    """The plain twin with the refold model's weights."""
+    """Make the plain twin with the weights of the Refold model."""
     names = {"encoder": model.encoder.lstm, "decoder": model.decoder.lstm, "linear": model.decoder.projection}
     for name, module in names.items():
         getattr(plain, name).load_state_dict(module.state_dict())
@@ -50,7 +50,7 @@ EXPERIMENTS = {"keras_states": 1.0, "zero_start_autoregressive": 0.0, "teacher_f
 
 
 def configured(experiment, ratio):
-    """The model of `experiment=...`, in float64, and its feeding, both as a training step would have them."""
+    """Make the float64 model of `experiment=...` and its feeding, as a training step has them."""
     module = build_module(compose_run([f"experiment={experiment}", f"layers.hidden_size={H}"]), F)
     model, forcing = module.autoencoder.double(), module.teacher_forcing
     assert isinstance(model.bridge, StatesBridge)
@@ -83,7 +83,7 @@ def test_configured_teacher_forcing_ratio():
     assert set(feeding.coins[1:].tolist()) == {True, False}
     many = forcing.feeding(0, batch_size=B, window_size=10_000).coins
     assert many.float().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / 100)  # five standard errors
-    assert (many[1:] != many[:-1]).float().mean().item() > 0.4  # tossed at each bar: no runs but those of chance
+    assert (many[1:] != many[:-1]).float().mean().item() > 0.4  # a coin at each bar: runs are those of chance
     check_stepwise(model, feeding, feeding.coins.tolist())
 
 
@@ -195,7 +195,7 @@ def check_outputs_and_gradients(model, plain, windows, feeding, coins):
 
 
 def assert_windows_are_apart(model, windows):
-    """A window's reconstruction does not depend on its neighbours in the batch."""
+    """Check that the reconstruction of a window does not depend on its neighbours in the batch."""
     changed = windows.clone()
     changed[0] += 1.0
     torch.testing.assert_close(model(changed)[1:], model(windows)[1:], **parity.FLOAT64)

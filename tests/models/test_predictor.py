@@ -14,7 +14,7 @@ KINDS = ["repeat", "autoregressive", "conditional"]
 
 
 def make_model(predictor="conditional", *, bridge="latent", layers=1, horizon=P, **others):
-    """A composite model in float64; its decoders have start tokens that are no zeros."""
+    """Make a float64 composite model whose decoders have start tokens other than zeros."""
     sizes = {"hidden_size": H, "latent_dim": Z, "layers": layers, "bridge_dropout": 0.0, "window_size": T}
     model = models.build(
         F, bridge=bridge, predictor=predictor, horizon=horizon, start_token="learned", **{**sizes, **others}
@@ -70,7 +70,7 @@ def test_a_window_without_a_bar_after_it_has_a_finite_prediction_and_changes_no_
 
 @pytest.mark.parametrize("decoder", KINDS)
 def test_without_a_predictor_the_model_is_what_it_was(decoder):
-    """The same names and random weights; and beside a predictor, the first decoder has the same weights."""
+    """Check that names and weights are as before, and that a predictor leaves the first decoder's weights alone."""
     torch.manual_seed(3)
     alone = models.build(F, decoder=decoder, hidden_size=H, latent_dim=Z)
     torch.manual_seed(3)

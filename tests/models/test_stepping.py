@@ -1,4 +1,4 @@
-"""The hand-written backward of the stepping path, where the plain loop cannot serve: dropout, torch's own checks."""
+"""The hand-written backward of the stepping path where no plain loop compares: dropout, and torch's own checks."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_backward_is_the_numerical_derivative_with_dropout(L, detach):
     kept = torch.nn.functional.dropout(torch.ones(L - 1, T, H, B, dtype=torch.float64), 0.5) if L > 1 else None
     coins = torch.rand(T, 1, B) < 0.5
     if detach:
-        coins[:] = True  # nothing is fed back, so that there is nothing to detach
+        coins[:] = True  # nothing is fed back, and so nothing can be detached
     else:
         coins[0] = True
 

@@ -1,4 +1,4 @@
-"""metrics.csv holds all rows of a run in one table, also when it was interrupted; W&B logs offline without a key."""
+"""metrics.csv is one table of all rows of a run, of an interrupted one too. W&B logs offline without a key."""
 
 import csv
 import logging
@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         if step in (200, 1999):
             held.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert held[1] - held[0] < 10_000  # the rows themselves take 600 kB
+    assert held[1] - held[0] < 10_000  # the rows alone take 600 kB
     assert len(rows(tmp_path / "metrics.csv")) == 2000
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_somebody_removes_begins_anew(tmp_path):
 
 
 class RecordingRun:
-    """Stands for a W&B run. fails: every call raises."""
+    """Stand for a W&B run; with `fails` every call raises."""
 
     def __init__(self, fails: Exception | None = None):
         self.id, self.fails, self.rows = "run-0", fails, []

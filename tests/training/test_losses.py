@@ -29,7 +29,7 @@ def test_a_window_counts_in_units_of_its_own_error(padded):
     made, windows = torch.tensor([[[1.0], [3.0]], [[10.0], [30.0]]], requires_grad=True), torch.zeros(2, 2, 1)
     mask = None
     values = made
-    if padded:  # whatever stands at an absent bar, nobody looks
+    if padded:  # no loss depends on the values at absent bars
         values = torch.cat([made, torch.full((2, 1, 1), float("nan"))], dim=1)
         windows, mask = torch.zeros(2, 3, 1), torch.tensor([[True, True, False]] * 2)
     loss = WindowLogLoss(scale=0.5)
@@ -38,7 +38,7 @@ def test_a_window_counts_in_units_of_its_own_error(padded):
     assert torch.allclose(per_value[:, 0, 0], torch.log(1 + errors / 0.5))
     assert per_value.shape == windows.shape
     (gradient,) = torch.autograd.grad(mean_over_present(per_value, mask), made)
-    # of a plain squared error it would be made / 2
+    # the gradient of a plain squared error would be made / 2
     expected = made.detach() / 2 * (loss.window_weights(errors) / 0.5)[:, None, None]
     assert torch.allclose(gradient, expected)
 

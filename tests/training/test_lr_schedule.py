@@ -1,4 +1,4 @@
-"""The learning rate's factor over the training."""
+"""The factor of the learning rate over a training."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Bars without values, from the table to the loss and the reported error: each window as its present bars alone."""
+"""Bars without values count nowhere from the table to the reported error: a window is its present bars alone."""
 
 import lightning as L
 import pytest
@@ -22,7 +22,7 @@ ALONE = ["bridge.linear_path=none", "bridge.dropout=0", "loss=mse"]
 
 @pytest.fixture(scope="module")
 def data():
-    """200 bars of which every seventh or so has no close: windows of 12 with one to three absent bars, or none."""
+    """Make 200 bars, about every seventh without a close: windows of 12 bars have at most three absent ones."""
     holes = [*range(10, 200, 14), *range(17, 200, 31)]
     bars = with_value(random_bars([200]), holes, "close", None)
     data = ready(bars, checks=checks(missing_value="mask"), window_size=12, max_masked=6, batch_size=16)
@@ -40,7 +40,7 @@ def module(data):
 
 
 def squared_error_alone(module, windows):
-    """Sum of squared errors over the present bars of all windows, each reconstructed alone, and how many numbers."""
+    """Sum and count the squared errors at the present bars of all windows, each of which is reconstructed alone."""
     index, total, count = torch.arange(len(windows)), 0.0, 0
     for window, present in zip(windows.gather(index), windows.mask(index), strict=True):
         alone = window[present].unsqueeze(0)

@@ -1,4 +1,4 @@
-"""The LightningModule: validation and test run free, whatever the decoder; batches of a plain loader train too."""
+"""The LightningModule: validation and test run free with every decoder, and batches of a plain loader train too."""
 
 import subprocess
 import sys
@@ -141,7 +141,7 @@ def test_batches_of_another_form_are_refused(given, message):
 
 
 def test_the_last_bars_of_a_plain_batch_are_those_to_predict():
-    """Trained and measured as our own batches are, which hold them apart."""
+    """Check that such batches are trained on and measured as Refold's own are."""
     module, trainer = plain_module(predictor="conditional", horizon=2), L.Trainer(**PLAIN, max_epochs=1)
     present = torch.ones(24, 6, dtype=torch.bool)
     present[:, :2] = False  # padded at the beginning

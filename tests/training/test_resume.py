@@ -31,7 +31,7 @@ SETTINGS = [
 
 
 def stop_at(monkeypatch, step: int, number: int, times: int = 1) -> None:
-    """Send this process a signal, or several, while it is in the training step before `step`."""
+    """Send one or several signals to this process during the training step before `step`."""
     plain_step = AutoencoderModule.training_step
 
     def training_step(self, batch, batch_idx):
@@ -93,7 +93,7 @@ def test_a_signal_after_the_training_keeps_the_run(tiny_run, tmp_path, monkeypat
     def measure(*_):
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)  # a shell has it ignored in the background
+    before = signal.getsignal(signal.SIGINT)  # a shell lets its background processes ignore it
     monkeypatch.setattr(result, "fit_baselines", measure)
     with pytest.raises(Interrupted, match=r"SIGINT: stopped, .*last\.ckpt is kept"):
         tiny_run()

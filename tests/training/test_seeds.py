@@ -1,4 +1,4 @@
-"""Seeds are functions of their position, and of nothing else."""
+"""A seed depends on its position alone."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Schedules are pure functions of the step with the stated landmarks; coins are pure functions of (seed, step)."""
+"""A schedule depends on the step alone and passes through its stated points; coins depend on (seed, step) alone."""
 
 import itertools
 import math

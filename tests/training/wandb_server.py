@@ -1,4 +1,4 @@
-"""The least of a W&B server that its client logs to: it says yes to everything, and counts what arrives."""
+"""A server that W&B's client can log to: it accepts every request and counts the rows that arrive."""
 
 import gzip
 import http.server
@@ -7,7 +7,7 @@ import threading
 
 
 class WandbServer:
-    """Listens on a port of 127.0.0.1 until `stop`. rows: history rows that have arrived."""
+    """Listen on a port of 127.0.0.1 until `stop`; `rows` counts the history rows that have arrived."""
 
     def __init__(self):
         self.rows: list[dict] = []
@@ -18,7 +18,7 @@ class WandbServer:
         self.thread.start()
 
     def stop(self) -> None:
-        """From here on nobody answers."""
+        """Stop to answer requests."""
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
@@ -67,7 +67,7 @@ class WandbServer:
 
 
 def answer(query: str, given: dict, url: str) -> dict:
-    """The data that a query of the client asks for."""
+    """Return the data that a query of the client asks for."""
     if "upsertBucket" in query:
         project = {"id": "p", "name": given.get("project"), "entity": {"id": "e", "name": "me"}}
         bucket = {"id": "b", "name": given.get("name"), "displayName": given.get("displayName"), "description": "",
