@@ -303,3 +303,32 @@ def test_the_report_of_the_own_parts_shows_everything_and_opens_without_a_compla
     assert document.count("highest score") >= 5
     assert "PCA, 4 components" in document
     assert re.search(r"validation, [\d,]+ bars.*test, [\d,]+ bars", document)
+
+
+HEAD = {"score.copies": 2, "score.windows": 2000, "score.steps": 40}
+"""A head in a few seconds."""
+
+
+@pytest.mark.slow
+def test_a_finished_run_names_errors_when_it_is_asked_to(run_dir, tmp_path, score):
+    quoted_bars().write_csv(tmp_path / "quoted.csv")
+    head = [f"{key}={value}" for key, value in HEAD.items()]
+    status, _, err = score("score=planted", *head, f"data.path={tmp_path / 'quoted.csv'}", f"out={tmp_path / 'out'}")
+    assert status == 0, err
+    events = pl.read_csv(tmp_path / "out/events.csv").filter(pl.col("found_by") == "model")
+    assert events["probability"].is_between(0, 1).all()
+    splits = events.filter(pl.col("start") <= "2005-02-28", pl.col("end") >= "2005-02-28", pl.col("asset") == "AAPL")
+    assert splits["kind"].is_in(["split", "unit"]).to_list() == [True]  # so short a training may take one for the other
+    assert pl.read_parquet(tmp_path / "out/scores.parquet")["probability"].is_between(0, 1).any()
+    assert '"probability"' in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_with_a_head_comes_back_from_its_directory(tiny_run, tmp_path):
+    _, result = tiny_run("score=planted", *(f"{key}={value}" for key, value in HEAD.items()))
+    assert result["detector"]["score"] == "PlantedErrors"
+    run = load_run(tmp_path / "run")
+    assert {"bad tick", "split", "stale"} <= set(run.detector.score_function.names)
+    verdicts = run.score(quoted_bars())
+    assert verdicts["probability"].is_between(0, 1).any()
+    assert verdicts.filter("flagged")["kind"].is_in(run.detector.score_function.names).all()

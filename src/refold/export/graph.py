@@ -88,6 +88,11 @@ class _Scored(nn.Module):
                 f"score is {type(score).__name__}: it has a model of its own, which a file of the autoencoder does not "
                 "hold. Export a run with another one, such as score=gauss_s, or score with scripts/score.py"
             )
+        if score.reads_planted:
+            raise ConfigError(
+                f"score is {type(score).__name__}: an exported file has one score for a bar and no named kinds. Export "
+                "a run with another one, such as score=mahalanobis, or score with scripts/score.py"
+            )
         self.score = score
         if isinstance(score, Mahalanobis):
             self.register_buffer("precision", torch.cholesky_inverse(score.factor))

@@ -16,6 +16,7 @@ from refold.data import Series, WindowDataModule
 from refold.data.feature_table import rows_of
 from refold.data.windows.split import Part
 from refold.errors import ConfigError
+from refold.library.fitting import fit_to_data
 from refold.scoring.baselines import PCA, Chance, Components, Forest, NoModel, RobustZ
 from refold.scoring.detector import Detector
 from refold.scoring.labelled import (
@@ -136,7 +137,7 @@ def _baselines(
     components = detector.around(Components(pca, data.train_windows))
     scored = {}
     try:
-        components.fit_series((series, segments["train"]), (series, segments["val"]))
+        fit_to_data(components, data)
         scored = {part: components.score_series(series, segments[part]) for part in own}
         flags = {part: (made.score, _flag(components, made)) for part, made in scored.items()}
     except ConfigError:  # its scores do not suit the threshold

@@ -20,6 +20,7 @@ from refold.library.doubts import (
     reasons_for_missing,
     without_infinities,
 )
+from refold.library.fitting import fit_to_data
 from refold.library.prediction_baselines import measure_prediction_baselines
 from refold.library.reconstruction_baselines import (
     NEIGHBOURS,
@@ -233,7 +234,7 @@ def fit_detector(
     """
     series = data.train_windows.series
     try:
-        detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
+        fit_to_data(detector, data)
     except RefoldError as error:
         log.warning("the run has no threshold, choose another one when scoring: %s", error)
         return None, None

@@ -31,6 +31,7 @@ from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import TableSpool
 from refold.data.sources.source import Source, batches_of
 from refold.errors import ConfigError, DataError
+from refold.library.fitting import fit_to_data
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered, covered_days
@@ -169,9 +170,8 @@ class Judge:
         detector = self.run.detector
         if detector is None or self.refits:
             data = self.own_data
-            series = data.train_windows.series
             detector = build_detector(self.cfg, self.run.autoencoder, data.recipe, self.run.scaler, data.feature_names)
-            detector.fit_series((series, data.segments("train")), (series, data.segments("val")))
+            fit_to_data(detector, data)
         checks = build_checks(self.cfg).when_scoring(kept=self.given_policies)
         if not self.new_times:  # the run's own interval and hours, also of a table too short to tell
             checks = checks.knowing(detector.recipe.checks.timetables)
@@ -387,6 +387,7 @@ def verdicts(scoring: Scoring) -> pl.DataFrame:
         pl.col("verdict").alias("flagged"),
         "reason",
         "rarity",
+        *(["probability"] if "probability" in table.columns else []),
         pl.when("verdict").then(pl.col("kind").fill_null(OTHER)).alias("kind"),
         pl.Series("to_blame", to_blame, dtype=pl.String),
         *([LABEL] if LABEL in table.columns else []),

@@ -121,11 +121,13 @@ function fillEvents() {
   const rows = events.asset.map((_, n) => n).filter((n) => own === null || events.asset[n] === own);
   const told = "found_by" in events; // whether the events say what found them
   const rare = "once_in" in events; // and how often there is such a bar
-  const cells = rows.map((n) => [events.asset[n], ...(told ? [events.found_by[n]] : []), events.kind[n], events.score[n],
+  const named = "probability" in events; // and how probable an error is, where the score names kinds
+  const cells = rows.map((n) => [events.asset[n], ...(told ? [events.found_by[n]] : []), events.kind[n],
+    ...(named ? [events.probability[n]] : []), events.score[n],
     ...(rare ? [events.once_in[n]] : []), day(events.peak[n]), day(events.start[n]), day(events.end[n]), (events.features[n] ?? "").replaceAll(";", ", "),
     ...(told ? [events.bars[n], events.done[n]] : [])]);
   const more = told ? ["bars", "what was done"] : [];
-  fill("events", ["asset", ...(told ? ["found by"] : []), "kind", "score at peak", ...(rare ? ["how often"] : []), "peak", "start", "end", "to blame", ...more], cells, (n) => {
+  fill("events", ["asset", ...(told ? ["found by"] : []), "kind", ...(named ? ["probability"] : []), "score at peak", ...(rare ? ["how often"] : []), "peak", "start", "end", "to blame", ...more], cells, (n) => {
     const event = rows[n], name = events.asset[event], room = 40 * (data.assets[name]?.spacing ?? 864e5);
     if (!Object.hasOwn(data.assets, name) || events.start[event] === null) return;
     select(name, [events.start[event] - room, events.end[event] + room].map((t) => new Date(t).toISOString()));

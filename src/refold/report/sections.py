@@ -67,6 +67,8 @@ def event_table(alarms: pl.DataFrame | None, findings: pl.DataFrame | None) -> d
     most = pl.concat(parts, how="diagonal_relaxed")
     spans = most.select(milliseconds(name) for name in ("start", "end", "peak"))
     told = {name: most[name].to_list() for name in ("found_by", "bars", "done", "once_in") if name in most.columns}
+    if "probability" in most.columns:
+        told["probability"] = [json_number(value) for value in most["probability"]]
     return {
         "total": 0 if alarms is None else alarms.height,
         "found": 0 if findings is None else findings.height,

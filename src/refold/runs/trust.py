@@ -87,16 +87,30 @@ def known_parts() -> dict[str, tuple[frozenset[str], frozenset[str]]]:
         text = file.read_text()
         content = yaml.load(text, PLAIN_LOADER)
         place = "" if "@package _global_" in text else ".".join(folder.parts)
-        for entry in content.pop("defaults", []):
-            if isinstance(entry, str) and "@" in entry:  # base/table@source.table
-                option, mount = entry.split("@")
-                base = _CONF / option.removeprefix("/") if option.startswith("/") else _CONF / folder / option
-                below = "" if mount == "_here_" else mount
-                option_settings = yaml.load(base.with_suffix(".yaml").read_text(), PLAIN_LOADER)
-                add(option_settings, ".".join(filter(None, [place, below])))
+        for option, mount in _mounted(content.pop("defaults", [])):
+            base = _CONF / option.removeprefix("/") if option.startswith("/") else _CONF / folder / option
+            below = "" if mount == "_here_" else mount
+            option_settings = yaml.load(base.with_suffix(".yaml").read_text(), PLAIN_LOADER)
+            add(option_settings, ".".join(filter(None, [place, below])))
         content.pop("hydra", None)
         add(content, place)
     return {path: (frozenset(targets), frozenset(keys)) for path, (targets, keys) in found.items()}
+
+
+def _mounted(defaults: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yield options of a defaults list that stand at a place of their own, and the place.
+
+    An entry is a text, `base/table@source.table`, or names a group and its option, `/planted@kinds.wick: wick`.
+    """
+    for entry in defaults:
+        if isinstance(entry, str) and "@" in entry:
+            option, mount = entry.split("@")
+            yield option, mount
+        elif isinstance(entry, dict):
+            for group, name in entry.items():
+                if "@" in group and not group.startswith("override "):
+                    option, mount = group.split("@")
+                    yield f"{option}/{name}", mount
 
 
 def _mappings(node: Any, path: str) -> Iterator[tuple[str, dict[Any, Any]]]:

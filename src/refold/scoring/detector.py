@@ -3,8 +3,7 @@
 Letters: N bars, R rows of a series, K assets of a panel (1 otherwise), B rows in a block, T bars, F features, C values.
 """
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any, cast
@@ -23,19 +22,15 @@ from refold.models import Autoencoder
 from refold.scoring.alignment import Alignment
 from refold.scoring.drift_reference import Reference, fit_reference
 from refold.scoring.measuring import BARS_AT_ONCE, Measurer, Watch
-from refold.scoring.rarity import Rarity
+from refold.scoring.planting import fit_head
+from refold.scoring.rarity import Rarity, tell_pooled
 from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores, scored_days
-from refold.scoring.scores import Score
+from refold.scoring.scores import PlantedErrors, Score
 from refold.scoring.scores.base import asset_rows
-from refold.scoring.thresholds import FEWEST_OWN, Threshold, ValidationScores
+from refold.scoring.thresholds import Threshold, ValidationScores
 
 FORMAT = 3
 """Of the state, for the message about a run of another version."""
-
-MOST_NAMED = 10
-"""Assets that a message names."""
-
-log = logging.getLogger("refold.score")
 
 
 class Detector:
@@ -120,8 +115,22 @@ class Detector:
             DataError: a part has too few bars.
             ConfigError: validation has too few scores for the threshold.
         """
+        self.fit_planted(train, val)
         pieces = [unsplit_series(bars, self.recipe, self.scaler) for bars in (train, val)]
         return self.fit_series(*((piece.series, piece.segments) for piece in pieces))
+
+    def fit_planted(self, train: pl.DataFrame, val: pl.DataFrame) -> None:
+        """Fit a score that learns from planted errors to copies of the bars; other scores have nothing to learn.
+
+        Args:
+            train: canonical bars of the training part.
+            val: canonical bars of the validation part.
+
+        Raises:
+            DataError: a part has too few bars to plant in, or a kind plants what the checks find.
+        """
+        if isinstance(self.score_function, PlantedErrors):
+            fit_head(self.score_function, self.recipe, self.measurer, self._bars, train, val)
 
     def fit_series(self, train: tuple[Series, np.ndarray], val: tuple[Series, np.ndarray]) -> "Detector":
         """Fit score and threshold to series of the two parts, such as those of a data module.
@@ -129,6 +138,8 @@ class Detector:
         Args:
             train: series of the training part, and (S, 2) first row and number of rows of each of its runs.
             val: the same of the validation part.
+
+        A score that learns from planted errors has to be fitted to them before: `fit_planted`.
         """
         score = self.score_function
         if score.reads_codes:
@@ -149,7 +160,7 @@ class Detector:
         values = self.drift_values(val[0], scored)
         years = self.rarity.bars_per_year()
         self.reference = fit_reference(scored.times, scored.asset, values, scored.names, self.features, years)
-        _tell_pooled(pooled, self.rarity, type(self.threshold).__name__)
+        tell_pooled(pooled, self.rarity, type(self.threshold).__name__)
         flagged = self.flag(scored)[1]
         kept = there | np.concatenate([[False], there[:-1]])  # a row without score keeps two runs apart
         self.validation = {
@@ -208,11 +219,13 @@ class Detector:
             Scores of N = R bars, or N = K R of a panel, asset after asset.
         """
         values, reconstruction, asset = self._bars(series, segments, progress, watch, short_runs)
-        contributions = self.score_function.contributions(values.double(), asset).numpy()
+        values = values.double()
+        contributions = self.score_function.contributions(values, asset).numpy()
         return Scores(
             score=contributions.sum(axis=1),
             contributions=contributions,
             reconstruction=reconstruction.numpy(),
+            named=self.score_function.name_bars(values),
             asset=asset,
             times=np.tile(series.times, len(values) // max(1, len(series.times))),
             origin=np.full(len(values), -1) if origin is None else origin.T.reshape(-1),
@@ -264,7 +277,10 @@ class Detector:
         if self.recipe.layout != "panel":
             return values, reconstruction, np.searchsorted(series.asset_starts, np.arange(R), side="right") - 1
         K = len(self.columns) // len(self.features)
-        values = self.by_asset(values) if self.score_function.names_features else values.repeat(K, 1)
+        if self.score_function.reads_planted:  # the values of an asset stand together
+            values = values.view(R, K, -1).transpose(0, 1).reshape(K * R, -1)
+        else:
+            values = self.by_asset(values) if self.score_function.names_features else values.repeat(K, 1)
         # an asset without a bar at that moment
         lacking = (self.by_asset(series.values.cpu()) == 0).all(dim=1, keepdim=True)
         made = self.by_asset(reconstruction)
@@ -290,6 +306,7 @@ class Detector:
             score=self.score_function,
             alignment=self.alignment,
             window_size=self.recipe.window_size,
+            num_features=len(self.features),
             batch=self.batch,
             workers=self.workers,
         )
@@ -360,26 +377,6 @@ class Detector:
             self.rarity.check()
         if self.score_function.names_features:
             both = 2 if self.score_function.errors_of == "both" else 1
-            values = torch.zeros(2, both * len(self.features), dtype=torch.float64)
+            width = self.score_function.value_columns(len(self.features), len(self.features))
+            values = torch.zeros(2, both * width, dtype=torch.float64)
             self.score_function.contributions(values, np.zeros(2, dtype=int))
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return sorted names in a line, at most MOST_NAMED of them."""
-    found = sorted(names)
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return ", ".join(found[:MOST_NAMED]) + more
-
-
-def _tell_pooled(pooled: list[str], rarity: Rarity, threshold: str) -> None:
-    """Log which assets are judged by the scores of all assets, and why."""
-    if pooled:
-        log.warning(
-            "threshold.per_asset: %s: too few validation bars for a level of its own by %s (at least %d, and what the "
-            "threshold itself needs); the level of all assets judges them",
-            listed(pooled), threshold, FEWEST_OWN,
-        )  # fmt: skip
-    if other := rarity.pooled - set(pooled):
-        log.info(
-            "rarity: %s: fewer than %d validation bars; ranked among the bars of all assets", listed(other), FEWEST_OWN
-        )

@@ -101,18 +101,21 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
     """Group runs of neighbouring flagged bars into events, in the order of the bars.
 
     Args:
-        flagged: timestamp, asset, score, rarity, place (number of the row in the table that they are a piece of), kind
-            (likely, or null) and `contribution/<feature>` columns, in order of asset and time.
+        flagged: timestamp, asset, score, rarity, probability (where the score names kinds), place (number of the row in
+            the table that they are a piece of), kind (likely, or null) and `contribution/<feature>` columns, in order
+            of asset and time.
 
     Returns:
-        asset, start, end, peak (timestamps), score and rarity (at the peak), features (";"-joined, most to blame
-        first), kind and bars (how many were flagged).
+        asset, start, end, peak (timestamps), score, rarity and probability (at the peak), features (";"-joined, most to
+        blame first), kind (at the peak, where the score names it) and bars (how many were flagged).
     """
-    columns = ("asset", "start", "end", "peak", "score", "rarity", "features", "kind", "bars")
+    columns = ["asset", "start", "end", "peak", "score", "rarity", "features", "kind", "bars"]
+    if named := "probability" in flagged.columns:
+        columns.insert(6, "probability")
     if flagged.height == 0:
         when = dict.fromkeys(("start", "end", "peak"), flagged.schema["timestamp"])
         texts = dict.fromkeys(("asset", "features", "kind"), pl.String)
-        numbers = {"score": pl.Float64, "rarity": pl.Float64, "bars": pl.Int64}
+        numbers = {"score": pl.Float64, "rarity": pl.Float64, "probability": pl.Float64, "bars": pl.Int64}
         return pl.DataFrame(schema={**texts, **when, **numbers}).select(columns)
     features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
     numbered = flagged.with_columns(_event_number().alias("event"))
@@ -125,6 +128,8 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
         pl.col("timestamp").get(peak).alias("peak"),
         pl.col("score").max(),
         pl.col("rarity").get(peak),
+        *([pl.col("probability").get(peak)] if named else []),
+        pl.col("kind").get(peak).alias("called"),
         rank.min().alias("rank"),
         pl.len().cast(pl.Int64).alias("bars"),
         *(pl.col(CONTRIBUTION + name).get(peak) for name in features),
@@ -132,8 +137,13 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
     shares = events.select(CONTRIBUTION + name for name in features).to_numpy()
     return events.with_columns(
         pl.Series("features", [";".join(blame(row, features)) for row in shares], dtype=pl.String),
-        pl.Series("kind", [[*KINDS, OTHER][rank] for rank in events["rank"]], dtype=pl.String),
+        events["called"].alias("kind") if named else pl.Series("kind", _most_telling(events["rank"]), dtype=pl.String),
     ).select(columns)
+
+
+def _most_telling(ranks: pl.Series) -> list[str]:
+    """Return the kinds of ranks, in the order of KINDS; a regime comes last."""
+    return [[*KINDS, OTHER][rank] for rank in ranks]
 
 
 def with_findings(events: pl.DataFrame, runs: pl.DataFrame | None) -> pl.DataFrame:

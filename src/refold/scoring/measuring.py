@@ -70,6 +70,7 @@ class Measurer:
         score: says which values of a row are measured; fitted or not.
         alignment: how the values of a row in several windows become one.
         window_size: T.
+        num_features: F, columns of one asset.
         batch: windows at a time.
         workers: batches at a time; None: as many as torch has threads on a CPU.
     """
@@ -79,6 +80,7 @@ class Measurer:
     score: Score
     alignment: Alignment
     window_size: int
+    num_features: int
     batch: int
     workers: int | None
 
@@ -141,7 +143,7 @@ class Measurer:
         windows = Windows(series, segments, window_size=T, stride=1)
         aligners = Aligner(self.alignment, T), Aligner("last" if self.alignment == "last" else "mean", T)
         reconstruction = torch.full((R, F), torch.nan)
-        values = torch.full((R, F if self.score.names_features else 1), torch.nan)
+        values = torch.full((R, self.score.value_columns(F, self.num_features)), torch.nan)
         predicted = Predictions(windows, self.alignment, self.autoencoder.horizon) if self.score.predicts else None
 
         def measure(block: RowBlock) -> tuple[RowBlock, np.ndarray, tuple[Tensor, ...]]:

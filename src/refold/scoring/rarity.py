@@ -3,8 +3,9 @@
 Letters: N bars, V validation scores.
 """
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ LONGEST = 10_000
 
 POOL = ""
 """Key of the tail of all assets together; no asset is named so."""
+
+MOST_NAMED = 10
+"""Assets that a message names."""
+
+log = logging.getLogger("refold.score")
 
 
 class Rarity:
@@ -152,3 +158,34 @@ def with_periods(events: pl.DataFrame, validation: Mapping[str, Any]) -> pl.Data
     told = [once_in(rarity, per_year, intraday=intraday) for rarity in events["rarity"]]
     place = events.columns.index("rarity") + 1
     return events.clone().insert_column(place, pl.Series("once_in", told, dtype=pl.String))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return sorted names in a line, at most MOST_NAMED of them.
+
+    Args:
+        names: of assets.
+    """
+    found = sorted(names)
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return ", ".join(found[:MOST_NAMED]) + more
+
+
+def tell_pooled(pooled: list[str], rarity: Rarity, threshold: str) -> None:
+    """Log which assets are judged by the scores of all assets, and why.
+
+    Args:
+        pooled: assets without a level of their own.
+        rarity: fitted to validation.
+        threshold: name of the threshold's class.
+    """
+    if pooled:
+        log.warning(
+            "threshold.per_asset: %s: too few validation bars for a level of its own by %s (at least %d, and what the "
+            "threshold itself needs); the level of all assets judges them",
+            listed(pooled), threshold, FEWEST_OWN,
+        )  # fmt: skip
+    if other := rarity.pooled - set(pooled):
+        log.info(
+            "rarity: %s: fewer than %d validation bars; ranked among the bars of all assets", listed(other), FEWEST_OWN
+        )

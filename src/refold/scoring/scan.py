@@ -246,14 +246,15 @@ def frame(
         scored: of these bars.
         tails: asset -> what a threshold that learns knows of it; see `running_levels`.
         kept: the rows of `bars` that are asked for.
-        kinds: what each bar looks like.
+        kinds: what each bar looks like by the rules; a score that names kinds itself takes their place.
         reason: why each bar would have no score.
         features: whether to add what each feature is reconstructed as.
 
     Returns:
         timestamp, asset, score (null where there is none), threshold, verdict, reason (why there is no score, null
-        where there is one), label if the bars have labels, close, reconstructed_close, contribution/<feature> of each
-        feature, reconstruction/<feature> if asked for, kind (what the bar looks like, or null).
+        where there is one), rarity, probability (of an error, where the score names kinds), label if the bars have
+        labels, close, reconstructed_close, contribution/<feature> of each feature, reconstruction/<feature> if asked
+        for, kind (what the bar looks like, or null).
     """
     count = bars.height
     there = scored.origin >= 0
@@ -277,6 +278,14 @@ def frame(
         rarity_of(detector, score, table["asset"]),
         kinds[kept],
     )
+    if scored.named is not None:
+        probability = _scatter(scored.named.probability[there], rows, count)[kept]
+        number = _scatter(scored.named.kind[there].astype(float), rows, count)[kept]
+        called = pl.Series("kind", scored.named.names)[np.nan_to_num(number).astype(np.int64)]
+        table = table.with_columns(
+            pl.Series("probability", probability).fill_nan(None),
+            pl.when(pl.Series(~np.isnan(probability))).then(called).alias("kind"),
+        )
     if detector.score_function.names_features:
         table = table.with_columns(
             pl.Series(CONTRIBUTION + name, shares[:, n].astype(np.float32)).fill_nan(None)
@@ -287,6 +296,7 @@ def frame(
             pl.Series(RECONSTRUCTION + name, made[kept, n]).fill_nan(None) for n, name in enumerate(detector.features)
         )
     first = ["timestamp", "asset", "score", "threshold", "verdict", "reason", "rarity"]
+    first += ["probability"] * (scored.named is not None)
     return table.select(*first, pl.exclude(*first, "kind"), "kind")
 
 

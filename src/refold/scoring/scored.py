@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 
+from refold.scoring.scores.base import NamedBars
 from refold.scoring.thresholds import ValidationScores, count_alarms, per_asset_year
 
 Times = TypeVar("Times", np.ndarray, np.float64)
@@ -24,6 +25,7 @@ class Scores:
         contributions: (N, C) float64, whose sum is the score.
         reconstruction: (N, F) float32, in the units of the features; the log price itself for a feature that is
             relative to the window's first bar.
+        named: what kinds of errors the bars look like; None if the score knows no names.
         asset: (N,) int, numbers of the assets.
         times: (N,) int64, as in the series.
         origin: (N,) int, row of the table, -1 for none.
@@ -33,6 +35,7 @@ class Scores:
     score: np.ndarray
     contributions: np.ndarray
     reconstruction: np.ndarray
+    named: NamedBars | None
     asset: np.ndarray
     times: np.ndarray
     origin: np.ndarray

@@ -13,7 +13,8 @@ from refold.data.bars.features import longest_lookback
 from refold.data.bars.table import NOT_VALUES
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.errors import DataError
-from refold.scoring.detector import Detector, listed
+from refold.scoring.detector import Detector
+from refold.scoring.rarity import listed
 from refold.scoring.scored import seconds
 
 log = logging.getLogger("refold.score")

@@ -21,8 +21,8 @@ from refold.bounds import at_least, checked, more_than
 from refold.data import WindowDataModule
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import CHECKS
-from refold.data.recipe import Recipe
-from refold.data.windows.split import PARTS, Part, divide
+from refold.data.part_bars import part_bars
+from refold.data.windows.split import Part
 from refold.errors import DataError
 from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest, NoModel
 from refold.scoring.detection_metrics import (
@@ -59,24 +59,6 @@ JUMP = "real jump"
 ALL = "all kinds"
 RULES_ALONE = "four rules"
 RULES_AND_MODEL = "rules + LSTM autoencoder"
-
-
-def part_bars(bars: pl.DataFrame, recipe: Recipe) -> dict[Part, pl.DataFrame]:
-    """Return the checked bars of each part, before any are dropped between parts.
-
-    Args:
-        bars: canonical, of the run.
-        recipe: the recipe of the run's windows.
-    """
-    checked_bars = recipe.checks.run(bars)
-    parts = {}
-    for part in PARTS:
-        inside = np.zeros(len(checked_bars.moment), dtype=bool)
-        for interval in divide(recipe.split, recipe.fold, checked_bars.calendar, checked_bars.occurs):
-            if interval.part == part:
-                inside |= (checked_bars.moment >= interval.start) & (checked_bars.moment < interval.end)
-        parts[part] = checked_bars.bars.filter(pl.Series(inside)).with_columns(pl.col("asset").cast(pl.String))
-    return parts
 
 
 def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str, Scorer]:

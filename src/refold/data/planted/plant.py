@@ -130,11 +130,12 @@ def _find_room(
 ) -> slice:
     """Find rows for one more episode of a kind; raises DataError if there are none."""
     length = int(spoilt.generator.integers(kind.shortest, kind.longest + 1))
+    known = np.all([np.isfinite(values) for values in spoilt.columns.values()], axis=0)  # masked bars have no values
     for start in spoilt.generator.permutation(eligible).tolist():
         end = start + length
         # one more bar of the asset after the last: an error that never ends could not be told from a move
         inside = end < len(free) and first[end] == first[start]
-        if inside and free[start:end].all() and kind.fits(spoilt, slice(start, end)):
+        if inside and free[start:end].all() and known[start - 1 : end].all() and kind.fits(spoilt, slice(start, end)):
             return slice(start, end)
     raise DataError(
         f"there is no room for one more {kind.name!r} of {length} bars in {len(eligible)} bars; lower "

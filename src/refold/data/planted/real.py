@@ -73,9 +73,9 @@ class Crash(Kind):
         bars.change(bars.prices, before, fallen if draw.random() < self.rises else 1 / fallen)
         for name, sign in (("high", 1), ("low", -1)):
             if name in bars.columns:
-                bars.columns[name][rows] *= 1 + sign * draw.uniform(0, 0.03)
+                bars.columns[name][rows] *= 1 + sign * draw.uniform(0.01, 0.06)
         if "volume" in bars.columns:
-            bars.columns["volume"][rows] *= math.exp(draw.uniform(1.3, 3.0))
+            bars.columns["volume"][rows] *= math.exp(draw.uniform(1.5, 3.0))
 
 
 class FlashCrash(Sized):
@@ -93,7 +93,7 @@ class FlashCrash(Sized):
         bars.columns["close"][rows] *= self.amount(bars, "close", rows.start, -share * size)
         bars.contain("close", rows)
         bars.columns["low"][rows] *= self.amount(bars, "close", rows.start, -(1 - share) * size)
-        bars.columns["volume"][rows] *= draw.uniform(1.5, 4)
+        bars.columns["volume"][rows] *= draw.uniform(2, 5)
 
 
 class Halt(Kind):

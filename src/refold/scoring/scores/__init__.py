@@ -6,6 +6,7 @@ from refold.scoring.scores.gauss import GaussDynamic, GaussDynamicKernel, GaussS
 from refold.scoring.scores.latent import LatentNeighbours
 from refold.scoring.scores.mahalanobis import Mahalanobis
 from refold.scoring.scores.plain_errors import AbsoluteError, SquaredError
+from refold.scoring.scores.planted import PlantedErrors
 from refold.scoring.scores.predicted import CompositeScore, PredictionScore
 from refold.scoring.scores.student import StudentScore
 
@@ -18,6 +19,7 @@ __all__ = [
     "GaussStatic",
     "LatentNeighbours",
     "Mahalanobis",
+    "PlantedErrors",
     "PredictionScore",
     "Score",
     "SquaredError",

@@ -5,7 +5,7 @@ Letters: B windows, T bars, F features, Z numbers of a code, N bars of some asse
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,20 @@ from torch import Tensor
 
 from refold.data import Windows
 from refold.scoring.fitted import Fitted
+
+
+class NamedBars(NamedTuple):
+    """How probable it is that each of N bars is an error, and what kind it would be.
+
+    Attributes:
+        probability: (N,) float64, NaN at absent bars.
+        kind: (N,) int, number of the most probable kind.
+        names: of the kinds.
+    """
+
+    probability: np.ndarray
+    kind: np.ndarray
+    names: tuple[str, ...]
 
 
 class Score(Fitted, ABC):
@@ -26,8 +40,9 @@ class Score(Fitted, ABC):
         fitted_on: the part whose rows `fit` gets.
         reads_codes: `fit_codes` has something to learn.
         reads_windows: `fit_windows` has something to learn.
+        reads_planted: it learns from planted errors, before anything is measured; see `refold.scoring.planting`.
         errors_of: whose errors the values are: of the reconstruction, of the prediction, or of both side by side.
-        names_features: the C values belong to the F features; of both, twice F.
+        names_features: contributions belong to the F features, and there is one for each; of both, twice F.
         before: rows of an asset before a row that its contributions depend on.
         after: rows of an asset after a row that its contributions depend on.
     """
@@ -35,6 +50,7 @@ class Score(Fitted, ABC):
     role = "score"
     fitted_on: ClassVar[Literal["train", "val"]] = "val"
     reads_codes: ClassVar[bool] = False
+    reads_planted: ClassVar[bool] = False
     reads_windows: ClassVar[bool] = False
     errors_of: ClassVar[Literal["reconstruction", "prediction", "both"]] = "reconstruction"
     names_features: ClassVar[bool] = True
@@ -54,6 +70,23 @@ class Score(Fitted, ABC):
             (B, T, C), C = F by default.
         """
         return (windows - reconstruction).abs()
+
+    def value_columns(self, num_columns: int, num_features: int) -> int:
+        """Return how many values `measure` gives a bar: one for each column, or one where no feature is named.
+
+        Args:
+            num_columns: columns of a window, F or of a panel F for each asset.
+            num_features: F.
+        """
+        return num_columns if self.names_features else 1
+
+    def name_bars(self, values: Tensor) -> NamedBars | None:
+        """Name the errors that bars look like; None if the score knows no names.
+
+        Args:
+            values: as for `contributions`.
+        """
+        return None
 
     def fit_codes(self, codes: Tensor) -> None:
         """Learn from codes of training windows, before anything is measured.
