@@ -188,6 +188,8 @@ def test_different_data_is_said(tmp_path):
     assert "measured on different data" in printed(comparison)
     write_run(tmp_path / "c/2_c", settings_of("data.window_size=16"), metrics=measured(0.4))
     assert "different windows" in printed(compare(find_runs([tmp_path / "0_a", tmp_path / "c"])))
+    write_run(tmp_path / "d/3_d", settings_of("predictor=repeat"), metrics=measured(0.4))  # its windows leave room
+    assert "different windows" in printed(compare(find_runs([tmp_path / "0_a", tmp_path / "d"])))
 
 
 def test_what_cannot_be_compared_is_refused_in_one_message(tmp_path):

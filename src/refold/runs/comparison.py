@@ -216,6 +216,7 @@ def _notes(runs: Sequence[RunRecord], metric: str) -> Iterable[str]:
 
 
 PART_KEYS = ("data.split.", "data.window_size", "data.stride", "data.features", "data.fold", "data.layout")
+PART_KEYS += ("predictor.horizon",)
 """Settings that decide what an error is measured on."""
 
 
