@@ -5,6 +5,7 @@ Letters: N rows of a series, F features, A assets, C columns of a series (F, or 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -245,11 +246,12 @@ def moving_statistics(table: pl.DataFrame, features: Sequence[Feature], asset: n
         finite = pl.when(pl.col(name).is_finite()).then(pl.col(name))
         before.append(finite.rolling_mean(lookback, min_samples=least).shift(1))
         before.append(finite.rolling_std(lookback, min_samples=least, ddof=0).shift(1))
-    keyed = table.with_columns(pl.Series(RUN, asset))
-    half = keyed.select(
-        *(pl.when(enough).then(part).over(RUN).alias(f"{n}") for n, part in enumerate([*before[::2], *before[1::2]]))
-    )
-    return half.cast(pl.Float32).to_numpy(writable=True)
+    ordered = [*before[::2], *before[1::2]]
+    columns = [pl.when(enough).then(part).cast(pl.Float32).alias(f"{n}") for n, part in enumerate(ordered)]
+    ends = np.append(np.flatnonzero(np.diff(asset, prepend=-1)), len(asset)).tolist()
+    # a slice of each asset: half of the time of .over()
+    parts = [table[start:end].select(columns) for start, end in pairwise(ends)]
+    return pl.concat(parts or [table.select(columns)]).to_numpy(writable=True)
 
 
 def rows_of(segments: dict[Part, np.ndarray]) -> np.ndarray:

@@ -3,6 +3,7 @@
 Bars of an asset are expected at the places of its own timetable, and wherever an asset with the same one has a bar.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -113,8 +114,12 @@ def find_timetables(bars: pl.LazyFrame, assets: int, interval: str | None, week:
     table = heads.with_columns(pl.col("asset").cast(pl.String)).collect(engine="streaming")
     times = {asset: own.unique(maintain_order=True) for asset, own in zip(*table, strict=True)}
     found: dict[str, Timetable | None] = {}
+    inferred: dict[bytes, Timetable | None] = {}  # assets of one market often have the same times
     for asset in sorted(times, key=lambda name: (times[name][0], name)):
-        own = infer(times[asset], interval, week)
+        same = hashlib.blake2b(times[asset].to_physical().to_numpy(), digest_size=16).digest()
+        if same not in inferred:
+            inferred[same] = infer(times[asset], interval, week)
+        own = inferred[same]
         found[asset] = next((one for one in found.values() if own and one and _alike(own, one)), own)
     return Timetables(found)
 
