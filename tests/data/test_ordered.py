@@ -146,3 +146,32 @@ def test_a_table_spool_holds_what_was_added(tmp_path, path):
     assert spool.rows == BARS.height
     assert spool.table().collect().equals(BARS)
     assert [file.name for file in tmp_path.iterdir()] == ([path] if path else [])
+
+
+def test_rows_that_go_on_in_order_are_checked_as_all_others_are(monkeypatch):
+    """The short way of sorted rows gives what the long one gives, and is not taken where something is to be found."""
+    bars = random_bars([60, 50, 40])
+    spoilt = [
+        bars,
+        bars.reverse(),
+        with_missing(bars, 7, "asset"),
+        with_missing(bars, 7, "timestamp"),
+        pl.concat([bars[:40], bars[20:30], bars[40:]]),
+        pl.concat([bars[:30], bars[:10], bars[30:]]),
+    ]
+    soft = checks(missing_timestamp="drop", duplicate="drop")
+    for table in spoilt:
+        batches = [table[start : start + 15] for start in range(0, table.height, 15)]
+        short = read_sorted(batches, soft)
+        with monkeypatch.context() as patch:
+            patch.setattr("refold.data.bars.checks.goes_on", lambda bars, last: False)
+            long = read_sorted(batches, soft)
+        assert short.bars.collect().equals(long.bars.collect())
+        assert short.findings.equals(long.findings)
+        assert short.assets == long.assets
+        one, other = short.faulty.table(), long.faulty.table()
+        assert (one is None and other is None) or one.equals(other)
+
+
+def with_missing(bars: pl.DataFrame, row: int, column: str) -> pl.DataFrame:
+    return bars.with_columns(pl.when(pl.int_range(pl.len()) != row).then(pl.col(column)).alias(column))

@@ -37,6 +37,27 @@ def is_sorted(bars: pl.DataFrame) -> bool:
     return bars.select(((asset > asset.shift(1)) | later).fill_null(True).all()).item()
 
 
+def goes_on(bars: pl.DataFrame, last: pl.DataFrame) -> bool:
+    """Test whether rows have a date and an asset each, are sorted by asset, then time, and go on where others ended.
+
+    Args:
+        bars: the rows.
+        last: timestamp and asset of the last bar of each asset before them.
+    """
+    if (
+        bars["timestamp"].null_count()
+        or bars["asset"].null_count()
+        or bars["timestamp"].dtype != last["timestamp"].dtype
+    ):
+        return False
+    named, ends = (table.select("timestamp", pl.col("asset").cast(pl.String)) for table in (bars, last))
+    if not is_sorted(named):
+        return False
+    begins = named.filter((pl.col("asset") != pl.col("asset").shift(1)).fill_null(True))
+    both = begins.join(ends, on="asset")
+    return not (both["timestamp"] < both["timestamp_right"]).any()
+
+
 def in_order(bars: pl.DataFrame) -> pl.DataFrame:
     """Sort bars by asset, then time. Equal rows keep their order.
 
