@@ -200,7 +200,7 @@ class Parts:
 
     @cached_property
     def drift(self) -> "DriftLimits":
-        """How rarely bars like those of validation are told to be unlike them."""
+        """How rarely the test of drift takes bars like those of validation for others."""
         return _instantiate(self.cfg, "drift")
 
     @cached_property
