@@ -1,5 +1,6 @@
 """Times of bars as markets have them: made here, with the hours, holidays and clocks of the real ones."""
 
+import functools
 from datetime import date, datetime, time, timedelta
 
 import numpy as np
@@ -32,6 +33,7 @@ def crypto(days: int = 20, step: str = "1m") -> pl.Series:
     return every(datetime(2024, 1, 1), datetime(2024, 1, 1) + timedelta(days=days), step)
 
 
+@functools.cache
 def new_york(first: date = date(2024, 1, 2), last: date = date(2025, 2, 1), step: str = "5m") -> pl.Series:
     """09:30 to 16:00 on the sessions of XNYS, to 13:00 on the days before holidays; New York's clock."""
     days = sessions("XNYS", first, last)
@@ -51,6 +53,7 @@ def futures(last: datetime = datetime(2024, 12, 20), step: str = "5m") -> pl.Ser
     return times.filter(within_week & (hour != 16))
 
 
+@functools.cache
 def tokyo(days: int = 100) -> pl.Series:
     """09:00 to 11:30 and 12:30 to 15:00 on the first weekdays of 2024."""
     weekdays = pl.date_range(date(2024, 1, 1), date(2024, 12, 31), eager=True)

@@ -69,10 +69,16 @@ CHAINS = {
 }  # fmt: skip
 
 
+@functools.cache
+def chained(chain: str) -> Autoencoder:
+    return make_run(*CHAINS[chain]).autoencoder.double()
+
+
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("window_size", [1, 2, 17])
 def test_the_portable_autoencoder_is_the_autoencoder(chain, window_size):
-    autoencoder = make_run(*CHAINS[chain]).autoencoder.double()
+    autoencoder = chained(chain)
+    torch.manual_seed(window_size)
     if autoencoder.linear is not None:
         window_size = min(window_size, 9)
     windows = torch.randn(5, window_size, 5, dtype=torch.float64)
