@@ -99,6 +99,15 @@ def exit_status(error: RefoldError) -> int:
     return getattr(error, "status", 2)
 
 
+_gone: set[int] = set()
+"""Numbers of the standard streams whose reader has closed the pipe."""
+
+
+def reader_is_gone() -> bool:
+    """Return whether the reader of standard output has ended: what is written since then is thrown away."""
+    return 1 in _gone
+
+
 class _OutlivesReader(io.FileIO):
     """A file descriptor that throws away what is written after its reader has closed the pipe."""
 
@@ -106,6 +115,7 @@ class _OutlivesReader(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
+            _gone.add(self.fileno())
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             return len(data)
 

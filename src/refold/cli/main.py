@@ -10,6 +10,8 @@ COMMANDS = {
     "encode": "write the latent vector of each window",
     "export": "write a finished run as one file that needs no Refold",
     "retrain": "train a challenger of a run on newer data, and say which to keep",
+    "watch": "judge bars as they come, from a pipe or a file that grows",
+    "serve": "judge bars that come over HTTP, with a page that shows them",
     "compare": "compare runs: what differs between them, best first",
 }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from refold.config.build import build_checks, build_detector, build_table
+from refold.config.build import build_checks, build_detector, build_drift_test, build_table
 from refold.data.bars.table import Table
 from refold.library.frames import FrameSource, to_polars
 from refold.library.judge import Judge
@@ -39,7 +39,9 @@ def go_live(run: "Run", settings: Mapping[str, Any], fitted: Mapping[str, Any] |
         detector = judge.detector
         state = detector.state_dict() if judge.refits or run.detector is None else None
     table = build_table(judge.cfg).with_optional_label()
-    return LiveDetector(detector, table, lambda bars: _canonical(bars, table), Origin(_key(run), given, state))
+    drift = build_drift_test(judge.cfg, detector)
+    origin = Origin(_key(run), given, state)
+    return LiveDetector(detector, table, lambda bars: _canonical(bars, table), origin, drift=drift)
 
 
 def _is_own(run: "Run", key: str, value: Any) -> bool:

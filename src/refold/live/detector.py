@@ -5,7 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from refold.live.steps import Round, Steps
 from refold.live.traits import Traits
 from refold.live.verdict import DUPLICATE, FUTURE, LATE, MALFORMED, Verdict
 from refold.scoring.detector import Detector
+from refold.scoring.drift import DriftTest
 from refold.scoring.events import CONTEXT
 
 log = logging.getLogger("refold.live")
@@ -74,6 +75,7 @@ class LiveDetector:
         table: how a bar's columns are found.
         canonical: reads a table of a user's into a canonical one.
         origin: what the detector was made of, for the state file.
+        drift: test of whether the bars are like those of validation; None tests nothing.
         now: seconds since 1970, by which a bar is from the future.
 
     Raises:
@@ -87,6 +89,7 @@ class LiveDetector:
         canonical: Callable[[Frame], pl.DataFrame],
         origin: Origin,
         *,
+        drift: DriftTest | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         refuse_ahead(detector)
@@ -96,6 +99,7 @@ class LiveDetector:
         known = list(detector.validation.get("asset_names", ()))
         self.reader = BarReader(table, self.clock, self.maker.columns, known[0] if len(known) == 1 else None)
         self.counts: Counter[str] = Counter()
+        self.drift = drift
         self.position = 0
         self.past: Past | None = None
 
@@ -285,8 +289,23 @@ class LiveDetector:
         if quiet:
             return
         numbers = np.concatenate([number for number, _ in waiting]).tolist()
+        if self.drift is not None:
+            self._test_drift(self.drift, rounds, found.score)
         for number, verdict in zip(numbers, self.judging.verdicts(rounds, found), strict=True):
-            said[number] = verdict
+            state = self.drift and self.drift.of(str(verdict.asset))
+            said[number] = replace(verdict, drift=state) if state else verdict
+
+    def _test_drift(self, drift: DriftTest, rounds: Sequence[Round], score: np.ndarray) -> None:
+        """Give the test of drift the bars of some rounds that have a score."""
+        past, first = self.history, 0
+        for one in rounds:
+            own = score[first : first + len(one.places)]
+            first += len(own)
+            there = np.isfinite(own)
+            places, times = one.places[there], np.full(int(there.sum()), one.time)
+            scaled = past.arrays["scaled"][places, one.row[there] % past.kept]
+            names = [past.names[place] for place in places.tolist()]
+            drift.push(names, times, np.concatenate([own[there, None], scaled], axis=1))
 
     def _fresh(
         self, places: np.ndarray, number: np.ndarray, time: int, values: np.ndarray, absent: np.ndarray,

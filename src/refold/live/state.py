@@ -62,6 +62,8 @@ def save(live: "LiveDetector", path: Path) -> None:
         "counts": dict(live.counts),
         "columns": list(live.reader.columns),
     }
+    if live.drift is not None:
+        content["drift"] = {name: torch.from_numpy(array) for name, array in live.drift.state().items()}
     if live.past is not None:
         past, used = live.past, len(live.past)
         peers = live.peers
@@ -129,6 +131,8 @@ def _restore(live: "LiveDetector", content: Mapping[str, Any]) -> None:
     """
     live.clock.kind = content["clock"]
     live.position = int(content["position"])
+    if live.drift is not None:
+        live.drift.load_state(content["drift"])
     live.counts.update({str(name): int(count) for name, count in content["counts"].items()})
     columns = tuple(map(str, content["columns"]))
     if "names" not in content:

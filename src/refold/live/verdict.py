@@ -33,6 +33,8 @@ class Verdict:
         missing: bars that are missing right before the bar.
         reason: why there is no score: a name of `refold.data.unscored.REASONS`, or of `REFUSED`; None if there is one.
         note: what to do about it, in a sentence, where there is something to do.
+        drift: whether the asset's bars, or those of all assets where its own are too few, are still like those of the
+            run's validation part: stable, watch or retrain; None if that is not tested.
     """
 
     timestamp: date | datetime | None
@@ -50,6 +52,7 @@ class Verdict:
     missing: int = 0
     reason: str | None = None
     note: str | None = None
+    drift: str | None = None
 
     @property
     def accepted(self) -> bool:
@@ -72,6 +75,7 @@ class Verdict:
             "expected_close": _finite(self.expected_close),
             "found": list(self.found),
             "missing": self.missing,
+            "drift": self.drift,
             "reason": self.reason,
             "note": self.note,
             "accepted": self.accepted,

@@ -24,7 +24,7 @@ from refold.scoring.drift_reference import Reference, fit_reference
 from refold.scoring.measuring import BARS_AT_ONCE, Measurer, Watch
 from refold.scoring.planting import fit_head
 from refold.scoring.rarity import Rarity, tell_pooled
-from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores, scored_days
+from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores, microseconds, scored_days
 from refold.scoring.scores import PlantedErrors, Score
 from refold.scoring.scores.base import asset_rows
 from refold.scoring.thresholds import Threshold, ValidationScores
@@ -159,7 +159,8 @@ class Detector:
         self.rarity = Rarity(validation)
         values = self.drift_values(val[0], scored)
         years = self.rarity.bars_per_year()
-        self.reference = fit_reference(scored.times, scored.asset, values, scored.names, self.features, years)
+        times = microseconds(scored.times, val[0].time_dtype)
+        self.reference = fit_reference(times, scored.asset, values, scored.names, self.features, years)
         tell_pooled(pooled, self.rarity, type(self.threshold).__name__)
         flagged = self.flag(scored)[1]
         kept = there | np.concatenate([[False], there[:-1]])  # a row without score keeps two runs apart

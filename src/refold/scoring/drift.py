@@ -114,7 +114,7 @@ class DriftTest:
 
         Args:
             assets: N names.
-            times: (N,) int64, in the units of validation's times.
+            times: (N,) int64, microseconds, as those of validation.
             values: (N, C), score and features; bars with NaN are left out.
         """
         kept = np.flatnonzero(np.isfinite(values).all(axis=1))
@@ -258,12 +258,13 @@ class DriftTest:
         rows = [row for row in (len(self.tested) - 1, *range(len(self.tested) - 1)) if self.tested[row].any()]
         names = [*self.reference.names, ALL]
         since = [None if self.since[row] == NEVER else int(self.since[row]) for row in rows]
-        physical = pl.Int32 if dtype == pl.Date else pl.Int64
         return pl.DataFrame(
             {
                 "asset": pl.Series([names[row] for row in rows], dtype=pl.String),
                 "state": pl.Series([STATES[self.said[row]] for row in rows], dtype=pl.String),
-                "since": pl.Series(since, dtype=physical).cast(dtype),
+                "since": pl.Series(since, dtype=pl.Int64)
+                .cast(pl.Datetime("us", getattr(dtype, "time_zone", None)))
+                .cast(dtype),
                 "moved": pl.Series([self.moved(names[row]) for row in rows], dtype=pl.String),
                 "once_in_years": self.once_in_years(np.array(rows, dtype=np.int64)),
                 "score_rank": self.recent[rows, 0] / (2 * QUANTILES),
@@ -287,7 +288,7 @@ class DriftTest:
             if own.shape != given.shape or own.dtype != given.dtype:
                 raise ValueError(f"drift.{name} is {given.dtype} {given.shape}; it must be {own.dtype} {own.shape}")
         for name in self.arrays:
-            setattr(self, name, np.array(state[name]))
+            setattr(self, name, np.asarray(state[name]).copy())
 
 
 def count_states(table: pl.DataFrame) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Reference:
         names: of the assets, A - 1 of them.
         features: names of the F features.
         grid: (A, C, Q) float64, quantiles of each value on validation; of all assets where an asset has few bars.
-        span: length of a block, in the units of the times.
+        span: length of a block, in microseconds.
         fewest: (A,) float64, bars that a block needs to be tested.
         weights: (2, S, 2) float64, of the last block's mean and of the slow mean in what is
             expected; of assets, of the pool.
@@ -125,7 +125,7 @@ def fit_reference(
     """Fit what later bars are compared with to the validation part.
 
     Args:
-        times: (N,) int64.
+        times: (N,) int64, microseconds.
         asset: (N,) int, number of each bar's asset; equal numbers are neighbours, in order of time.
         values: (N, C), score and features, NaN where a bar has no score.
         names: of the assets, by number.

@@ -22,7 +22,7 @@ from refold.scoring.detector import Detector
 from refold.scoring.drift import DriftTest
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
 from refold.scoring.measuring import Watch
-from refold.scoring.scored import Scores
+from refold.scoring.scored import Scores, microseconds
 from refold.scoring.scores.base import asset_rows
 from refold.scoring.thresholds import Memory, running_levels
 
@@ -194,8 +194,9 @@ def add_to_drift(drift: DriftTest, detector: Detector, series: Series, scored: S
     """
     values = detector.drift_values(series, scored)
     values[~counted] = np.nan
+    times = microseconds(scored.times, series.time_dtype)
     for rows in asset_rows(scored.asset):
-        drift.add(scored.names[int(scored.asset[rows.start])], scored.times[rows], values[rows])
+        drift.add(scored.names[int(scored.asset[rows.start])], times[rows], values[rows])
 
 
 def _reasons(detector: Detector, made: UnsplitSeries) -> pl.Series:

@@ -53,6 +53,18 @@ def seconds(times: Times, dtype: pl.DataType) -> Times:
     return times / per_second[dtype.time_unit] if isinstance(dtype, pl.Datetime) else times * 86400.0
 
 
+def microseconds(times: np.ndarray, dtype: pl.DataType) -> np.ndarray:
+    """Return moments as whole microseconds since 1970.
+
+    Args:
+        times: (N,) int64, in the units of a series' times.
+        dtype: of the timestamps.
+    """
+    if not isinstance(dtype, pl.Datetime):
+        return times * 86_400_000_000
+    return times // 1000 if dtype.time_unit == "ns" else times * {"ms": 1000, "us": 1}[dtype.time_unit]
+
+
 def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> float:
     """Measure the usual time from one bar of an asset to the next, in seconds; NaN if no asset has two.
 
