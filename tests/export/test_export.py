@@ -194,7 +194,7 @@ def graph_of(*overrides: str, columns: int | None = None):
 
 
 @pytest.mark.parametrize(
-    "score", ["squared_error", "absolute_error", "mahalanobis", "student", "gauss_s", "latent_knn"]
+    "score", ["squared_error", "absolute_error", "mahalanobis", "student", "features", "gauss_s", "latent_knn"]
 )
 def test_every_score_of_lone_windows_is_exported(score):
     run, program = graph_of(f"score={score}")

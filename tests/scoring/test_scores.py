@@ -10,6 +10,7 @@ from scipy.stats import norm
 from refold.errors import ConfigError
 from refold.scoring.scores import (
     AbsoluteError,
+    FeatureScore,
     GaussDynamic,
     GaussDynamicKernel,
     GaussStatic,
@@ -137,6 +138,12 @@ def test_student_finds_the_tails_and_the_directions_that_rows_were_drawn_from():
     assert np.abs(found - np.sum(surprises, axis=0)).max() < 0.15 * found.max()
     assert np.corrcoef(found, np.sum(surprises, axis=0))[0, 1] > 0.999
     assert sorted(score.tails.degrees.tolist())[0] == 3.0
+
+
+def test_features_are_judged_without_the_reconstruction():
+    windows, made, codes = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.zeros(2, 1)
+    assert torch.equal(FeatureScore().measure(windows, made, codes), windows)
+    assert torch.equal(StudentScore().measure(windows, made, codes), windows - made)
 
 
 def test_student_is_not_moved_by_a_feature_that_follows_from_others_or_never_errs():

@@ -54,7 +54,11 @@ def last_weights(directory):
         (3, signal.SIGTERM, ["bridge=latent_pca"]),
         (10, signal.SIGINT, ["bridge=latent_pca"]),
         (14, signal.SIGINT, []),
-        (10, signal.SIGINT, ["decoder=repeat", "bridge=latent_normalized", "data.shuffle_bars=true"]),
+        (
+            10,
+            signal.SIGINT,
+            ["decoder=repeat", "bridge=latent_normalized", "data.shuffle_bars=true", "data/corruption=hidden_bars"],
+        ),
     ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(step, number, others, tiny_run, tmp_path, monkeypatch):

@@ -179,6 +179,24 @@ class Components(nn.Module):
         return self.ahead.predict_inputs(code).float()
 
 
+class Blank(nn.Module):
+    """Reconstruct zeros, the mean of each scaled feature: a score's own part in what it finds, without a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code_size = 1
+        self.place = nn.Parameter(torch.zeros(1), requires_grad=False)  # says on which device it is
+
+    def encode(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return codes (B, 1) of zeros for windows (B, T, F)."""
+        self.num_features = windows.shape[2]
+        return windows.new_zeros(len(windows), 1)
+
+    def decode(self, code: Tensor, window_size: int, mask: Tensor | None = None) -> Tensor:
+        """Return windows (B, T, F) of zeros."""
+        return code.new_zeros(len(code), window_size, self.num_features)
+
+
 class Forest:
     """Score bars with an isolation forest over the features of single bars. A bar that lacks a feature has no score.
 

@@ -102,6 +102,16 @@ class Detector:
         other.score_function, other.threshold = deepcopy(self.score_function), deepcopy(self.threshold)
         return other
 
+    def judging_by(self, score: Score) -> "Detector":
+        """Return this detector with another score, and a threshold of its own to fit.
+
+        Args:
+            score: not fitted; a copy of it is.
+        """
+        other = self.around(self.autoencoder)
+        other.score_function = deepcopy(score)
+        return other
+
     # ---- fit ---------------------------------------------------------------------------------------------------------
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> "Detector":

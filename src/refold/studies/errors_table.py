@@ -39,7 +39,7 @@ def finish(directory: Path) -> None:
     console = Console(width=_WIDTH, highlight=False, record=True)
     for metric, title in PLANTED.items():
         console.print(f"{title}; {_seeds(rows)}")
-        console.print(_metric_table(rows, metric))
+        console.print(metric_table(rows, metric))
     for line in [*_gain_lines(rows), "", *_checks_lines(measured), *_natural_lines(measured)]:
         console.print(line)
     text = "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
@@ -75,7 +75,13 @@ def _seeds(rows: pl.DataFrame) -> str:
     return f"{seeds} seeds, mean and standard deviation" if seeds > 1 else "one seed"
 
 
-def _metric_table(rows: pl.DataFrame, metric: str) -> Table:
+def metric_table(rows: pl.DataFrame, metric: str) -> Table:
+    """Return a table of a metric: a row per scorer, a column per kind, mean and standard deviation over the seeds.
+
+    Args:
+        rows: as `errors_frame` makes them.
+        metric: name of a column.
+    """
     table = Table(box=SIMPLE_HEAD)
     kinds = rows["kind"].unique(maintain_order=True).to_list()
     for name in ("", *kinds, "jumps flagged"):

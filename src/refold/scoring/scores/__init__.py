@@ -8,12 +8,13 @@ from refold.scoring.scores.mahalanobis import Mahalanobis
 from refold.scoring.scores.plain_errors import AbsoluteError, SquaredError
 from refold.scoring.scores.planted import PlantedErrors
 from refold.scoring.scores.predicted import CompositeScore, PredictionScore
-from refold.scoring.scores.student import StudentScore
+from refold.scoring.scores.student import FeatureScore, StudentScore
 
 __all__ = [
     "AbsoluteError",
     "ClozeScore",
     "CompositeScore",
+    "FeatureScore",
     "GaussDynamic",
     "GaussDynamicKernel",
     "GaussStatic",

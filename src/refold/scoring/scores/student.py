@@ -101,3 +101,10 @@ class StudentScore(Score):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.tails.load_state_dict(state)
+
+
+class FeatureScore(StudentScore):
+    """Score a bar by how surprising its features are, as `StudentScore` judges errors; no model takes part."""
+
+    def measure(self, windows: Tensor, reconstruction: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        return windows
