@@ -4,15 +4,18 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import polars as pl
 import pytest
 import torch
-from conftest import leave_pictures_blank
+from conftest import ROOT, leave_pictures_blank
 
 import refold
 from refold.errors import ConfigError
@@ -38,7 +41,9 @@ def run(tmp_path_factory) -> refold.Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("live"))
         return refold.train(
-            BARS, **QUICK, overrides=["data.features=[log_return,parkinson_range]", "threshold.start=0.9"]
+            BARS,
+            **QUICK,
+            overrides=["data.features=[log_return,parkinson_range]", "threshold.start=0.9", "data.scale=pooled"],
         )
 
 
@@ -194,3 +199,49 @@ def test_killed_twenty_times_it_says_what_an_undisturbed_one_says(run, live, tmp
     assert kills >= KILLS
     lines = [json.loads(line) for line in verdicts.read_text().splitlines()]
     assert lines == [json.loads(json.dumps(one.to_dict())) for one in expected]
+
+
+def test_the_python_of_the_page_runs(run, live, tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/live.md").read_text(), re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    names = {"history": NEW[:100]}
+    exec(code[1].replace('"outputs/latest"', repr(str(run.directory))), names)
+    assert names["verdict"].accepted
+    assert names["live"].position == 101
+
+
+# ---- export ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_exported_file_scores_the_last_bar_as_the_live_detector_does(run, live, tmp_path):
+    path = run.export(tmp_path / "model.onnx", alignment="last", overrides={"threshold.start": "0.8"})
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    notes = session.get_modelmeta().custom_metadata_map
+    fresh = run.live(alignment="last", overrides={"threshold.start": "0.8"})
+    seen, compared = [], 0
+    for bar in in_time(NEW.filter(asset="A")):
+        verdict = fresh.push(bar)
+        if verdict.features is None:
+            continue
+        if not seen:  # SPOT has not learnt yet
+            assert float(notes["threshold_level"]) == verdict.level
+        seen = [*seen, list(verdict.features.values())][-8:]
+        if len(seen) < 8:
+            continue
+        reconstruction, _, score = session.run(None, {"features": np.array([seen], dtype=np.float32)})
+        assert score[0, -1] == pytest.approx(verdict.score, rel=1e-5)
+        np.testing.assert_allclose(reconstruction[0, -1], list(verdict.expected.values()), rtol=1e-5, atol=1e-5)
+        compared += 1
+    assert compared > 100
+    assert (notes["alignment"], notes["threshold"]) == ("last", "StreamingPeaks")
+
+
+def test_the_command_says_what_was_fitted_anew(run, script, tmp_path):
+    out = f"out={tmp_path / 'model.onnx'}"
+    status, printed, error = script("export", f"run={run.directory}", "alignment=last", "threshold=spot", out)
+    assert status == 0, error
+    assert "fitted anew, to the run's own data: SquaredError and StreamingPeaks (alignment=last), level" in printed
+    assert "LiveDetector goes on learning" in printed
+    status, _, error = script("export", f"run={run.directory}", "data.path=x.csv")
+    assert (status, "there is no such key" in error) == (2, True)

@@ -8,6 +8,7 @@ import polars as pl
 
 from refold.config.build import build_checks, build_detector, build_drift_test, build_table
 from refold.data.bars.table import Table
+from refold.library.chosen import not_own
 from refold.library.frames import FrameSource, to_polars
 from refold.library.judge import Judge
 from refold.live.detector import LiveDetector, Origin
@@ -15,8 +16,6 @@ from refold.live.detector import LiveDetector, Origin
 if TYPE_CHECKING:
     from refold.library.run import Run
     from refold.scoring.detector import Detector
-
-REFITS = ("score", "threshold", "alignment")
 
 
 def go_live(run: "Run", settings: Mapping[str, Any], fitted: Mapping[str, Any] | None = None) -> LiveDetector:
@@ -31,7 +30,7 @@ def go_live(run: "Run", settings: Mapping[str, Any], fitted: Mapping[str, Any] |
     Raises:
         RefoldError: a setting is wrong, or what it asks for needs later bars or those of other assets.
     """
-    given = {key: str(value) for key, value in settings.items() if not _is_own(run, key, value)}
+    given = not_own(run, settings)
     judge = Judge(run, pl.DataFrame(), given)
     if fitted is not None and run.detector is not None:
         detector, state = _refitted(run.detector, judge, fitted), fitted
@@ -42,13 +41,6 @@ def go_live(run: "Run", settings: Mapping[str, Any], fitted: Mapping[str, Any] |
     drift = build_drift_test(judge.cfg, detector)
     origin = Origin(_key(run), given, state)
     return LiveDetector(detector, table, lambda bars: _canonical(bars, table), origin, drift=drift)
-
-
-def _is_own(run: "Run", key: str, value: Any) -> bool:
-    """Tell whether a setting is what the run has, so that nothing need be fitted anew."""
-    if key == "alignment":
-        return str(value) == run.config.alignment
-    return key in REFITS and str(value) == run.config.run.get("choices", {}).get(key)
 
 
 def _refitted(own: "Detector", judge: Judge, fitted: Mapping[str, Any]) -> "Detector":

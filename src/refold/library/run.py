@@ -289,12 +289,25 @@ class Run:
         write_report(self, self._judge(bars).score(thresholds=True, evidence=True), path)
         return Path(path)
 
-    def export(self, path: "str | os.PathLike | None" = None, *, format: str = "onnx") -> Path:
+    def export(
+        self,
+        path: "str | os.PathLike | None" = None,
+        *,
+        format: str = "onnx",
+        score: str | None = None,
+        threshold: str | None = None,
+        alignment: str | None = None,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    ) -> Path:
         """Write scaler, autoencoder and score as one file that needs no Refold.
 
         Args:
             path: path of the file; None: model.onnx or model.pt2 in the run directory.
             format: onnx or torch_export.
+            score: as for `score`, like the other arguments; what is not the run's own is fitted anew for the file.
+            threshold: its level stands in the notes of the file.
+            alignment: last for files that judge the last bar of a window.
+            overrides: settings below score and threshold.
 
         Returns:
             The path.
@@ -303,11 +316,13 @@ class Run:
             RefoldError: the run cannot be exported, or a package is not installed.
         """
         from refold.export import writer
+        from refold.library.chosen import with_chosen
 
         if format not in writer.FORMATS:
             raise ConfigError(f"format is {format!r}; it must be one of {', '.join(writer.FORMATS)}")
         out = Path(path) if path is not None else self.directory / f"model{writer.FORMATS[format].suffix}"
-        writer.export_run(self, out, format)
+        run, _ = with_chosen(self, self._settings(score, threshold, alignment, overrides))
+        writer.export_run(run, out, format)
         return out
 
     def _judge(

@@ -3,7 +3,7 @@
 Letters: N bars, P of them present, T bars in a window, F features, V values that a score measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -253,13 +253,16 @@ class Judging:
         names, past = self.features, self.past.names
         parts = {name: getattr(judged, name).tolist() for name in ("score", "level", "flagged", "rarity", "expected")}
         closes = judged.expected_close.tolist()
+        strange = np.flatnonzero(judged.flagged)
+        where = (np.concatenate([getattr(one, name) for one in rounds])[strange].tolist() for name in ("places", "bar"))
+        kinds = self._kinds(*where)
         for one in rounds:
             when = self.clock.moment(one.time)
             rows = zip(
-                one.places.tolist(), one.bar.tolist(), one.features.tolist(), one.present.tolist(),
+                one.places.tolist(), one.features.tolist(), one.present.tolist(),
                 one.reason.tolist(), one.found.tolist(), one.lost.tolist(), strict=True,
             )  # fmt: skip
-            for number, (place, bar, features, present, reason, found, lost) in enumerate(rows, start):
+            for number, (place, features, present, reason, found, lost) in enumerate(rows, start):
                 scored, flagged, close = reason == 0, parts["flagged"][number], closes[number]
                 said.append(
                     Verdict(
@@ -268,7 +271,7 @@ class Judging:
                         parts["level"][number],
                         flagged,
                         parts["rarity"][number] if scored else None,
-                        self._kind(place, bar) if flagged else None,
+                        next(kinds) if flagged else None,
                         self._blamed(judged.contributions[number]) if flagged else (),
                         dict(zip(names, features, strict=True)) if present else None,
                         dict(zip(names, parts["expected"][number], strict=True)) if scored else None,
@@ -285,10 +288,20 @@ class Judging:
     def _blamed(self, shares: np.ndarray) -> tuple[str, ...]:
         return tuple(blame(shares, self.features)) if self.score.names_features else ()
 
-    def _kind(self, place: int, bar: int) -> str:
-        """Name what a bar of an asset looks like, by the bars up to it."""
-        kinds = likely_kinds(self.bars(place, bar, CONTEXT + 1), self.peers.table(self.clock), self.traits.checks.kind)
-        return kinds[-1] or OTHER
+    def _kinds(self, places: list[int], bars: list[int]) -> Iterator[str]:
+        """Name what some bars look like, each by the bars of its asset up to it."""
+        if not places:
+            return iter(())
+        parts = [
+            self.bars(place, bar, CONTEXT + 1).with_columns(pl.lit(f"{number:06}").alias("asset"))
+            for number, (place, bar) in enumerate(zip(places, bars, strict=True))
+        ]
+        table = pl.concat(parts)
+        first, last = table["timestamp"].min(), table["timestamp"].max()
+        market = self.peers.table(self.clock).filter(pl.col("timestamp").is_between(first, last))
+        kinds = likely_kinds(table, market, self.traits.checks.kind)
+        newest = np.cumsum([part.height for part in parts]) - 1
+        return iter(kinds[newest].fill_null(OTHER).to_list())
 
     def bars(self, place: int, last: int, count: int) -> pl.DataFrame:
         """Return bars of an asset as they came, those up to number `last`, as a canonical table."""

@@ -131,6 +131,18 @@ class BarReader:
         return time
 
     def _values(self, bar: Mapping[str, Any], found: Mapping[str, str]) -> tuple[list[float], list[bool]]:
+        try:  # the usual case: all are there
+            values, absent = [float(bar[found[name]]) for name in self.columns], [False] * len(self.columns)
+        except (KeyError, TypeError, ValueError):
+            values, absent = self._some_values(bar, found)
+        scale = self.table.price_scale
+        if scale != 1.0:
+            values = [
+                value * scale if name in PRICES else value for name, value in zip(self.columns, values, strict=True)
+            ]
+        return self._adjusted(bar, found, values) if self.table.adjusted else values, absent
+
+    def _some_values(self, bar: Mapping[str, Any], found: Mapping[str, str]) -> tuple[list[float], list[bool]]:
         values, absent = [], []
         for name in self.columns:
             value = bar.get(found[name]) if name in found else None
@@ -140,13 +152,6 @@ class BarReader:
                 raise ValueError(f"{found[name]} is {value!r}; it must be a number") from None
             values.append(number)
             absent.append(value is None or value == "")
-        scale = self.table.price_scale
-        if scale != 1.0:
-            values = [
-                value * scale if name in PRICES else value for name, value in zip(self.columns, values, strict=True)
-            ]
-        if self.table.adjusted:
-            values = self._adjusted(bar, found, values)
         return values, absent
 
     def _adjusted(self, bar: Mapping[str, Any], found: Mapping[str, str], values: list[float]) -> list[float]:

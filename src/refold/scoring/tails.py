@@ -102,7 +102,10 @@ def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
         gamma = np.log1p(theta * y).mean()
         return np.inf if gamma < -0.5 else float(np.log(gamma / theta) + gamma)
 
-    losses = np.array([loss(theta) for theta in grid])
+    with np.errstate(all="ignore"):
+        gammas = np.log1p(np.outer(grid, y)).mean(axis=1)
+        losses = np.where(gammas < -0.5, np.inf, np.log(gammas / grid) + gammas)
+    losses[np.abs(grid) < 1e-9] = 0.0  # as `loss` has it
     best = int(losses.argmin())
     neighbours = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
     with np.errstate(invalid="ignore"):  # where no shape has a finite loss, the grid's best stays
