@@ -189,9 +189,9 @@ class Arrivals:
             return found
         add("stale_run", still[:, place["close"]] >= longest)
         jump, known = self._jump(places, values, absent)
-        if not known.any():
-            return found
         size, tolerance = np.abs(jump)[:, None], self.checks.split_tolerance
+        if not (known & (size[:, 0] > _SPLITS[0] - tolerance)).any():
+            return found
         split = known & (np.abs(size - _SPLITS) < tolerance).any(axis=1)
         add("unit_like", known & (np.abs(size - _UNITS) < tolerance).any(axis=1))
         if split.any():

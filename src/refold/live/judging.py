@@ -93,9 +93,9 @@ class Judging:
     def _measure(self, rounds: Sequence[Round], join) -> tuple[np.ndarray, np.ndarray]:
         """Return the values (P, V) and the scaled reconstructions (P, F) of the last bars of windows."""
         windows, mask, ends = (join([getattr(one, name) for one in rounds]) for name in ("windows", "mask", "ends"))
-        whole = mask.all(axis=1)
-        if whole.all():
+        if mask.all():
             return self._run(windows, None, ends)
+        whole = mask.all(axis=1)
         values, made = (np.empty((len(ends), width), np.float32) for width in (self._width, len(self.features)))
         for chosen, masks in ((whole, None), (~whole, mask)):
             if chosen.any():

@@ -95,8 +95,9 @@ class Rarity:
         with np.errstate(invalid="ignore"):
             there = np.isfinite(scores)
             beyond = np.flatnonzero(there & (scores > highest))
-        last = tail.log_survival(np.array([highest]))[0]
-        as_high[beyond] = np.exp(tail.log_survival(scores[beyond]) - last) / count
+        if len(beyond):
+            last = tail.log_survival(np.array([highest]))[0]
+            as_high[beyond] = np.exp(tail.log_survival(scores[beyond]) - last) / count
         as_high = np.maximum(as_high, SMALLEST)
         as_high[np.isnan(scores)] = np.nan
         return as_high
