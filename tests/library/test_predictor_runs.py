@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from conftest import compose_run, train_tiny
 
 from refold.config.build import build_data
+from refold.errors import ConfigError
 from refold.library.run import load_run
 from refold.report.summary import print_summary, tables
 
@@ -73,3 +75,14 @@ def test_no_predictor_logs_nothing_of_it(run_dir):
     assert "prediction" not in result
     assert not [name for name in result["metrics"] if "prediction" in name]
     assert compose_run([]).predictor is None
+
+
+def test_a_finished_run_judges_bars_by_what_it_predicts_and_one_without_a_predictor_says_why_not(trained, run_dir):
+    cfg, _, directory = trained
+    bars = build_data(cfg).source.load().group_by("asset", maintain_order=True).head(150)
+    said = load_run(directory).score(bars, score="prediction", alignment="last")
+    early = said.filter(pl.col("reason") == "no_window_before")
+    assert early.height == 32 * bars["asset"].n_unique()
+    assert said["score"].count() > 300
+    with pytest.raises(ConfigError, match="score is CompositeScore, which needs a model that predicts: train with"):
+        load_run(run_dir).score(bars, score="composite")
