@@ -112,13 +112,13 @@ def find_timetables(bars: pl.LazyFrame, assets: int, interval: str | None, week:
     head = max(2_000, min(HEAD, MANY // max(1, assets)))
     heads = bars.select("asset", "timestamp").group_by("asset").agg(pl.col("timestamp").head(head))
     table = heads.with_columns(pl.col("asset").cast(pl.String)).collect(engine="streaming")
-    times = {asset: own.unique(maintain_order=True) for asset, own in zip(*table, strict=True)}
+    times = dict(zip(*table, strict=True))
     found: dict[str, Timetable | None] = {}
     inferred: dict[bytes, Timetable | None] = {}  # assets of one market often have the same times
     for asset in sorted(times, key=lambda name: (times[name][0], name)):
         same = hashlib.blake2b(times[asset].to_physical().to_numpy(), digest_size=16).digest()
         if same not in inferred:
-            inferred[same] = infer(times[asset], interval, week)
+            inferred[same] = infer(times[asset].unique(maintain_order=True), interval, week)
         own = inferred[same]
         found[asset] = next((one for one in found.values() if own and one and _alike(own, one)), own)
     return Timetables(found)
