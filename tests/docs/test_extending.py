@@ -4,8 +4,9 @@ import json
 import re
 
 import pytest
+import torch
 import yaml
-from conftest import ROOT, TINY, run_directories
+from conftest import CONF, ROOT, TINY, run_directories
 
 TEXT = (ROOT / "docs/extending.md").read_text()
 
@@ -14,7 +15,7 @@ TEXT = (ROOT / "docs/extending.md").read_text()
 def test_the_readers_own_parts_train(command, module, tmp_path):
     path = module("mine", "\n\n".join(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)))
     options = re.findall(r"```yaml\n# (my_conf/\S+)\n(.*?)```", TEXT, flags=re.DOTALL)
-    assert len(options) == 5
+    assert len(options) == 6
     for name, content in options:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -28,6 +29,13 @@ def test_the_readers_own_parts_train(command, module, tmp_path):
     used |= {resolved["teacher_forcing"]["schedule"]["_target_"], resolved["data"]["source"]["_target_"]}
     assert used == {"mine.ClockedDecoder", "mine.Quartic", "mine.Switch", "mine.RandomWalk"}
     assert json.loads((run_dir / "result.json").read_text())["detector"]["score"] == "Quartic"
+    kind = re.search(r"`score=planted (\+planted@\S+)`", TEXT).group(1)
+    named = ["score=planted", kind, "score.copies=2", "score.windows=1000", "score.steps=10", "hydra.run.dir=named"]
+    done = command(*arguments[:2], *TINY, *arguments[2:-1], *named, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "named/checkpoints/detector.pt", weights_only=True)["score"]
+    assert len(state["kept"]) == len(list((CONF / "planted").glob("*.yaml"))) + 1
+    assert state["kept"][-1]
     refused = command(*arguments, "teacher_forcing.schedule.until=0", "data.source.bars=1", PYTHONPATH=path)
     assert refused.returncode == 2
     assert "teacher_forcing.schedule.until is 0; it must be at least 1" in refused.stderr

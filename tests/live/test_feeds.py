@@ -16,6 +16,7 @@ from refold.scoring.thresholds import StreamingPeaks
 from tests.data.lookalikes import new_york, walk
 from tests.data.makers import checks, random_bars, with_value
 from tests.live.live_bars import assert_same, batch, fitted, in_time, live_of
+from tests.scoring.test_planted_score import score as planted_score
 
 BARS = random_bars([60, 50], seed=5)
 
@@ -228,6 +229,7 @@ def test_the_clock_jumps_and_sessions_end():
     [
         ({"score": GaussDynamicKernel(memory=10, floor=1e-6, width=1.0, centred=True)}, "score.centred=false"),
         ({"layout": "panel"}, "data.layout is panel"),
+        ({"score": planted_score(steps=2, copies=1)}, "score is PlantedErrors: a live verdict has a score"),
         ({"checks": checks(split_like="mask")}, "split_like is mask"),
     ],
 )

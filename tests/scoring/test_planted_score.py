@@ -15,7 +15,7 @@ from refold.export.graph import _Scored
 from refold.scoring.events import group_events
 from refold.scoring.scan import scan_parts
 from refold.scoring.scores import PlantedErrors
-from refold.scoring.scores.head import calibrate
+from refold.scoring.scores.head import Examples, Head, calibrate, train_head
 from tests.data.makers import random_bars, ready, with_value
 from tests.scoring.test_detector import detector, parts, small_autoencoder
 
@@ -247,9 +247,21 @@ def test_a_file_cannot_hold_it(mean):
         ({"kinds": {"a": KINDS["split"], "b": KINDS["split"]}}, r"two kinds with the name 'split'"),
         ({"width": 4}, r"score\.width is 4; it must be odd"),
         ({"expected_share": 1.0}, r"score\.expected_share is 1\.0; it must be in \(0, 1\)"),
+        ({"steps": 1}, r"score\.steps is 1; it must be at least 2"),
         ({"copies": 0}, r"score\.copies is 0; it must be at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(others, message):
     with pytest.raises(ValueError, match=message):
         score(**others)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 15])
+def test_any_number_of_steps_trains(steps):
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randn(8, 5, 2, generator=generator)
+    labels, blame = torch.ones(8, 5, dtype=torch.int64), torch.full((8, 5, 2), 0.5)
+    head = Head(num_features=2, code_size=1, kinds=1, channels=4, width=3, causal=False)
+    examples = Examples(windows, torch.zeros_like(windows), torch.zeros(8, 1), labels, blame)
+    train_head(head, examples, steps=steps, batch_size=4, lr=1e-2, last_bars=None, seed=0)
+    assert head(windows, torch.zeros_like(windows), torch.zeros(8, 1)).isfinite().all()

@@ -1,4 +1,4 @@
-"""Hydra's callback of `experiment=price_errors`: the table of planted errors after a run, or after a sweep."""
+"""Hydra's callbacks of `experiment=price_errors` and `named_errors`: their tables after a run, or after a sweep."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,26 @@ class ErrorsTable(Callback):
     """Print the table of planted errors in the first process, after a run or after the last run of a sweep."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        _finish(config.hydra.runtime.output_dir)
+        self.finish(Path(config.hydra.runtime.output_dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        _finish(config.hydra.sweep.dir)
+        self.finish(Path(config.hydra.sweep.dir))
+
+    def finish(self, directory: Path) -> None:
+        """Print the table of the runs in a directory.
+
+        Args:
+            directory: of one run, or of a sweep.
+        """
+        from refold.studies.errors_table import finish  # brings torch; Hydra imports this file before it needs any
+
+        finish(directory)
 
 
-def _finish(directory: str) -> None:
-    from refold.studies.errors_table import finish  # brings torch; Hydra imports this file before it needs any
+class NamedErrorsTable(ErrorsTable):
+    """Print the tables of the named verdict likewise."""
 
-    finish(Path(directory))
+    def finish(self, directory: Path) -> None:
+        from refold.studies.named_table import finish
+
+        finish(directory)

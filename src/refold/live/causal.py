@@ -27,6 +27,11 @@ def refuse_ahead(detector: Detector) -> None:
             f"score is {type(score).__name__}: it compares a bar with what the window before it predicts, which live "
             f"bars are not; give another score, such as score=gauss_s"
         )
+    if score.reads_planted:
+        raise ConfigError(
+            f"score is {type(score).__name__}: a live verdict has a score and no named kind; give another score, such "
+            f"as score=gauss_s"
+        )
     if score.after:
         raise ConfigError(
             f"score is {type(score).__name__}: it looks at the {score.after} bars after a bar, which a live bar does "

@@ -16,7 +16,7 @@ from torch import Tensor
 from refold.data import Scaler, Windows
 from refold.data.bars.entries import find_feature
 from refold.data.bars.features import longest_lookback
-from refold.data.planted import Kind, plant, usable_kinds
+from refold.data.planted import Kind, Planted, plant, usable_kinds
 from refold.data.recipe import Recipe
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
@@ -79,11 +79,29 @@ class Planter:
         self.warm_up = max(1, longest_lookback(features) + recipe.scale_bars - 1)
 
     def copy(self, bars: pl.DataFrame, generator: np.random.Generator) -> Copy:
+        """Plant into a copy of some of the bars, and make a series of it; see `plant`.
+
+        Args:
+            bars: canonical.
+            generator: source of every random number here.
+        """
+        planted, labels = self.plant(bars, generator)
+        made = unsplit_series(_with_nulls(planted.bars), self.recipe, self.scaler)
+        clean = unsplit_series(_with_nulls(planted.truth), self.recipe, self.scaler)
+        here = np.where(made.origin >= 0, labels[made.origin], -1)
+        if made.series.present is not None:
+            here[~made.series.present.numpy()] = -1
+        return Copy(made, here, _blame(made, clean, here))
+
+    def plant(self, bars: pl.DataFrame, generator: np.random.Generator) -> tuple[Planted, np.ndarray]:
         """Plant into a copy of some of the bars.
 
         Args:
             bars: canonical.
             generator: source of every random number here.
+
+        Returns:
+            The copy, and the label of each of its bars as in `Examples`.
 
         Raises:
             DataError: there is no room for an error.
@@ -108,12 +126,7 @@ class Planter:
         same = planted.bars["asset"].rle_id().to_numpy()
         after = (labels == 0) & np.append(False, (labels[:-1] > 0) & (same[1:] == same[:-1]))
         labels[after] = -1  # its own values are right and its change is not
-        made = unsplit_series(_with_nulls(planted.bars), self.recipe, self.scaler)
-        clean = unsplit_series(_with_nulls(planted.truth), self.recipe, self.scaler)
-        here = np.where(made.origin >= 0, labels[made.origin], -1)
-        if made.series.present is not None:
-            here[~made.series.present.numpy()] = -1
-        return Copy(made, here, _blame(made, clean, here))
+        return planted, labels
 
     def _some(self, bars: pl.DataFrame, generator: np.random.Generator) -> pl.DataFrame:
         """Choose some assets, and a stretch of moments, with about MOST_BARS bars; of a panel all assets."""

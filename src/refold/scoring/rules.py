@@ -8,7 +8,7 @@ Sources: Brownlees and Gallo 2006; Barndorff-Nielsen et al. 2009, rules of devia
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 import numpy as np
@@ -200,6 +200,54 @@ class LargestRank:
             share, excess = _rank(self.other.score(bars), self.usual_other, 0.0)
             ranks.append(np.where(near, np.nan, np.where(excess > 0, 1 + excess / (1 + excess), share)))
         return np.fmax.reduce(ranks, axis=0)
+
+
+class OnOneScale:
+    """Score bars with rules and a scorer of log-odds beside them, by the larger log-odds of an error.
+
+    A rule that fires counts as the log-odds that it is right on copies of the training part with planted errors. So one
+    that often fires in vain does not outrank the other scorer.
+
+    Args:
+        rules: name -> rule.
+        other: fitted scorer, whose scores are log-odds.
+        plant: training bars -> copies with errors, and labels: above 0 at an error, -1 where a bar does not count.
+        prior: log-odds of an error that the other scorer expects, less those of the copies.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        other: Scorer,
+        plant: Callable[[pl.DataFrame], Iterable[tuple[pl.DataFrame, np.ndarray]]],
+        prior: float,
+    ) -> None:
+        self.rules = dict(rules)
+        self.other = other
+        self.plant = plant
+        self.prior = prior
+        self.odds: dict[str, float] = {}
+
+    def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
+        """Fit the rules, and learn how often each is right."""
+        counts = {name: np.ones(2) for name in self.rules}  # right, wrong: one of each before any is seen
+        for rule in self.rules.values():
+            rule.fit(train, val)
+        for bars, labels in self.plant(train):
+            for name, rule in self.rules.items():
+                fires = rule.score(bars) >= rule.fires_at
+                counts[name] += (fires & (labels > 0)).sum(), (fires & (labels == 0)).sum()
+        self.odds = {name: math.log(right / wrong) + self.prior for name, (right, wrong) in counts.items()}
+        return self
+
+    def score(self, bars: pl.DataFrame) -> np.ndarray:
+        """Return the largest log-odds of each bar, (N,)."""
+        odds = [self.other.score(bars)]
+        for name, rule in self.rules.items():
+            scores = rule.score(bars)
+            order = 0.1 * np.log1p(np.maximum(scores - rule.fires_at, 0))  # of those that fire, by the rule itself
+            odds.append(np.where(scores >= rule.fires_at, self.odds[name] + order, np.nan))
+        return np.fmax.reduce(odds, axis=0)
 
 
 def _sorted_scores(scores: np.ndarray) -> np.ndarray:

@@ -38,9 +38,9 @@ def finish(directory: Path) -> None:
     write_atomically(directory / RESULTS, rows.write_csv())
     console = Console(width=_WIDTH, highlight=False, record=True)
     for metric, title in PLANTED.items():
-        console.print(f"{title}; {_seeds(rows)}")
+        console.print(f"{title}; {seeds_in_words(rows)}")
         console.print(metric_table(rows, metric))
-    for line in [*_gain_lines(rows), "", *_checks_lines(measured), *_natural_lines(measured)]:
+    for line in [*_gain_lines(rows), "", *_checks_lines(measured), *natural_lines(measured)]:
         console.print(line)
     text = "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
     write_atomically(directory / TEXT, text)
@@ -70,7 +70,12 @@ def errors_frame(measured: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _seeds(rows: pl.DataFrame) -> str:
+def seeds_in_words(rows: pl.DataFrame) -> str:
+    """Say over how many seeds the numbers of a table are.
+
+    Args:
+        rows: as `errors_frame` returns them.
+    """
     seeds = rows["seed"].n_unique()
     return f"{seeds} seeds, mean and standard deviation" if seeds > 1 else "one seed"
 
@@ -87,12 +92,17 @@ def metric_table(rows: pl.DataFrame, metric: str) -> Table:
     for name in ("", *kinds, "jumps flagged"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for (scorer,), part in rows.group_by("scorer", maintain_order=True):
-        cells = [_mean_and_spread(part.filter(pl.col("kind") == kind)[metric]) for kind in kinds]
+        cells = [mean_and_spread(part.filter(pl.col("kind") == kind)[metric]) for kind in kinds]
         table.add_row(scorer, *cells, f"{part['jumps_flagged'].mean():.1%}")
     return table
 
 
-def _mean_and_spread(values: pl.Series) -> str:
+def mean_and_spread(values: pl.Series) -> str:
+    """Return mean and standard deviation of some values in words.
+
+    Args:
+        values: one per seed; null where there is none.
+    """
     values = values.drop_nulls()
     if not len(values):
         return "-"
@@ -121,8 +131,12 @@ def _checks_lines(measured: list[dict[str, Any]]) -> list[str]:
     return [f"found by the checks of the data, before any scorer: {listed}"]
 
 
-def _natural_lines(measured: list[dict[str, Any]]) -> list[str]:
-    """Report the natural test, a line per scorer: counts over all seeds."""
+def natural_lines(measured: list[dict[str, Any]]) -> list[str]:
+    """Report the natural test, a line per scorer: counts over all seeds.
+
+    Args:
+        measured: one mapping per seed, with rows under "natural".
+    """
     rows = pl.DataFrame([row for one in measured for row in one["natural"]])
     if rows.is_empty():
         return []

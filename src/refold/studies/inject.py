@@ -64,7 +64,7 @@ KINDS: dict[str, Kind] = {
 
 def inject(
     bars: pl.DataFrame,
-    kinds: Sequence[str],
+    kinds: Sequence[str | Kind],
     *,
     per_thousand: float,
     warm_up: int,
@@ -74,7 +74,7 @@ def inject(
 
     Args:
         bars: canonical and free of errors.
-        kinds: names of KINDS.
+        kinds: names of KINDS, or kinds.
         per_thousand: episodes of each kind per 1,000 bars after the warm-up, over all assets; at least one is planted.
         warm_up: bars, at least 1.
         generator: source of every random number here.
@@ -85,6 +85,6 @@ def inject(
     Raises:
         DataError: a column is missing that a kind needs, or there is no room.
     """
-    chosen = [KINDS[kind] for kind in kinds]
+    chosen = [KINDS[kind] if isinstance(kind, str) else kind for kind in kinds]
     made = plant(bars, chosen, per_thousand=per_thousand, warm_up=warm_up, generator=generator)
     return made.bars, made.labels

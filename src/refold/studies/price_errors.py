@@ -22,6 +22,7 @@ from refold.data import WindowDataModule
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import CHECKS
 from refold.data.part_bars import part_bars
+from refold.data.planted import Kind
 from refold.data.windows.split import Part
 from refold.errors import DataError
 from refold.scoring.baselines import PCA, Chance, Components, Everything, Forest, NoModel
@@ -137,12 +138,14 @@ class Copy:
                 yield known[chosen], self.error[chosen]
 
 
-def spoil(bars: pl.DataFrame, kind: str, *, per_thousand: float, warm_up: int, generator: np.random.Generator) -> Copy:
+def spoil(
+    bars: pl.DataFrame, kind: str | Kind, *, per_thousand: float, warm_up: int, generator: np.random.Generator
+) -> Copy:
     """Plant errors of one kind, and as many real jumps, into a copy of a part.
 
     Args:
         bars: canonical and free of errors.
-        kind: name of one of KINDS.
+        kind: to plant, or the name of one of KINDS.
         per_thousand: errors, and jumps, per 1,000 bars.
         warm_up: first bars of each asset that do not count.
         generator: source of every random number here.
@@ -150,14 +153,15 @@ def spoil(bars: pl.DataFrame, kind: str, *, per_thousand: float, warm_up: int, g
     Raises:
         DataError: there is no room.
     """
+    name = kind if isinstance(kind, str) else kind.name
     spoilt, labels = inject(bars, [kind, JUMP], per_thousand=per_thousand, warm_up=warm_up, generator=generator)
     kinds = spoilt.join(labels, on=["timestamp", "asset"], how="left", maintain_order="left")["kind"]
-    error, jump = ((kinds == name).fill_null(False).to_numpy() for name in (kind, JUMP))
+    error, jump = ((kinds == called).fill_null(False).to_numpy() for called in (name, JUMP))
     asset = spoilt["asset"].rle_id().to_numpy()
     number = np.arange(len(asset))
     after = np.append(False, error[:-1] & (asset[1:] == asset[:-1])) & ~error
     warm = number - np.searchsorted(asset, asset) >= warm_up
-    return Copy(kind, spoilt, warm & ~after, error, jump)
+    return Copy(name, spoilt, warm & ~after, error, jump)
 
 
 class PriceErrors:
@@ -233,7 +237,7 @@ class PriceErrors:
         rows, natural = [], []
         for name, scorer in scorers.items():
             scorer.fit(parts["train"], parts["val"])
-            threshold = best_threshold(_pooled((one, scorer.score(one.bars)) for one in copies["val"]))["threshold"]
+            threshold = best_threshold(pooled((one, scorer.score(one.bars)) for one in copies["val"]))["threshold"]
             scored = [(one, scorer.score(one.bars)) for one in copies["test"]]
             for kind in (*self.kinds, ALL):
                 chosen = [(one, scores) for one, scores in scored if kind in (one.kind, ALL)]
@@ -243,7 +247,7 @@ class PriceErrors:
         return {"errors": rows, "checks": found, "natural": natural}
 
     def _measure(self, scored: Sequence[tuple[Copy, np.ndarray]], threshold: float) -> dict[str, float | None]:
-        seen = _pooled(scored)
+        seen = pooled(scored)
         measured = {
             "average_precision": average_precision(seen),
             "auroc": auroc(seen),
@@ -257,7 +261,7 @@ class PriceErrors:
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}  # JSON has no NaN
 
 
-def _pooled(scored: Iterable[tuple[Copy, np.ndarray]]) -> LabelledScores:
+def pooled(scored: Iterable[tuple[Copy, np.ndarray]]) -> LabelledScores:
     """Put the bars that count of several scored copies one after another, asset by asset."""
     return pool(series for one, scores in scored for series in one.series(scores))
 

@@ -96,7 +96,7 @@ def train_head(
     Args:
         head: with fresh weights.
         examples: n windows.
-        steps: of AdamW, with one cycle of the learning rate.
+        steps: of AdamW, at least 2, with one cycle of the learning rate.
         batch_size: windows per step.
         lr: highest learning rate.
         last_bars: bars at the end of a window that count; None counts all.
@@ -108,7 +108,8 @@ def train_head(
         labels[:, :-last_bars] = -1
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    warm_up = max(0.1, 1.5 / steps)  # of fewer steps torch makes a phase of no length, and divides by it
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=warm_up)
     head.train()
     for _ in range(steps):
         chosen = torch.randint(len(labels), (batch_size,), generator=generator)

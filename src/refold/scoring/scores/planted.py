@@ -17,6 +17,9 @@ from refold.errors import ConfigError
 from refold.scoring.scores.base import NamedBars, Score
 from refold.scoring.scores.head import Examples, Head, calibrate, train_head
 
+_OF_PART = {"train": 7919, "val": 104729, "rules": 15485863}
+"""Part of a copy -> second number of the seed of its errors."""
+
 
 class PlantedErrors(Score):
     """Score a bar by the log-odds that it is an error, and name the kind, with a head beside a frozen autoencoder.
@@ -31,7 +34,7 @@ class PlantedErrors(Score):
         expected_share: share of bars that are expected to be errors, in (0, 1); a probability depends on it.
         copies: of the training part; for the calibration a quarter as many of validation.
         windows: of all copies together, over all assets.
-        steps: of the head's training.
+        steps: of the head's training, at least 2.
         batch_size: windows of one asset per step.
         lr: highest learning rate.
         channels: of the head's convolutions.
@@ -53,7 +56,7 @@ class PlantedErrors(Score):
         expected_share: Annotated[float, within(0, 1, open_start=True, open_end=True)],
         copies: Annotated[int, at_least(1)],
         windows: Annotated[int, at_least(1)],
-        steps: Annotated[int, at_least(1)],
+        steps: Annotated[int, at_least(2)],
         batch_size: Annotated[int, at_least(1)],
         lr: Annotated[float, more_than(0)],
         channels: Annotated[int, at_least(1)],
@@ -88,8 +91,13 @@ class PlantedErrors(Score):
         return (len(self.names) + num_features) * (num_columns // num_features)
 
     def generator(self, part: str, copy: int) -> np.random.Generator:
-        """Return the generator of one copy's errors; an evaluation seeds its own with one number."""
-        return np.random.default_rng([self.seed, 7919 if part == "train" else 104729, copy])
+        """Return the generator of one copy's errors; an evaluation seeds its own with one number.
+
+        Args:
+            part: "train", "val", or "rules" for the copies that rules beside the head are weighed on.
+            copy: its number.
+        """
+        return np.random.default_rng([self.seed, _OF_PART[part], copy])
 
     def fit_examples(self, examples: Examples, names: Sequence[str], *, causal: bool) -> None:
         """Train the head.
