@@ -29,20 +29,32 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from refold.data.bars.table import Table
 from refold.live.detector import LiveDetector, Origin
 from refold.scoring.thresholds import StreamingPeaks
 from scripts.bench.data import resident
 from scripts.bench.score import FEATURES, F, autoencoder, detector_of
-from tests.data.makers import random_bars, table
 
 T, H, ASSETS = 32, 64, 3_000
 PUSHES, REPEATS = 3_000, 9
 MIB = 1 << 20
 
 
+TABLE = Table(
+    kind="prices", shape="auto", columns={}, timestamp_format=None, price_scale=1.0, adjusted=False, assets=None,
+    start=None, end=None, values=None,
+)  # fmt: skip
+
+
+def two_assets() -> pl.DataFrame:
+    """Daily bars of two assets for 1,200 days."""
+    following = feed(2)
+    return pl.DataFrame([bar for _ in range(1_200) for bar in following()]).sort("asset", "timestamp")
+
+
 def live_detector() -> LiveDetector:
     """A live detector with random weights, fitted to random bars; daily bars from Monday to Sunday."""
-    bars = random_bars([1_200, 1_200])
+    bars = two_assets()
     judge = detector_of(autoencoder(H), T)
     judge.alignment = "last"
     judge.threshold = StreamingPeaks(risk=1e-3, start=0.98, per_asset=False)
@@ -51,7 +63,7 @@ def live_detector() -> LiveDetector:
     timetables = judge.recipe.checks.timetables_of(bars.lazy(), 2)
     judge = judge.checking(judge.recipe.checks.knowing(timetables))
     judge.fit(train, val)
-    return LiveDetector(judge, table(), lambda frame: frame, Origin("bench", {}), now=lambda: 1e11)
+    return LiveDetector(judge, TABLE, lambda frame: frame, Origin("bench", {}), now=lambda: 1e11)
 
 
 def feed(assets: int, seed: int = 0) -> Callable[[], list[dict[str, Any]]]:
@@ -162,7 +174,7 @@ print(time.process_time() - began[0], time.perf_counter() - began[1])
 def bench_start() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        random_bars([1_500] * 3).write_parquet(where / "train.parquet")
+        two_assets().write_parquet(where / "train.parquet")
         settings = ["data=parquet", f"data.path={where / 'train.parquet'}", f"data.features=[{','.join(FEATURES)}]"]
         settings += ["logger=csv", "trainer.accelerator=cpu", "trainer.max_steps=20", f"hydra.run.dir={where / 'run'}"]
         settings += ["alignment=last", "threshold=spot", f"layers.hidden_size={H}"]

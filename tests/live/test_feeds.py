@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -261,3 +263,9 @@ def test_memory_does_not_grow_with_the_bars(judge):
     before = sum(array.nbytes for array in live.past.arrays.values())
     live.push_many(random_bars([900, 900], seed=5).filter(pl.col("timestamp") > date(2022, 1, 1)))
     assert sum(array.nbytes for array in live.past.arrays.values()) == before
+
+
+def test_going_live_loads_neither_lightning_nor_pandas():
+    code = "import refold.library.going_live, sys; print({'lightning', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,11 +1,15 @@
 """The detector of a run, fitted to the data that the run was trained on."""
 
-from refold.data import WindowDataModule
+from typing import TYPE_CHECKING
+
 from refold.data.part_bars import part_bars
 from refold.scoring.detector import Detector
 
+if TYPE_CHECKING:
+    from refold.data import WindowDataModule
 
-def fit_to_data(detector: Detector, data: WindowDataModule) -> Detector:
+
+def fit_to_data(detector: Detector, data: "WindowDataModule") -> Detector:
     """Fit score and threshold to the training and validation parts.
 
     Args:
