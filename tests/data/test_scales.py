@@ -1,6 +1,7 @@
 """Each asset by its own training bars, and each value by the bars before it: against naive twins, in all paths."""
 
 import logging
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from refold.data.feature_table import rows_of
 from refold.data.unsplit import unsplit_series
 from refold.data.windows.scaler import FEWEST_ROWS, LEAST_SHARE, to_lists
 from refold.errors import DataError
+from tests.data.lookalikes import new_york, walk
 from tests.data.makers import fractions, module, random_bars, ready
 
 SCALES = ("per_asset", "trailing")
@@ -187,6 +189,13 @@ def test_a_scale_is_chosen_from_the_number_of_assets_and_bars(caplog):
     assert "(data.scale=trailing, chosen for 3 assets)" in caplog.text
     assert chosen(volatile(), scale_lookback=20, layout="panel", min_assets=0.5) == "pooled"
     assert chosen(volatile(), scale_lookback=20, features=["window_log_price"]) == "per_asset"
+
+
+def test_bars_within_the_day_have_no_trailing_scale_unless_it_is_named():
+    times = new_york(date(2024, 1, 2), date(2024, 1, 20))
+    bars = pl.concat([walk(times, "A"), walk(times, "B", seed=1)])
+    assert chosen(bars, scale_lookback=20) == "per_asset"
+    assert ready(bars, scale="trailing", scale_lookback=20).scaler.kind == "trailing"
 
 
 def test_a_look_back_that_leaves_a_part_to_few_assets_is_not_chosen(tmp_path):

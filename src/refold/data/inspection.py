@@ -12,7 +12,7 @@ import polars as pl
 
 from refold.data.bars.dates import moment_in_words
 from refold.data.bars.entries import choose, columns_of, usable_columns
-from refold.data.bars.expected import Timetables
+from refold.data.bars.expected import NOTHING, Timetables
 from refold.data.bars.findings import CHECKS, ROW, Policy
 from refold.data.bars.intervals import describe
 from refold.data.bars.market import in_order
@@ -344,7 +344,7 @@ def _resolved(recipe: Recipe, bars: pl.DataFrame) -> Recipe:
         recipe = replace(recipe, entries=choose(usable_columns(bars.lazy(), columns, kind), kind))
     recipe = recipe.resolved(columns)
     counts = dict(bars["asset"].drop_nulls().value_counts().iter_rows())
-    return replace(recipe, scale=recipe.scale or choose_scale(counts, recipe))
+    return replace(recipe, scale=recipe.scale or choose_scale(counts, recipe, recipe.checks.timetables or NOTHING))
 
 
 def _doubt(findings: pl.DataFrame, bars: pl.DataFrame, recipe: Recipe) -> str:

@@ -97,7 +97,7 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
     if scaler is not None:
         recipe = replace(recipe, scale=scaler.kind)
     elif chosen_scale:
-        recipe = replace(recipe, scale=choose_scale(bars.assets, recipe))
+        recipe = replace(recipe, scale=choose_scale(bars.assets, recipe, bars.timetables))
     while True:
         assembly = _assembled(bars, columns, recipe.resolved(columns), folder, fits=fits)
         constant = assembly.scale.constant_features() if chosen and fits else []

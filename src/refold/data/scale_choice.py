@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from refold.data.bars.entries import find_feature
+from refold.data.bars.expected import Timetables
 from refold.data.recipe import Recipe, Scale
 from refold.data.windows.split import PARTS, Part
 
@@ -16,22 +17,25 @@ LONG = 12
 15 % of them is 1.8 look-backs long, and loses one."""
 
 
-def choose_scale(assets: Mapping[str, int], recipe: Recipe) -> Scale:
+def choose_scale(assets: Mapping[str, int], recipe: Recipe, timetables: Timetables) -> Scale:
     """Choose a scale: that of each value's past if the assets have a long one, else that of each asset.
 
     Args:
         assets: name -> number of bars.
         recipe: how bars become windows; its scale is not used.
+        timetables: of the assets.
 
     Returns:
         "pooled" for one asset, a panel and what is no price; "trailing" for several assets of LONG look-backs in the
-        median, unless a feature is relative to the first bar of its window; else "per_asset".
+        median, unless a feature is relative to the first bar of its window or bars lie within the day, where the hour
+        moves a trailing scale; else "per_asset".
     """
     if recipe.layout == "panel" or len(assets) < 2 or recipe.checks.kind != "prices":
         return "pooled"
     relative = any(find_feature(entry).relative for entry in recipe.entries or ())
     long = float(np.median(list(assets.values()))) >= LONG * recipe.scale_lookback
-    return "trailing" if long and not relative else "per_asset"
+    intraday = any(one.intraday for one in timetables.kinds)
+    return "trailing" if long and not relative and not intraday else "per_asset"
 
 
 def covers(segments: Mapping[Part, np.ndarray], starts: np.ndarray, window_size: int) -> bool:
