@@ -91,7 +91,7 @@ def inspect(arguments: list[str]) -> tuple[list[str], Inspection]:
 
 
 def print_inspection(found: Inspection, settings: list[str]) -> None:
-    """Print what there is to know of a table.
+    """Print the facts about a table.
 
     Args:
         found: the facts.

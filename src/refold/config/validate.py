@@ -1,6 +1,6 @@
 """Refuse a configuration that cannot run, before any data is read, with all its mistakes at once.
 
-What is checked stands in the constructors: argument names, types and bounds. A new class with its YAML is checked
+The constructors declare what is checked: argument names, types and bounds. A new class with its YAML is checked
 without a line here. torch and lightning are imported inside the functions: completion and `--help` do without them.
 """
 

@@ -19,7 +19,7 @@ SMALLEST = float(np.finfo(np.float64).tiny)
 """Least rarity, so that it is never 0: some 2e-308."""
 
 LONGEST = 10_000
-"""Years, or days, beyond which a period is told as "more than"."""
+"""Years, or days, beyond which a period is written as "more than"."""
 
 POOL = ""
 """Key of the tail of all assets together; no asset is named so."""

@@ -10,7 +10,7 @@ from refold.data.bars.label_names import holds_zeros_and_ones, named_like_labels
 from refold.errors import DataError
 
 HEAD = 500
-"""Rows from which it is told what a column of texts holds: those of a file are not all read before it is."""
+"""Number of first rows that decide what a column of texts holds, before the rest of a file is read."""
 
 _ASSET_NAMES = ("unique_id", "series_id", "item_id")
 """Usual names of the column that tells the series of a long table apart, beside those of prices."""

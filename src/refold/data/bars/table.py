@@ -226,7 +226,7 @@ class Table:
             where: what the table is, for messages.
 
         Raises:
-            DataError: it cannot be told which columns are times or numbers.
+            DataError: the first rows do not show which columns are times or numbers.
         """
         if self.kind == "prices" or self.series is not None:
             return self

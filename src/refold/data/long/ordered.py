@@ -201,7 +201,7 @@ def read_sorted(
     for batch in batches:
         if last_bars is None:
             last_bars = batch.clear().select("timestamp", "asset")
-        if batch["timestamp"].null_count() == batch.height:  # no form of dates can be told from empty texts
+        if batch["timestamp"].null_count() == batch.height:  # empty texts show no form of dates
             batch = batch.with_columns(pl.col("timestamp").cast(last_bars.schema["timestamp"]))
         refuse_two_kinds(last_bars, batch)
         arrived, last_bars, found = checks.arrive(batch, last_bars, rows)

@@ -133,7 +133,7 @@ def _find_room(
     known = np.all([np.isfinite(values) for values in spoilt.columns.values()], axis=0)  # masked bars have no values
     for start in spoilt.generator.permutation(eligible).tolist():
         end = start + length
-        # one more bar of the asset after the last: an error that never ends could not be told from a move
+        # one more bar of the asset after the last: an error that never ends looks like a move
         inside = end < len(free) and first[end] == first[start]
         if inside and free[start:end].all() and known[start - 1 : end].all() and kind.fits(spoilt, slice(start, end)):
             return slice(start, end)
