@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refold.cli import train
-from refold.config.validate import check, explain
+from refold.config.explain import explain
+from refold.config.validate import check
 from refold.errors import RefoldError
 from refold.runs.settings import open_run
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from conftest import CONF, ROOT, TINY, clean_environment
 
-from refold.config.validate import explain
+from refold.config.explain import explain
 from refold.errors import RefoldError
 from refold.runs.directory import atomic_folder, full_disk_as_refold_error, write_atomically
 

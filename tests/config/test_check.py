@@ -5,8 +5,9 @@ from conftest import CONF, compose_run
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
+from refold.config.explain import explain
 from refold.config.mistakes import nearest
-from refold.config.validate import check, explain
+from refold.config.validate import check
 from refold.errors import ConfigError
 
 

@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 
 from refold.config.arguments import resume_arguments
 from refold.config.build import build_data
-from refold.config.validate import check, explain
+from refold.config.explain import explain
+from refold.config.validate import check
 from refold.errors import RefoldError
 from refold.export import writer as export
 from refold.launch import workers as launch

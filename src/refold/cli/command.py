@@ -55,7 +55,7 @@ def run_command(main: Callable[[], Any], conf: Path = CONF, *, says_interrupted:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        from refold.config.validate import explain
+        from refold.config.explain import explain
 
         if message := explain(error, conf):
             print(redact(program.as_started(message)), file=sys.stderr)

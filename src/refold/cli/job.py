@@ -17,7 +17,7 @@ import refold
 from refold.cli import sweep
 from refold.cli.command import CONF, exit_status, print_mistake, trusted, unforeseen
 from refold.config.arguments import hide_arguments, quoted_mark, resume_arguments
-from refold.config.validate import explain
+from refold.config.explain import explain
 from refold.errors import ConfigError, Interrupted, RefoldError
 from refold.launch import cluster
 from refold.launch.hardware import Machine, Plan, adopt, find_machine, plan

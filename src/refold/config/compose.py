@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import refold.config.build  # noqa: F401  registers the resolvers
 from refold.config.arguments import quoted, quoted_mark
-from refold.config.validate import explain
+from refold.config.explain import explain
 from refold.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf"

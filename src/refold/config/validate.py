@@ -5,8 +5,6 @@ without a line here. torch and lightning are imported inside the functions: comp
 """
 
 import inspect
-import re
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
@@ -167,7 +165,7 @@ def _predictor_mistakes(predictor: Any) -> Iterator[str]:
 
 def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
     """Yield settings of `sweep` that are not its own; conf/sweep/wandb.yaml, taken for an option, brings some."""
-    given = _unresolved(cfg).get("sweep")
+    given = unresolved(cfg).get("sweep")
     unknown = [key for key in given if key not in SWEEP] if isinstance(given, dict) else []
     if "program" in unknown:
         yield (
@@ -178,14 +176,14 @@ def _foreign_sweep(cfg: DictConfig) -> Iterator[str]:
     yield from (f"sweep.{key}: there is no such key{nearest(key, set(SWEEP))}" for key in unknown)
 
 
-def _unresolved(cfg: DictConfig) -> dict[str, Any]:
+def unresolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the configuration as plain dicts and lists, with interpolations as they were written."""
     return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=False))
 
 
 def _unreadable(cfg: DictConfig) -> Iterator[str]:
     """Yield keys without a value, and interpolations that lead nowhere."""
-    missing = [path for path, value in _leaves(_unresolved(cfg), "") if value == "???"]
+    missing = [path for path, value in all_leaves(unresolved(cfg), "") if value == "???"]
     if missing:
         yield from (f"{path} has no value; give one: {path}=..." for path in missing)
         return
@@ -195,12 +193,12 @@ def _unreadable(cfg: DictConfig) -> Iterator[str]:
         yield f"{error.full_key or 'the configuration'}: {str(error).splitlines()[0]}"
 
 
-def _leaves(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+def all_leaves(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
     """Yield the dotted names of all keys below a node, with their values."""
     for key, value in node.items():
         yield f"{path}{key}", value
         if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{key}.")
+            yield from all_leaves(value, f"{path}{key}.")
 
 
 def _node_mistakes(node: Any, path: str) -> Iterator[str]:
@@ -352,66 +350,3 @@ def _without_effect(plain: dict[str, Any]) -> Iterator[str]:
         )
     elif schedule == "FreeRunning" and forcing["coin"] != "step":
         yield f"teacher_forcing.coin={forcing['coin']} has no effect: no coin is ever tossed"
-
-
-def explain(error: Exception, conf: Path) -> str | None:
-    """Explain an error of Hydra's composition in one message with the nearest valid name.
-
-    Args:
-        error: the error that was raised.
-        conf: folder of the configuration, whose default composition knows the valid keys.
-
-    Returns:
-        The message; None if the error is of another kind.
-    """
-    from hydra.errors import HydraException, OverrideParseException
-
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, OSError) and not isinstance(error, HydraException):
-        names = {frame.name for frame in frames}
-        if "run_job" in names and "train" not in names:
-            return f"hydra.run.dir: {error.filename or 'the run directory'} cannot be written: {error.strerror}"
-    if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):  # Hydra could not open its log there
-        cause = error.__cause__
-        return f"hydra.run.dir: {cause.filename or 'the run directory'} cannot be written: {cause.strerror}"
-    composing = isinstance(error, ValueError) and bool(frames) and "hydra/_internal" in frames[-1].filename
-    if not composing and not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return None
-    text = str(error).strip()
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, option = found.groups()
-        options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
-        return (
-            f"{group}={option}: there is no such option{nearest(option, options) or '.'} It has: {', '.join(options)}"
-        )
-    if found := re.search(r"Could not override '([^']+)'", text):
-        key, known = found.group(1), _known_keys(conf)
-        if key in known:
-            return f"{key}: it has no options to choose from; set its keys: python train.py --cfg job shows them"
-        why = NO_SUCH_KEY.get(key) or NO_SUCH_KEY.get(key.partition(".")[0], nearest(key, known))
-        return f"{key}: there is no such key{why}"
-    if found := re.search(r"Ambiguous value for argument '(\S+?)=(.*)'", text):
-        key, value = found.groups()
-        if (conf / key).is_dir():
-            sweep = f"python train.py -m {key}={value}"
-            return f"{key}={value}: a run has one option of {key}; a sweep of several runs is {sweep}"
-        return (
-            f"{key}={value}: these are several values; with -m they are a sweep, in brackets a list, "
-            f"'{key}=[{value}]', in quotes a text, '{key}=\"{value}\"'"
-        )
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: it cannot be read as key=value; quote odd values: 'key=\"a, b\"'"
-    if composing:
-        return f"{text.splitlines()[0]}: a group takes the name of an option, such as optimizer=adamw"
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _known_keys(conf: Path) -> set[str]:
-    """Return the dotted names of all keys of the default composition, and of its groups."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        cfg = _unresolved(compose("train"))
-    return {name for name, _ in _leaves(cfg, "") if not name.rpartition(".")[2].startswith("_")}

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from refold.library.judge import Judge
+from refold.scoring.protocols import TrainedRun
 
-if TYPE_CHECKING:
-    from refold.library.run import Run
+AnyRun = TypeVar("AnyRun", bound=TrainedRun)
 
 PARTS = ("score", "threshold", "alignment")
 
 
-def not_own(run: "Run", settings: Mapping[str, Any]) -> dict[str, str]:
+def not_own(run: TrainedRun, settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that the run does not have already, so that something must be fitted for them.
 
     Args:
@@ -23,7 +23,7 @@ def not_own(run: "Run", settings: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in settings.items() if key not in PARTS or str(value) != own.get(key)}
 
 
-def with_chosen(run: "Run", settings: Mapping[str, Any]) -> "tuple[Run, dict[str, str]]":
+def with_chosen(run: AnyRun, settings: Mapping[str, Any]) -> tuple[AnyRun, dict[str, str]]:
     """Return a run whose detector is fitted anew, to the run's own data, for other settings.
 
     Args:

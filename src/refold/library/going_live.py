@@ -12,13 +12,13 @@ from refold.library.chosen import not_own
 from refold.library.frames import FrameSource, to_polars
 from refold.library.judge import Judge
 from refold.live.detector import LiveDetector, Origin
+from refold.scoring.protocols import TrainedRun
 
 if TYPE_CHECKING:
-    from refold.library.run import Run
     from refold.scoring.detector import Detector
 
 
-def go_live(run: "Run", settings: Mapping[str, Any], fitted: Mapping[str, Any] | None = None) -> LiveDetector:
+def go_live(run: TrainedRun, settings: Mapping[str, Any], fitted: Mapping[str, Any] | None = None) -> LiveDetector:
     """Make a live detector of a run.
 
     Args:
@@ -56,7 +56,7 @@ def _canonical(bars: Any, table: Table) -> pl.DataFrame:
     return FrameSource(to_polars(bars), table).load()
 
 
-def _key(run: "Run") -> str:
+def _key(run: TrainedRun) -> str:
     """Return a hash of what a run's verdicts depend on: its weights, its scale, its settings and its features."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weights in sorted(run.autoencoder.state_dict().items()):

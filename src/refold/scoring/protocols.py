@@ -23,6 +23,7 @@ class TrainedRun(Protocol):
     config: "DictConfig"
     autoencoder: "Autoencoder"
     scaler: "Scaler"
+    features: list[str]
     entries: "Sequence[Entry]"
     detector: "Detector | None"
 
