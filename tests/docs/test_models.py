@@ -8,7 +8,7 @@ from conftest import ROOT
 @pytest.mark.filterwarnings("ignore:.*number of training batches.*")
 def test_the_page_trains_the_model_in_a_plain_loop_and_in_lightning():
     blocks = (ROOT / "docs" / "models.md").read_text().split("```python\n")[1:]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     scope = {}
     for block in blocks[:2]:
         exec(block.partition("```")[0], scope)
@@ -18,4 +18,6 @@ def test_the_page_trains_the_model_in_a_plain_loop_and_in_lightning():
     for block in blocks[2:]:
         exec(block.partition("```")[0], scope)
     assert len(scope["losses"]) == 60
+    assert scope["prediction"].shape == scope["ahead"].shape == (256, 4, 5)
+    assert scope["loss"].requires_grad
     assert 0 < scope["errors"]["test/reconstruction_mse"] < 1.1
