@@ -177,7 +177,7 @@ def bench_start() -> list[str]:
         two_assets().write_parquet(where / "train.parquet")
         settings = ["data=parquet", f"data.path={where / 'train.parquet'}", f"data.features=[{','.join(FEATURES)}]"]
         settings += ["logger=csv", "trainer.accelerator=cpu", "trainer.max_steps=20", f"hydra.run.dir={where / 'run'}"]
-        settings += ["alignment=last", "threshold=spot", f"layers.hidden_size={H}"]
+        settings += ["alignment=last", "threshold=spot", "threshold.start=0.9", f"layers.hidden_size={H}"]
         subprocess.run([sys.executable, "train.py", *settings], check=True, capture_output=True)
         import refold
 
