@@ -8,6 +8,7 @@ import numpy as np
 
 from refold.data.feature_table import FeatureRows, FeatureTable
 from refold.data.windows.split import Interval
+from refold.errors import DataError
 
 
 def count_lost(
@@ -53,3 +54,16 @@ def lost_in_words(lost: Mapping[str, Any]) -> str:
     """
     policies = ", ".join(f"{check} {policy}" for check, policy in lost["policies"].items())
     return f"to holes: {lost['holes']:,}, to masked bars: {lost['masked']:,}" + (f" ({policies})" if policies else "")
+
+
+def refuse_few(bars: int) -> None:
+    """Refuse a table that has fewer than two usable bars.
+
+    Args:
+        bars: number of usable bars.
+
+    Raises:
+        DataError: there are less than two.
+    """
+    if bars < 2:
+        raise DataError(f"the data has {bars} usable row{'s' * (bars != 1)}; a window needs data.window_size bars")

@@ -24,7 +24,7 @@ from refold.data.fingerprint import hash_bars
 from refold.data.long.ordered import OrderedBars
 from refold.data.long.spool import Spool
 from refold.data.look_ahead import LookAheadTest
-from refold.data.lost import count_lost, lost_in_words
+from refold.data.lost import count_lost, lost_in_words, refuse_few
 from refold.data.recipe import Recipe
 from refold.data.scale_choice import choose_scale, covers, scale_in_words
 from refold.data.scale_fit import ScaleFit
@@ -388,16 +388,3 @@ class _Assembly:
             f"windows lost {lost_in_words(self._lost(findings))}\n"
             f"{timeline(self.intervals, calendar, self.gap)}"
         )
-
-
-def refuse_few(bars: int) -> None:
-    """Refuse a table that has fewer than two usable bars.
-
-    Args:
-        bars: number of usable bars.
-
-    Raises:
-        DataError: there are less than two.
-    """
-    if bars < 2:
-        raise DataError(f"the data has {bars} usable row{'s' * (bars != 1)}; a window needs data.window_size bars")

@@ -8,7 +8,7 @@ import torch
 
 from refold.data.bars.findings import EVERY_ROW, ROW
 from refold.data.feature_table import FeatureRows, feature_table, panel_table, rows_of, series_of
-from refold.data.pipeline import refuse_few
+from refold.data.lost import refuse_few
 from refold.data.recipe import Recipe
 from refold.data.unscored import codes_of_bars, reasons, without_enough_assets
 from refold.data.windows.scaler import Scaler
