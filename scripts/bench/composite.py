@@ -29,7 +29,7 @@ from refold.scoring.baselines import PCA, Components, NoModel
 from refold.scoring.protocols import Scorer
 from refold.scoring.rules import RobustReturn
 from refold.scoring.scores import CompositeScore, Mahalanobis, PredictionScore, StudentScore
-from refold.studies.price_errors import ALL, part_bars
+from refold.studies.price_errors import ALL, PriceErrors, part_bars
 from scripts.bench.quiet import quiet
 
 HORIZON = 5
@@ -157,7 +157,7 @@ def planted(seeds: int, epochs: int, stride: int, known: Known) -> str:
     cfg = compose_settings(["experiment=price_errors", "evaluation.natural=null", "evaluation.max_buffer=1"])
     data = read(stride, f"data.features=[{','.join(cfg.data.features)}]")
     evaluation = Parts(cfg).evaluation
-    assert evaluation is not None
+    assert isinstance(evaluation, PriceErrors)
     bars = part_bars(data.source.load(), data.recipe)
 
     def measure(seed: int) -> dict[str, dict[str, float]]:
@@ -178,16 +178,17 @@ def judges(seed: int, epochs: int, data: WindowDataModule) -> dict[str, Scorer]:
     """Return the models with their scores, PCA that predicts by a regression on its codes, and rows without a model."""
     assert data.scaler is not None
     made: dict[str, Scorer] = {}
-    for kind, scores in SCORES.items():
-        model = trained(kind, seed, epochs, data)[0]
-        judge = build_detector(compose_settings([]), model, data.recipe, data.scaler, data.feature_names)
-        for name, score in scores.items():
+    models = {kind: trained(kind, seed, epochs, data)[0] for kind in SCORES}
+    judges = {}
+    for kind, model in models.items():
+        judges[kind] = judge = build_detector(compose_settings([]), model, data.recipe, data.scaler, data.feature_names)
+        for name, score in SCORES[kind].items():
             own = judge.around(model)
             own.score_function = score()
             made[f"predictor={kind}, score={name}"] = own
-    pca = Components(PCA(model.code_size, seed).fit(data.train_windows), data.train_windows)
+    pca = Components(PCA(models["repeat"].code_size, seed).fit(data.train_windows), data.train_windows)
     for name, score in SCORES["repeat"].items():
-        own = judge.around(pca)
+        own = judges["repeat"].around(pca)
         own.score_function = score()
         made[f"PCA and regression, score={name}"] = own
     return {

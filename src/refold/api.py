@@ -141,7 +141,7 @@ def retrain(
     run_dir = command.default_directory(champion).absolute()
     given = split_settings(overrides)
     if bars is not None:
-        given["data.path"] = str(run_dir / BARS) if is_frame(bars) else os.fspath(bars)
+        given["data.path"] = str(bars) if isinstance(bars, str | os.PathLike) else str(run_dir / BARS)
     with _logged(run_dir), _restored_random_state(), restored_environment(), warnings.catch_warnings():
         for category in (UserWarning, FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module="lightning")

@@ -168,7 +168,7 @@ class Arrivals:
         place, there = self.place, ~absent
         found = np.zeros(len(places), dtype=np.int32)
 
-        def add(name: str, flags: np.ndarray) -> None:
+        def add(name: str, flags: np.ndarray | np.bool) -> None:
             found[flags] |= BIT[name]
 
         add("missing_value", absent.any(axis=1))
@@ -272,7 +272,8 @@ class Arrivals:
         """Tell whether the market of data.checks.calendar is closed on the day of a time."""
         if self.checks.calendar == "weekdays":
             return self._day(time).isoweekday() > 5
-        return self.checks.exchange is not None and not self._open_days(time, time).is_in([self._day(time)]).any()
+        days = self._open_days(time, time)
+        return self.checks.exchange is not None and days is not None and self._day(time) not in days
 
     def _day(self, time: int) -> date:
         return self.clock.series(np.array([time])).cast(pl.Date)[0]

@@ -217,7 +217,7 @@ class LiveDetector:
             if isinstance(bars, Sequence):
                 read = [self.reader.read(bar) for bar in bars]
                 good = [number for number, bar in enumerate(read) if isinstance(bar, Bar)]
-                chosen = [read[number] for number in good]
+                chosen = [bar for bar in read if isinstance(bar, Bar)]
                 assets = [bar.asset for bar in chosen]
                 times = np.array([bar.time for bar in chosen], dtype=np.int64)
                 shape = (len(chosen), len(self.reader.columns))

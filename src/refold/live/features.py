@@ -50,7 +50,7 @@ def _lag(column: str, bars: Bars, lag: int = 0) -> Made:
 def _tail(column: str, bars: Bars, count: int, lag: int = 0) -> Made:
     """Return the values (n, count) that end `lag` bars ago, and where one of them lacks (n,)."""
     part = slice(-count - lag, -lag or None)
-    return bars.values[column][:, part], bars.absent[column][:, part].any(axis=1)
+    return bars.values[column][:, part], np.asarray(bars.absent[column][:, part].any(axis=1))
 
 
 def _ratio(price: str, reference: str, lag: int) -> Maker:

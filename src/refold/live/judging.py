@@ -195,6 +195,7 @@ class Judging:
         """Add a score to the tail of an asset."""
         arrays = self.past.arrays
         threshold = self.detector.threshold.of(self.past.names[place])
+        assert isinstance(threshold, StreamingPeaks)
         known, added = threshold.peaks.numpy(), self.past.peaks[place]
         begin, count = float(threshold.begin), int(threshold.count) + int(arrays["count"][place])
         tail = Tail(begin, np.concatenate([known, added]), count, threshold.risk, 0.0).with_peak(score - begin)

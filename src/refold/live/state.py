@@ -174,7 +174,7 @@ def _memory(plain: Mapping[str, Any] | None) -> Any:
     if plain is None:
         return None
     parts = {name: part.numpy() if isinstance(part, torch.Tensor) else part for name, part in plain.items()}
-    return MEMORIES[parts.pop("kind")](**parts)
+    return MEMORIES[str(parts.pop("kind"))](**parts)
 
 
 def _restore_peers(live: "LiveDetector", past: Past, stored: list[torch.Tensor]) -> None:

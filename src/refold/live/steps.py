@@ -109,7 +109,7 @@ class Steps:
             made = self._features(own, kept_of)
             features[stays], present[stays] = np.where(made.present[:, None], made.values, np.nan), made.present
             arrived.found[stays] |= made.found
-            if made.mean is not None:
+            if made.mean is not None and made.std is not None:
                 mean[stays], std[stays] = made.mean, np.maximum(made.std, std[stays])
             reason[stays] = self._early(own.places)
             self._extend(own.places, row[stays], made, mean[stays], std[stays])
@@ -192,7 +192,7 @@ class Steps:
         if self.recipe.scale == "trailing":
             mean, std = self._moving(places, row)
             present &= np.isfinite(mean).all(axis=1) & np.isfinite(std).all(axis=1)
-        broken = faulty & (self.recipe.checks.policies["feature_not_finite"] == "drop")
+        broken = np.asarray(faulty & (self.recipe.checks.policies["feature_not_finite"] == "drop"))
         self.past.put("feature", places, row, np.where(bridged[:, None], np.nan, made))
         return _Made(made, present, bridged, broken, found, mean, std)
 

@@ -92,14 +92,14 @@ class Cloze(nn.Module):
             reverse: True reads from the last bar to the first.
         """
         if mask is None:
-            ordered = windows.flip(1) if reverse else windows
+            order, ordered = None, windows.flip(1) if reverse else windows
         else:  # present bars first, so that no absent one stands between two of them
             order = decoding_order(mask, reverse)
             ordered = take(windows, order)
         hidden, _ = lstm(ordered)
         T, skipped = windows.shape[1], min(self.margin + 1, windows.shape[1])
         hidden = nn.functional.pad(hidden[:, : T - skipped], (0, 0, skipped, 0))
-        if mask is None:
+        if order is None:
             return hidden.flip(1) if reverse else hidden
         return take(hidden, inverse(order))
 

@@ -42,7 +42,6 @@ NEVER = np.iinfo(np.int64).min
 """Number of the open block, or time of a change, where there is none."""
 
 
-@checked("drift")
 class DriftLimits:
     """Say how rarely `watch` and `retrain` may be said of an asset whose bars are like those of validation.
 
@@ -51,6 +50,7 @@ class DriftLimits:
         retrain_years: the same of `retrain`.
     """
 
+    @checked("drift")
     def __init__(
         self, *, watch_years: Annotated[float, more_than(0)], retrain_years: Annotated[float, more_than(0)]
     ) -> None:

@@ -73,7 +73,7 @@ class Reference:
     @property
     def tested(self) -> np.ndarray:
         """Return which streams are tested: (A, S) bool."""
-        return self.gaps.any(axis=2)
+        return np.asarray(self.gaps.any(axis=2))
 
     def ranks(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Rank values among those of validation.

@@ -113,8 +113,8 @@ class Ridge:
         targets = bars.cpu()[torch.from_numpy(complete)].flatten(1).double()
         fitted = RidgeCV(list(self.penalties)).fit(inputs.numpy(), targets.numpy())
         # one target has a coefficient for each input, several have a row of them each
-        self.weights = torch.from_numpy(np.atleast_2d(fitted.coef_)).T.contiguous()  # (D, P F)
-        self.intercept = torch.from_numpy(np.atleast_1d(fitted.intercept_))
+        self.weights = torch.from_numpy(np.atleast_2d(np.asarray(fitted.coef_))).T.contiguous()  # (D, P F)
+        self.intercept = torch.from_numpy(np.atleast_1d(np.asarray(fitted.intercept_)))
         return self
 
     def predict(self, windows: Tensor, mask: Tensor | None) -> Tensor:

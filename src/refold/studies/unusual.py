@@ -9,7 +9,7 @@ tables go into the page, between its marks.
 import io
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -23,7 +23,7 @@ from refold.scoring.protocols import Scorer
 from refold.scoring.scores import FeatureScore, Mahalanobis, StudentScore
 from refold.studies.errors_table import errors_frame, metric_table
 from refold.studies.pages import fill_page
-from refold.studies.price_errors import part_bars
+from refold.studies.price_errors import PriceErrors, part_bars
 
 FEATURES = (
     "overnight_return", "intraday_return", "high_return", "low_return", "relative_volume_20",
@@ -67,7 +67,9 @@ def measure(seed: int) -> dict[str, Any]:
     data, parts = build_data(cfg), Parts(cfg)
     data.setup()
     bars = part_bars(data.source.load(), data.recipe)
-    detector = build_detector(cfg, Blank(), data.recipe, data.scaler, data.feature_names, parts)
+    assert data.scaler is not None
+    assert isinstance(parts.evaluation, PriceErrors)
+    detector = build_detector(cfg, cast(Any, Blank()), data.recipe, data.scaler, data.feature_names, parts)
     scorers = all_scorers(detector, data, seed)
     found = parts.evaluation.measure(bars, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)
     return {"seed": seed, **found}

@@ -90,6 +90,9 @@ class PredictionError(nn.Module):
         self.together = ReconstructionError(num_features, **settings)
         self.steps = nn.ModuleList(ReconstructionError(num_features, **settings) for _ in range(horizon))
 
+    def _each(self) -> list[ReconstructionError]:
+        return [step for step in self.steps if isinstance(step, ReconstructionError)]
+
     def update(self, prediction: Tensor, bars: Tensor, mask: Tensor | None) -> None:
         """Add a batch.
 
@@ -99,7 +102,7 @@ class PredictionError(nn.Module):
             mask: (B, P) bool, True at present bars; None if all are present.
         """
         self.together.update(prediction, bars, mask)
-        for place, step in enumerate(self.steps):
+        for place, step in enumerate(self._each()):
             here = slice(place, place + 1)
             step.update(prediction[:, here], bars[:, here], mask if mask is None else mask[:, here])
 
@@ -112,10 +115,10 @@ class PredictionError(nn.Module):
         """
         together = self.together.compute()
         found = {"prediction_mse": together["reconstruction_mse"], "prediction_r2": together["r2"]}
-        return found | {f"prediction_r2_{n}": step.compute()["r2"] for n, step in enumerate(self.steps, start=1)}
+        return found | {f"prediction_r2_{n}": step.compute()["r2"] for n, step in enumerate(self._each(), start=1)}
 
     def reset(self) -> None:
         """Forget all batches."""
         self.together.reset()
-        for step in self.steps:
+        for step in self._each():
             step.reset()

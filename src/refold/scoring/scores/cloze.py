@@ -81,10 +81,12 @@ class ClozeScore(Score):
             cloze = self._fresh(windows.series.values.shape[1]).to(windows.series.values.device)
             optimizer = torch.optim.AdamW(cloze.parameters(), lr=self.lr)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps, pct_start=0.1)
+            loss = torch.zeros(())
             for _ in range(self.steps):
                 chosen = torch.randint(len(windows), (self.batch_size,), generator=generator).numpy()
                 batch, mask = windows.gather(chosen), windows.mask(chosen)
-                surprise = student_surprise(batch, *cloze(batch, mask), self.degrees)
+                mean, log_scale = cloze(batch, mask)
+                surprise = student_surprise(batch, mean, log_scale, self.degrees)
                 loss = mean_of_windows(surprise, mask).mean()
                 optimizer.zero_grad()
                 loss.backward()
