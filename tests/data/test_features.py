@@ -57,6 +57,17 @@ def test_normalised_return_uses_the_bars_before():
     assert values(bars, ["normalised_return_3"])["normalised_return_3"][-1] == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_price_that_stands_still_is_0_and_not_the_noise_of_a_running_sum():
+    """Where 40 closes are equal, a running standard deviation keeps the rounding errors of the bars before."""
+    closes = np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.02, 120)))
+    closes[40:80] = closes[40]
+    bars = pl.DataFrame({"close": closes})
+    for name in ("price_zscore_10", "trailing_volatility_10", "normalised_return_10"):
+        values = bars.select(find(name).expression).to_series().to_numpy()
+        assert (values[52:80] == 0).all(), name
+        assert (values[82:] != 0).all(), name
+
+
 def test_the_list_of_the_tests_has_every_feature():
     assert {find(name).name for name in ALL_FEATURES} == set(PLAIN) | {f"{family}_5" for family in TRAILING}
 

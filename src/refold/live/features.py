@@ -129,7 +129,7 @@ def _std(values: np.ndarray) -> np.ndarray:
 def _trailing_volatility(count: int) -> Maker:
     def make(bars: Bars) -> Made:
         returns, lacks = _returns(bars, count, 0)
-        return _std(returns), lacks
+        return _still(returns, _std(returns)), lacks
 
     return make
 
@@ -137,7 +137,9 @@ def _trailing_volatility(count: int) -> Maker:
 def _normalised_return(count: int) -> Maker:
     def make(bars: Bars) -> Made:
         (before, lacks), (own, _) = _returns(bars, count, 1), _returns(bars, 1, 0)
-        return own[:, 0] / _std(before), lacks | bars.absent["close"][:, -1]
+        unit = _still(before, _std(before))
+        still = (own[:, 0] == 0) & (unit == 0)
+        return np.where(still, 0.0, own[:, 0] / unit), lacks | bars.absent["close"][:, -1]
 
     return make
 
@@ -155,7 +157,7 @@ def _price_zscore(count: int) -> Maker:
     def make(bars: Bars) -> Made:
         closes, lacks = _tail("close", bars, count)
         logs = np.log(closes)
-        return (logs[:, -1] - logs.mean(axis=1)) / _std(logs), lacks
+        return _still(logs, (logs[:, -1] - logs.mean(axis=1)) / _std(logs)), lacks
 
     return make
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from refold.data.bars.transforms import Deviation, ZScore
 from refold.errors import DataError
 
 OPEN, HIGH, LOW, CLOSE, VOLUME = (pl.col(name) for name in ("open", "high", "low", "close", "volume"))
@@ -158,17 +159,23 @@ class Trailing:
 LONGEST_TRAILING = 1_000_000
 """Most bars of a trailing statistic: 11 days of seconds, or 3,900 years of days."""
 
+
+def _in_units(value: pl.Expr, unit: pl.Expr) -> pl.Expr:
+    """Divide, and take 0 of 0 as 0: a price that stands still does not move by any unit."""
+    return pl.when((value == 0) & (unit == 0)).then(0.0).otherwise(value / unit)
+
+
 PLAIN = {feature.name: feature for feature in (*_PLAIN, *_OF_A_BAR)}
 TRAILING = {
     "trailing_volatility": Trailing(
-        lambda bars: _LOG_RETURN.rolling_std(bars),
+        lambda bars: Deviation(bars).expression(_LOG_RETURN),
         ("close",),
         1,
         "standard deviation of log returns over the last N bars",
     ),
     "normalised_return": Trailing(
         # volatility of the bars before this one: a bar that normalised itself could not stand out
-        lambda bars: _LOG_RETURN / _LOG_RETURN.rolling_std(bars).shift(1),
+        lambda bars: _in_units(_LOG_RETURN, Deviation(bars).expression(_LOG_RETURN).shift(1)),
         ("close",),
         2,
         "log return in standard deviations of the N before it",
@@ -180,7 +187,7 @@ TRAILING = {
         "log volume less its mean over the last N bars",
     ),
     "price_zscore": Trailing(
-        lambda bars: (CLOSE.log() - CLOSE.log().rolling_mean(bars)) / CLOSE.log().rolling_std(bars),
+        lambda bars: ZScore(bars).expression(CLOSE.log()),
         ("close",),
         0,
         "log close in standard deviations from its mean over the last N bars",
