@@ -1,6 +1,6 @@
 """The test of drift: bars one by one and many at a time agree, false alarms keep to the promise, changes are found."""
 
-from datetime import date
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -103,9 +103,9 @@ def test_what_changes_is_found_and_named(reference, change, told):
     test = batched(reference, bars)
     assert test.pooled == "retrain"
     assert test.moved() == told
-    table = test.table(pl.Date())
+    table = test.table(pl.Datetime("us"))  # a bar of these comes each microsecond
     assert table["asset"].to_list() == [ALL, "A0", "A1", "A2"]
-    assert table["since"][0] > date(1970, 1, 1 + 30)
+    assert table["since"][0] > datetime(1970, 1, 1) + timedelta(microseconds=30)
     facts = count_states(table)
     assert facts["state"] == "retrain"
     assert sum(facts["assets"].values()) == 3

@@ -231,7 +231,10 @@ def test_bars_between_masked_ones_are_scored_and_no_other_score_moves(alignment,
         judge.score_series(made.series, made.segments, short_runs=one).score for one in (None, made.short_runs)
     )
     there = np.isfinite(without)
-    assert there.sum() < np.isfinite(filled).sum()
+    if alignment == "last":  # a bar needs none after it: runs shorter than a window have scores in any case
+        assert there.sum() == np.isfinite(filled).sum()
+    else:
+        assert there.sum() < np.isfinite(filled).sum()
     assert np.array_equal(filled[there], without[there])  # bit for bit
     for piece in (37, 150):
         assert_frame_equal(judged(judge, spoilt, piece)[0], scores, rel_tol=1e-4, abs_tol=1e-5)
