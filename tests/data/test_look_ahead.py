@@ -215,7 +215,7 @@ def test_bars_to_predict_do_not_look_ahead_of_themselves(layout, change):
         assert torch.equal(bars[earlier], other[earlier])
         felt |= not torch.equal(bars, other)
         assert part == "test" or (earlier.all() and len(pairs) == len(before) == len(after))
-    assert felt or (layout, change) == ("panel", "shift")  # there no window is left after the change
+    assert felt or layout == "panel"  # its windows may end before the change
 
 
 def firsts(windows) -> list[tuple]:
