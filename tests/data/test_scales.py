@@ -1,7 +1,6 @@
 """Each asset by its own training bars, and each value by the bars before it: against naive twins, in all paths."""
 
 import logging
-from datetime import date
 
 import numpy as np
 import polars as pl
@@ -13,8 +12,7 @@ from refold.data.feature_table import rows_of
 from refold.data.unsplit import unsplit_series
 from refold.data.windows.scaler import FEWEST_ROWS, LEAST_SHARE, to_lists
 from refold.errors import DataError
-from tests.data.lookalikes import new_york, walk
-from tests.data.makers import fractions, module, random_bars, ready
+from tests.data.makers import module, random_bars, ready
 
 SCALES = ("per_asset", "trailing")
 LOOKBACK = 20
@@ -181,38 +179,24 @@ def chosen(bars, **settings) -> str:
     return ready(bars, scale=None, **settings).scaler.kind
 
 
-def test_a_scale_is_chosen_from_the_number_of_assets_and_bars(caplog):
+def test_a_scale_is_chosen_from_the_number_of_assets(caplog, tmp_path):
     with caplog.at_level(logging.INFO):
-        assert chosen(random_bars([260]), scale_lookback=20) == "pooled"
-        assert chosen(volatile(), scale_lookback=22) == "per_asset"  # 12 look-backs are 264 bars
-        assert chosen(volatile(), scale_lookback=21) == "trailing"
-    assert "(data.scale=trailing, chosen for 3 assets)" in caplog.text
-    assert chosen(volatile(), scale_lookback=20, layout="panel", min_assets=0.5) == "pooled"
-    assert chosen(volatile(), scale_lookback=20, features=["window_log_price"]) == "per_asset"
-
-
-def test_bars_within_the_day_have_no_trailing_scale_unless_it_is_named():
-    times = new_york(date(2024, 1, 2), date(2024, 1, 20))
-    bars = pl.concat([walk(times, "A"), walk(times, "B", seed=1)])
-    assert chosen(bars, scale_lookback=20) == "per_asset"
-    assert ready(bars, scale="trailing", scale_lookback=20).scaler.kind == "trailing"
-
-
-def test_a_look_back_that_leaves_a_part_to_few_assets_is_not_chosen(tmp_path):
-    settings = {"scale_lookback": 20, "split": fractions(0.8, 0.1)}  # 26 bars each, less 20 + 1 + 7
-    assert chosen(volatile(), **settings) == "per_asset"
-    assert chosen(volatile(), cache=str(tmp_path), **settings) == "per_asset"
-    assert chosen(volatile(), cache=str(tmp_path), **settings) == "per_asset"  # read
+        assert chosen(random_bars([260])) == "pooled"
+        assert chosen(volatile()) == "per_asset"
+    assert "(data.scale=per_asset, chosen for 3 assets)" in caplog.text
+    assert chosen(volatile(), layout="panel", min_assets=0.5) == "pooled"
+    assert chosen(volatile(), cache=str(tmp_path)) == "per_asset"
+    assert chosen(volatile(), cache=str(tmp_path)) == "per_asset"  # read
 
 
 def test_a_chosen_scale_gives_what_the_named_one_gives():
-    left, named = (ready(volatile(), scale=scale, scale_lookback=LOOKBACK) for scale in (None, "trailing"))
+    left, named = (ready(volatile(), scale=scale) for scale in (None, "per_asset"))
     assert left.scaler == named.scaler
-    assert left.recipe.scale == "trailing"
+    assert left.recipe.scale == "per_asset"
     assert torch.equal(left.train_windows.series.values, named.train_windows.series.values)
-    again = ready(volatile(), scale=None, scale_lookback=LOOKBACK)
+    again = ready(volatile(), scale=None)
     again.load_state_dict(left.state_dict())
-    assert again.scaler.kind == "trailing"
+    assert again.scaler.kind == "per_asset"
 
 
 def test_a_hole_costs_the_look_back_of_the_features_and_not_that_of_the_scale():

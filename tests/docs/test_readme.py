@@ -38,7 +38,7 @@ def folder_with_a_run(tmp_path_factory):
     (folder / "docs").mkdir()
     rows = [f"{date(2020, 1, 1) + timedelta(day)},{100 + day % 7},{50 + day % 5}" for day in range(1000)]
     (folder / "prices.csv").write_text("\n".join(["date,AAPL,MSFT", *rows]) + "\n")
-    trained = [*TINY, "data=csv", "data.path=prices.csv", "data.stride=1"]
+    trained = [*TINY, "data=csv", "data.path=prices.csv", "data.stride=1", "data.scale=pooled"]
     run(folder, "train.py", trained, check=True)
     return folder
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from refold.data.bars.dates import moment_in_words
 from refold.data.bars.entries import choose, columns_of, usable_columns
-from refold.data.bars.expected import NOTHING, Timetables
+from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import CHECKS, ROW, Policy
 from refold.data.bars.intervals import describe
 from refold.data.bars.market import in_order
@@ -20,7 +20,7 @@ from refold.data.bars.series_columns import HEAD
 from refold.data.bars.table import value_columns
 from refold.data.bars.timetable import Timetable
 from refold.data.feature_table import feature_table
-from refold.data.outlook import Outlook, covers_parts, named, shorter, without_constants
+from refold.data.outlook import Outlook, named, shorter, without_constants
 from refold.data.recipe import Recipe
 from refold.data.scale_choice import choose_scale
 from refold.data.sources.source import RawTable, Source, Tabular
@@ -134,7 +134,6 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
     recipe = replace(recipe, checks=recipe.checks.knowing(timetables))
     heard = _with_policies(recipe, {name: _loudest(name) for name in CHECKS})
     chosen, unread = recipe.entries is None, list[str]()
-    chosen_scale = recipe.scale is None
     try:
         recipe = _resolved(recipe, bars)
         if recipe.checks.kind == "series":  # as in training, what no feature is made of is not checked
@@ -142,9 +141,6 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
             unread = [name for name in value_columns(bars.columns, "series") if name not in read]
             bars = bars.drop(unread)
         table = feature_table(bars.with_row_index(ROW), _like(heard, recipe), None)
-        if chosen_scale and recipe.scale == "trailing" and not covers_parts(table, recipe):
-            recipe = replace(recipe, scale="per_asset")
-            table = feature_table(bars.with_row_index(ROW), _like(heard, recipe), None)
         checked, obstacle = table.checked, ""
     except DataError as error:
         table, obstacle = None, str(error)
@@ -343,8 +339,7 @@ def _resolved(recipe: Recipe, bars: pl.DataFrame) -> Recipe:
     if recipe.entries is None:
         recipe = replace(recipe, entries=choose(usable_columns(bars.lazy(), columns, kind), kind))
     recipe = recipe.resolved(columns)
-    counts = dict(bars["asset"].drop_nulls().value_counts().iter_rows())
-    return replace(recipe, scale=recipe.scale or choose_scale(counts, recipe, recipe.checks.timetables or NOTHING))
+    return replace(recipe, scale=recipe.scale or choose_scale(bars["asset"].drop_nulls().n_unique(), recipe))
 
 
 def _doubt(findings: pl.DataFrame, bars: pl.DataFrame, recipe: Recipe) -> str:

@@ -14,7 +14,6 @@ from refold.data.bars.entries import find_feature, name_of
 from refold.data.bars.findings import ROW
 from refold.data.feature_table import FeatureTable, feature_table, panel_table, rows_of
 from refold.data.recipe import Recipe
-from refold.data.scale_choice import covers
 from refold.data.windows.split import PARTS, Part, divide
 
 _WINDOWS = (512, 256, 128, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
@@ -108,17 +107,6 @@ def _outlook(table: FeatureTable, recipe: Recipe, stride: int) -> Outlook:
         obstacles.append("a feature is constant on the training rows")
         moving = table.columns
     return Outlook(moving, windows, tuple(obstacles), overrides)
-
-
-def covers_parts(table: FeatureTable, recipe: Recipe) -> bool:
-    """Test whether each part has windows of most assets; see `refold.data.scale_choice.covers`.
-
-    Args:
-        table: features of all assets.
-        recipe: as it would train.
-    """
-    starts = np.flatnonzero(np.diff(table.rows.asset, prepend=-1))
-    return covers(_segments(table, recipe, recipe.window_size), starts, recipe.span)
 
 
 def _segments(table: FeatureTable, recipe: Recipe, size: int) -> dict[Part, np.ndarray]:

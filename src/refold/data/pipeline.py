@@ -26,7 +26,7 @@ from refold.data.long.spool import Spool
 from refold.data.look_ahead import LookAheadTest
 from refold.data.lost import count_lost, lost_in_words, refuse_few
 from refold.data.recipe import Recipe
-from refold.data.scale_choice import choose_scale, covers, scale_in_words
+from refold.data.scale_choice import choose_scale, scale_in_words
 from refold.data.scale_fit import ScaleFit
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
@@ -97,7 +97,7 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
     if scaler is not None:
         recipe = replace(recipe, scale=scaler.kind)
     elif chosen_scale:
-        recipe = replace(recipe, scale=choose_scale(bars.assets, recipe, bars.timetables))
+        recipe = replace(recipe, scale=choose_scale(len(bars.assets), recipe))
     while True:
         assembly = _assembled(bars, columns, recipe.resolved(columns), folder, fits=fits)
         constant = assembly.scale.constant_features() if chosen and fits else []
@@ -105,8 +105,6 @@ def prepare(bars: OrderedBars, recipe: Recipe, scaler: Scaler | None = None, fol
             log.info("dropped, since they are constant on the training rows: %s", some(constant))
             kept = tuple(entry for entry in assembly.recipe.entries or () if name_of(entry) not in constant)
             recipe = replace(recipe, entries=kept)
-        elif chosen_scale and fits and recipe.scale == "trailing" and not assembly.covers():
-            recipe = replace(recipe, scale="per_asset")  # the look-back leaves too little of a part
         else:
             if chosen_scale and fits:
                 log.info(scale_in_words(recipe.scale or "pooled", len(bars.assets)))
@@ -238,11 +236,6 @@ class _Assembly:
             self.label.add(rows.label)
         if rows.moving is not None:
             self.moving.add(rows.moving)
-
-    def covers(self) -> bool:
-        """Test whether each part has windows of most assets."""
-        segments: dict[Part, np.ndarray] = {part: np.concatenate(runs) for part, runs in self.segments.items()}
-        return covers(segments, np.concatenate(self.starts), self.recipe.span)
 
     def lacks_windows(self) -> bool:
         """Test whether a part has no window."""
