@@ -23,15 +23,24 @@ TEXT = "price_errors.txt"
 _WIDTH = 128
 
 
-def finish(directory: Path) -> None:
-    """Print the measurements of the runs in a directory, and write them into price_errors.txt and .csv there.
+def read_measurements(directory: Path) -> list[dict[str, Any]]:
+    """Read what the runs in a directory measured of planted errors; runs that measured nothing are left out.
 
     Args:
         directory: directory of one run, or of a sweep with a directory for each run.
     """
     paths = [directory / RESULT, *sorted(directory.glob(f"*/{RESULT}"))]
     found = [json.loads(path.read_text()) for path in paths if path.exists()]
-    measured = [result["price_errors"] for result in found if "price_errors" in result]
+    return [result["price_errors"] for result in found if "price_errors" in result]
+
+
+def finish(directory: Path) -> None:
+    """Print the measurements of the runs in a directory, and write them into price_errors.txt and .csv there.
+
+    Args:
+        directory: directory of one run, or of a sweep with a directory for each run.
+    """
+    measured = read_measurements(directory)
     if not measured:  # a run that was refused or stopped has said why
         return
     rows = errors_frame(measured)

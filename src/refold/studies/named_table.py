@@ -1,6 +1,5 @@
 """The tables that end `experiment=named_errors`: what the named verdict finds, over all seeds."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from refold.report.summary import PLANTED
-from refold.runs.directory import RESULT, write_atomically
-from refold.studies.errors_table import errors_frame, mean_and_spread, natural_lines, seeds_in_words
+from refold.runs.directory import write_atomically
+from refold.studies.errors_table import errors_frame, mean_and_spread, natural_lines, read_measurements, seeds_in_words
 
 RESULTS = "named_errors.csv"
 """In the directory of a sweep, or of a run on its own: one row per seed, scorer, set and kind, with all metrics."""
@@ -28,9 +27,7 @@ def finish(directory: Path) -> None:
     Args:
         directory: directory of one run, or of a sweep with a directory for each run.
     """
-    paths = [directory / RESULT, *sorted(directory.glob(f"*/{RESULT}"))]
-    found = [json.loads(path.read_text()) for path in paths if path.exists()]
-    measured = [result["price_errors"] for result in found if "clean" in result.get("price_errors", {})]
+    measured = [one for one in read_measurements(directory) if "clean" in one]
     if not measured:  # a run that was refused or stopped has said why
         return
     rows = errors_frame(measured)
