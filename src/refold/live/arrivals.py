@@ -38,7 +38,7 @@ _SPLITS, _UNITS = np.log(SPLIT_RATIOS), np.log(UNIT_RATIOS)
 
 
 class Arrived(NamedTuple):
-    """What the checks say of n bars.
+    """Hold what the checks find in n bars.
 
     Attributes:
         found: (n,) bits of the checks that found something.

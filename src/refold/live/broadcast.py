@@ -47,7 +47,7 @@ class Broadcast:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another reader."""
+        """Tell whether there is no room for another reader."""
         return len(self.readers) >= MOST_READERS
 
     def send(self, asset: str | None, flagged: bool, text: str) -> None:

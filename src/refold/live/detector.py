@@ -348,7 +348,7 @@ class LiveDetector:
 
     @property
     def history(self) -> Past:
-        """What is kept of the bars; its arrays are made when the columns of the bars are known."""
+        """Return the past of the assets; its arrays are made when the columns of the bars are known."""
         if self.past is None:
             detector, F = self.detector, len(self.detector.features)
             V = F if detector.score_function.names_features else 1

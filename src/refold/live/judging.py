@@ -29,7 +29,7 @@ UNKNOWN = "the run was not trained on this asset; what all its assets have in co
 
 
 class Judged(NamedTuple):
-    """What N bars of some rounds get, NaN where there is none."""
+    """Hold the scores and levels of the N bars of some rounds, NaN where there is none."""
 
     score: np.ndarray
     contributions: np.ndarray

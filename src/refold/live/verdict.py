@@ -56,7 +56,7 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
-        """Whether the bar is one of the asset's history now; False for one that left no trace."""
+        """Tell whether the bar belongs to the asset's history now; one that was refused does not."""
         return self.reason not in REFUSED
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ STRETCH = 1024
 
 @dataclass(frozen=True)
 class Pace:
-    """What an asset's bars have done to its level so far.
+    """Count what moves the level of an asset: its alarms and its bars so far.
 
     Attributes:
         alarms: runs of flagged bars.

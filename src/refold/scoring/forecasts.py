@@ -127,7 +127,7 @@ class Ridge:
 
 
 class Reader(Protocol):
-    """What a regression reads of windows."""
+    """Compute the inputs of a regression from windows."""
 
     def __call__(self, windows: Tensor, /) -> Tensor:
         """Return (B, D) of windows (B, T, F)."""

@@ -123,7 +123,7 @@ class Score(Fitted, ABC):
 
     @property
     def predicts(self) -> bool:
-        """Whether the score needs a model that predicts the bars after a window."""
+        """Tell whether the score needs a model that predicts the bars after a window."""
         return self.errors_of != "reconstruction"
 
     def complaint_without_predictor(self) -> str:
