@@ -1,5 +1,6 @@
 """Three lines in a notebook: the same run as from the command line, and nothing of the caller's is changed."""
 
+import json
 import logging
 import os
 import random
@@ -250,3 +251,42 @@ def test_nanoseconds_of_pandas_are_kept_where_there_are_any():
     moments = pd.to_datetime(["2020-01-01T00:00:00.000000001", "2020-01-01T00:00:00.000000002", None])
     assert to_polars(pd.DataFrame({"t": moments}))["t"].n_unique() == 3
     assert to_polars(pd.DataFrame({"t": moments.floor("s")}))["t"].dtype == pl.Datetime("us")
+
+
+def test_what_was_dismissed_is_not_raised_again_by_python_and_the_command_alike(trained, tmp_path, script):
+    bars = closes(300, seed=1, deviation=0.02)
+    bars.write_csv(tmp_path / "new.csv")
+    events = trained.events(bars).filter(found_by="model")
+    first, second = (
+        {"verdict": "unusual", "asset": "bars", "start": str(row["start"]), "end": str(row["end"]), "kind": "regime"}
+        for row in events[:2].iter_rows(named=True)
+    )
+    for asset in ("bars", "new"):  # a single series is named after its file
+        told = [{**first, "decision": "false alarm"}, {**second, "decision": "confirmed"}]
+        content = {
+            "refold_decisions": 1,
+            "run": trained.config.run.id,
+            "decisions": [{**t, "asset": asset} for t in told],
+        }
+        (tmp_path / f"{asset}.json").write_text(json.dumps(content))
+    left = trained.events(bars, decisions=tmp_path / "bars.json").filter(found_by="model")
+    assert left.equals(events[1:])
+    before, after = trained.score(bars), trained.score(bars, decisions=tmp_path / "bars.json")
+    assert after["score"].equals(before["score"])
+    assert before["flagged"].sum() - after["flagged"].sum() == events["bars"][0]
+    told = script(
+        "score", f"run={trained.directory}", f"data.path={tmp_path / 'new.csv'}", f"decisions={tmp_path / 'new.json'}"
+    )
+    assert told[0] == 0, told[2]
+    assert "1 of 2 unusual events confirmed (precision 0.50)" in told[1]
+    facts = json.loads((trained.directory / "scores/new/scoring.json").read_text())
+    assert facts["alarms"] == left.height
+    assert facts["dismissed_bars"] == events["bars"][0]
+    (tmp_path / "new.json").write_text(json.dumps({**content, "run": "another"}))
+    told = script(
+        "score", f"run={trained.directory}", f"data.path={tmp_path / 'new.csv'}", f"decisions={tmp_path / 'new.json'}"
+    )
+    assert told[0] == 2
+    assert "about the events of run 'another'; these are of run" in told[2]
+    with pytest.raises(refold.RefoldError, match="about the events of run 'another'"):
+        trained.repair(bars, decisions=tmp_path / "new.json")

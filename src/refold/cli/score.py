@@ -11,6 +11,8 @@ scored. device=auto|cpu|cuda.
 
 repair=true proposes what the bars of each event should have been, in repairs.csv; repair=copy also writes the bars with
 these values, in repaired.parquet. The bars themselves are never changed.
+
+decisions=FILE reads what the buttons of a report of this run saved: what was dismissed there is not raised again.
 """
 
 import logging
@@ -24,6 +26,7 @@ from rich.table import Table
 from refold.cli import command
 from refold.data.bars.findings import describe_findings
 from refold.errors import ConfigError
+from refold.library.decisions import decisions_words
 from refold.library.judge import Judge
 from refold.library.repairing import REPAIRED, REPAIRS, check_choice, propose_repairs, write_repairs
 from refold.library.run import load_run
@@ -33,7 +36,7 @@ from refold.runs.directory import atomic_folder
 from refold.scoring.drift import drift_words
 from refold.scoring.scored import alarm_words
 
-OWN = ("run", "out", "device", "trust", "repair")
+OWN = ("run", "out", "device", "trust", "repair", "decisions")
 
 
 def main() -> None:
@@ -45,7 +48,7 @@ def main() -> None:
     run = load_run(settings["run"], trust=command.trusted(settings))
     repair = check_choice(settings.get("repair", "false"))
     others = {key: value for key, value in settings.items() if key not in OWN}
-    judge = Judge(run, settings=others, progress=command.progress_bar)
+    judge = Judge(run, settings=others, decisions=settings.get("decisions"), progress=command.progress_bar)
     run.autoencoder.to(command.device(settings.get("device", "auto")))
     out = Path(settings.get("out", run.directory / "scores" / judge.name))
     repairs = None
@@ -94,5 +97,7 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
     )
     if drift := facts.get("drift"):
         console.print(f"drift: {drift_words(drift)}")
+    if "decisions" in facts:
+        console.print(decisions_words(facts["decisions"], facts["dismissed_bars"]))
     if measured := facts.get("detection"):
         print_labelled(measured, console)

@@ -31,13 +31,14 @@ from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import TableSpool
 from refold.data.sources.source import Source, batches_of
 from refold.errors import ConfigError, DataError
+from refold.library.decisions import Decisions
 from refold.library.fitting import fit_to_data
 from refold.library.frames import FrameSource, is_frame, to_polars
 from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered, covered_days
 from refold.scoring.detector import Detector
 from refold.scoring.drift import DriftTest, count_states
-from refold.scoring.events import CONTRIBUTION, OTHER, Events, blame, with_findings
+from refold.scoring.events import Events, with_findings
 from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
 from refold.scoring.protocols import TrainedRun
@@ -106,11 +107,12 @@ class Judge:
         bars: a table or the path of one; None for the data that the settings name, or else for the run's own validation
             and test parts.
         settings: key -> value, to use in place of the run's own.
+        decisions: path of a reader's decisions about events of the run; what was dismissed is not raised again.
         folder: where tables are kept that may be longer than memory; None keeps them in memory.
         progress: shows how many rows are done.
 
     Raises:
-        ConfigError: a setting is wrong.
+        ConfigError: a setting is wrong, or the decisions are not about this run.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Judge:
         bars: Any = None,
         settings: Mapping[str, Any] | None = None,
         *,
+        decisions: str | os.PathLike[str] | None = None,
         folder: Path | None = None,
         progress: Progress = no_progress,
     ) -> None:
@@ -132,6 +135,7 @@ class Judge:
         given = give_all_anew(run.config, given)
         self.run = run
         self.cfg = choose_anew(run.config, given, CONF)
+        self.decisions = None if decisions is None else Decisions.read(decisions, run.config.run.id)
         policies = "data.checks.policies."
         self.given_policies = {key.removeprefix(policies) for key in given if key.startswith(policies)}
         self.folder = folder
@@ -281,6 +285,8 @@ class Judge:
         hidden = ("place",) if self.folder is None else ("place", "kind")
         labelled = LabelledTable()
         like = None
+        if self.decisions is not None:
+            frames = self.decisions.dismiss(frames, self.detector.score_function.question)
         for table in frames:
             like = table.drop(hidden)
             spool.add(like)
@@ -311,6 +317,8 @@ class Judge:
             "without_score": dict(unscored.most_common()),
             "found_by_checks": dict(per_check.iter_rows()),
         }
+        if self.decisions is not None:
+            facts |= {"decisions": self.decisions.counted(), "dismissed_bars": self.decisions.dismissed_bars}
         everything = with_findings(found, faulty.table())
         moved = drift and drift.table(scores.collect_schema()["timestamp"])
         facts |= {} if moved is None else {"drift": count_states(moved)}
@@ -365,32 +373,3 @@ def _let_label_lack(source: Source | None) -> None:
     table = getattr(source, "table", None)
     if isinstance(table, Table):
         setattr(source, "table", table.with_optional_label())  # noqa: B010  a source need not have one
-
-
-def verdicts(scoring: Scoring) -> pl.DataFrame:
-    """Return a row per bar: score, level, verdict, reason, rarity, kind and the features to blame; see `Run.score`.
-
-    Args:
-        scoring: whose tables are in memory.
-    """
-    table = scoring.scores.collect()
-    shares = [name for name in table.columns if name.startswith(CONTRIBUTION)]
-    features = [name.removeprefix(CONTRIBUTION) for name in shares]
-    flagged = table["verdict"].to_list()
-    blamed = iter(table.filter("verdict").select(shares).to_numpy()) if shares else iter(())
-    to_blame = [";".join(blame(next(blamed), features)) if flag and shares else None for flag in flagged]
-    return table.select(
-        "timestamp",
-        "asset",
-        "score",
-        pl.col("threshold").alias("level"),
-        pl.col("verdict").alias("flagged"),
-        "reason",
-        "rarity",
-        *(["probability"] if "probability" in table.columns else []),
-        pl.when("verdict").then(pl.col("kind").fill_null(OTHER)).alias("kind"),
-        pl.Series("to_blame", to_blame, dtype=pl.String),
-        *([LABEL] if LABEL in table.columns else []),
-        *(["reconstructed_close"] if "reconstructed_close" in table.columns else []),
-        *(["part"] if "part" in table.columns else []),
-    )

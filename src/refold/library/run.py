@@ -82,6 +82,7 @@ class Run:
         threshold: str | None = None,
         alignment: str | None = None,
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
+        decisions: "str | os.PathLike | None" = None,
     ) -> "pl.DataFrame | pd.DataFrame":
         """Say of each bar how strange it is, whether it is flagged, and why.
 
@@ -91,6 +92,7 @@ class Run:
             threshold: name of an option of conf/threshold; None: the run's own.
             alignment: mean, median, max or last; None: the run's own.
             overrides: other settings that can be chosen anew, as {"threshold.risk": 1e-4} or ["threshold.risk=1e-4"].
+            decisions: path of the decisions that a report saved; events that they dismiss are not raised again.
 
         Returns:
             A row per bar, sorted by asset, then time: timestamp, asset, score (null where no window holds the bar),
@@ -101,9 +103,10 @@ class Run:
             RefoldError: the bars cannot be read or judged, or a setting is wrong.
         """
         from refold.library.frames import returned_like
-        from refold.library.judge import verdicts
+        from refold.library.verdicts import verdicts
 
-        return returned_like(bars, verdicts(self._judge(bars, score, threshold, alignment, overrides).score()))
+        judge = self._judge(bars, score, threshold, alignment, overrides, decisions)
+        return returned_like(bars, verdicts(judge.score()))
 
     def events(
         self,
@@ -113,6 +116,7 @@ class Run:
         threshold: str | None = None,
         alignment: str | None = None,
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
+        decisions: "str | os.PathLike | None" = None,
     ) -> "pl.DataFrame | pd.DataFrame":
         """Find runs of neighbouring bars that the model flags or that the checks find faulty.
 
@@ -122,6 +126,7 @@ class Run:
             threshold: name of an option of conf/threshold.
             alignment: mean, median, max or last.
             overrides: other settings that can be chosen anew.
+            decisions: as for `score`.
 
         Returns:
             A row per event: asset, start, end, peak, score and rarity (at the peak), once_in (how often the asset has a
@@ -133,7 +138,8 @@ class Run:
         """
         from refold.library.frames import returned_like
 
-        return returned_like(bars, self._judge(bars, score, threshold, alignment, overrides).score().events)
+        judge = self._judge(bars, score, threshold, alignment, overrides, decisions)
+        return returned_like(bars, judge.score().events)
 
     def repair(
         self,
@@ -144,6 +150,7 @@ class Run:
         threshold: str | None = None,
         alignment: str | None = None,
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
+        decisions: "str | os.PathLike | None" = None,
     ) -> "pl.DataFrame | pd.DataFrame":
         """Propose what the bars of each event should have been. The bars given are never changed.
 
@@ -154,6 +161,7 @@ class Run:
             threshold: name of an option of conf/threshold.
             alignment: mean, median, max or last.
             overrides: other settings that can be chosen anew.
+            decisions: as for `score`.
 
         Returns:
             A row per value: asset, timestamp, event_start, explanation, column, value, proposed, low and high (an
@@ -166,7 +174,7 @@ class Run:
         from refold.library.frames import returned_like
         from refold.library.repairing import propose_repairs
 
-        judge = self._judge(bars, score, threshold, alignment, overrides)
+        judge = self._judge(bars, score, threshold, alignment, overrides, decisions)
         repairs = propose_repairs(judge, judge.score())
         return returned_like(bars, repairs.applied() if apply else repairs.proposed)
 
@@ -332,10 +340,11 @@ class Run:
         threshold: str | None = None,
         alignment: str | None = None,
         overrides: Mapping[str, Any] | Sequence[str] | None = None,
+        decisions: "str | os.PathLike | None" = None,
     ) -> "Judge":
         from refold.library.judge import Judge
 
-        return Judge(self, bars, self._settings(score, threshold, alignment, overrides))
+        return Judge(self, bars, self._settings(score, threshold, alignment, overrides), decisions=decisions)
 
     def _settings(
         self,

@@ -14,6 +14,9 @@ from torch import Tensor
 from refold.data import Windows
 from refold.scoring.fitted import Fitted
 
+Question = Literal["named", "unusual"]
+"""What a verdict answers: is a bar one of the errors that feeds are known for, or is it unlike the history?"""
+
 
 class NamedBars(NamedTuple):
     """How probable it is that each of N bars is an error, and what kind it would be.
@@ -37,6 +40,7 @@ class Score(Fitted, ABC):
     how strange each value of other rows is. Their sum is the score.
 
     Attributes:
+        question: what its verdict answers.
         fitted_on: the part whose rows `fit` gets.
         reads_codes: `fit_codes` has something to learn.
         reads_windows: `fit_windows` has something to learn.
@@ -48,6 +52,7 @@ class Score(Fitted, ABC):
     """
 
     role = "score"
+    question: ClassVar[Question] = "unusual"
     fitted_on: ClassVar[Literal["train", "val"]] = "val"
     reads_codes: ClassVar[bool] = False
     reads_planted: ClassVar[bool] = False

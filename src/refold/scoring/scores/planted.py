@@ -45,6 +45,7 @@ class PlantedErrors(Score):
         ValueError: there is no kind that is an error, two have one name, or the width is even.
     """
 
+    question = "named"
     reads_planted = True
 
     @checked("score")
