@@ -1,10 +1,12 @@
 """Exported files give what the run gives, for any number of windows and bars."""
 
+import copy
 import functools
 import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -153,13 +155,24 @@ def test_onnx_gives_what_pytorch_gives(tmp_path, chain):
 
 @pytest.mark.slow
 def test_the_code_in_the_documentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain, of_assets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.DOTALL)
     run = make_run("data.window_size=32")
     export_run(run, tmp_path / "model.onnx", "onnx")
-    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(re.search(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.DOTALL).group(1), names)
+    exec(plain, names)
     assert names["strange"].shape == (2, 32)
     assert names["columns"] == run.features
+    exec(of_assets, names)
+    assert names["number"].tolist() == [-1, -1]
+    mean, std = run.scaler.mean, run.scaler.std
+    run.scaler = AssetScaler(mean, std, {"AAPL": (mean, std), "MSFT": (mean, std * 2)})
+    export_run(run, tmp_path / "apart.onnx", "onnx")
+    names["session"] = onnxruntime.InferenceSession("apart.onnx")
+    names["notes"] = names["session"].get_modelmeta().custom_metadata_map
+    exec(of_assets, names)
+    assert names["number"].tolist() == [1, -1]
+    assert names["score"].shape == (2, 32)
 
 
 @pytest.mark.slow
@@ -262,13 +275,83 @@ def test_a_score_of_predicted_bars_is_refused_and_the_prediction_is_exported(tmp
     assert program.module()(features_of(run, 2, 6))[3].shape == (2, 3, 5)
 
 
-@pytest.mark.parametrize("kind", [AssetScaler, TrailingScaler])
-def test_a_scale_of_each_asset_is_refused(tmp_path, kind):
+def scaled_apart(kind: type[AssetScaler], *overrides: str) -> Run:
+    """A run of two assets that differ in level and unit."""
+    run = make_run(*overrides)
+    mean, std = run.scaler.mean, run.scaler.std
+    run.scaler = kind(mean, std, {"calm": (mean / 2, std / 10), "wild": (mean + 0.1, std * 3)})
+    return run
+
+
+def of_asset(run: Run, name: str) -> Run:
+    """The same run with the scale of one asset for all."""
+    alone = copy.copy(run)
+    alone.scaler = run.scaler.of(name)
+    return alone
+
+
+@functools.cache
+def exported_apart(format: str) -> tuple[Run, Callable, dict[str, str]]:
+    """A run with a scale per asset and a relative feature, its file, and the file's notes."""
+    run = scaled_apart(
+        AssetScaler, "data.features=[log_return,window_log_price]", "predictor=repeat", "predictor.horizon=2"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        assert export_run(run, path, format) < 1e-5
+        if format == "torch_export":
+            extra = {"notes.json": ""}
+            program = torch.export.load(path, extra_files=extra).module()
+            return run, lambda *inputs: program(*inputs), json.loads(extra["notes.json"])
+        session = onnxruntime.InferenceSession(path.read_bytes())
+    names = [given.name for given in session.get_inputs()]
+    assert names == ["features", "asset"]
+    notes = session.get_modelmeta().custom_metadata_map
+    return run, lambda *inputs: session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True))), notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "torch_export"])
+def test_each_asset_is_scaled_by_its_own_scale(format):
+    run, call, notes = exported_apart(format)
+    assert json.loads(notes["assets"]) == ["calm", "wild"]
+    for asset, number in (("calm", 0), ("wild", 1), ("stranger", -1)):
+        alone = of_asset(run, asset)
+        for B, T in SIZES:
+            features = features_of(alone, B, T)
+            numbers = torch.full((B,), number)
+            made = call(features, numbers)
+            for found, wanted in zip(made, graph.reference(alone, features), strict=True):
+                off = (np.asarray(found) - wanted.numpy()) / (alone.scaler.std.numpy() if found.ndim == 3 else 1)
+                np.testing.assert_allclose(off, 0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "torch_export"])
+def test_windows_of_several_assets_go_in_one_batch(format):
+    run, call, _ = exported_apart(format)
+    features = features_of(run, 6, 9)
+    numbers = torch.tensor([0, 1, -1, 1, -1, 0])
+    at_once = call(features, numbers)
+    for n in range(6):
+        for whole, single in zip(at_once, call(features[n : n + 1], numbers[n : n + 1]), strict=True):
+            np.testing.assert_allclose(whole[n], single[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(at_once[2][0], call(features, 1 - numbers)[2][0], rtol=0.01)
+
+
+def test_a_file_with_the_scales_of_other_assets_differs():
+    run = scaled_apart(AssetScaler)
+    assert largest_difference(run, lambda features, asset: graph.reference(run, features, asset)) == 0
+    assert largest_difference(run, lambda features, asset: graph.reference(run, features, -1 - asset)) > 1e-2
+
+
+def test_a_trailing_scale_is_refused(tmp_path):
     """Also one that was chosen: the settings do not say it then."""
-    run = make_run()
-    run.scaler = kind(run.scaler.mean, run.scaler.std, {})
-    with pytest.raises(ConfigError, match=f"data.scale is {kind.kind}; an exported file scales all assets alike"):
-        export_run(run, tmp_path / "model.onnx", "onnx")
+    message = (
+        r"data.scale is trailing: each bar is scaled by the 252 bars before it, which a window alone does not hold"
+    )
+    with pytest.raises(ConfigError, match=message):
+        export_run(scaled_apart(TrailingScaler), tmp_path / "model.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> refold.Run:
         return refold.train(
             BARS,
             **QUICK,
-            overrides=["data.features=[log_return,parkinson_range]", "threshold.start=0.9", "data.scale=pooled"],
+            overrides=["data.features=[log_return,parkinson_range]", "threshold.start=0.9"],
         )
 
 
@@ -214,26 +214,38 @@ def test_the_python_of_the_page_runs(run, live, tmp_path, monkeypatch):
 # ---- export ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_exported_file_scores_the_last_bar_as_the_live_detector_does(run, live, tmp_path):
+def test_an_exported_file_scores_the_last_bar_as_the_run_and_the_live_detector_do(run, live, tmp_path):
+    """Each asset by its own scale, and one that the run does not know by that of all."""
+    assert run.scaler.kind == "per_asset"
     path = run.export(tmp_path / "model.onnx", alignment="last", overrides={"threshold.start": "0.8"})
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     notes = session.get_modelmeta().custom_metadata_map
-    fresh = run.live(alignment="last", overrides={"threshold.start": "0.8"})
-    seen, compared = [], 0
-    for bar in in_time(NEW.filter(asset="A")):
-        verdict = fresh.push(bar)
-        if verdict.features is None:
-            continue
-        if not seen:  # SPOT has not learnt yet
-            assert float(notes["threshold_level"]) == verdict.level
-        seen = [*seen, list(verdict.features.values())][-8:]
-        if len(seen) < 8:
-            continue
-        reconstruction, _, score = session.run(None, {"features": np.array([seen], dtype=np.float32)})
-        assert score[0, -1] == pytest.approx(verdict.score, rel=1e-5)
-        np.testing.assert_allclose(reconstruction[0, -1], list(verdict.expected.values()), rtol=1e-5, atol=1e-5)
-        compared += 1
-    assert compared > 100
+    assert json.loads(notes["assets"]) == ["A", "B"]
+    stranger = NEW.filter(asset="B").with_columns(asset=pl.lit("C"))
+    bars = pl.concat([NEW, stranger])
+    scored = run.score(bars, alignment="last", overrides={"threshold.start": "0.8"})
+    by_bar = {(row["asset"], row["timestamp"]): row["score"] for row in scored.iter_rows(named=True)}
+    scores = {}
+    for asset, number in (("A", 0), ("B", 1), ("C", -1)):
+        fresh = run.live(alignment="last", overrides={"threshold.start": "0.8"})
+        seen = []
+        for bar in in_time(bars.filter(asset=asset)):
+            verdict = fresh.push(bar)
+            if verdict.features is None:
+                continue
+            if not seen:  # SPOT has not learnt yet
+                assert float(notes["threshold_level"]) == verdict.level
+            seen = [*seen, list(verdict.features.values())][-8:]
+            if len(seen) < 8:
+                continue
+            given = {"features": np.array([seen], dtype=np.float32), "asset": np.array([number])}
+            reconstruction, _, score = session.run(None, given)
+            assert score[0, -1] == pytest.approx(verdict.score, rel=1e-5)
+            assert score[0, -1] == pytest.approx(by_bar[asset, verdict.timestamp], rel=1e-5)
+            np.testing.assert_allclose(reconstruction[0, -1], list(verdict.expected.values()), rtol=1e-5, atol=1e-5)
+            scores.setdefault(asset, []).append(score[0, -1])
+        assert len(scores[asset]) > 100
+    assert not np.allclose(scores["B"], scores["C"], rtol=1e-3)
     assert (notes["alignment"], notes["threshold"]) == ("last", "StreamingPeaks")
 
 

@@ -66,6 +66,8 @@ def main() -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{out}, {out.stat().st_size / 1024:,.0f} KiB")
     console.print(f"takes features (B, T, {len(run.scaler.mean)}): B any number of windows, T {bars}")
+    if "asset" in writer.input_names(run):
+        console.print("takes asset (B,): the place of each window's asset in the notes' assets, -1 for any other")
     outputs = ", ".join(writer.output_names(run.autoencoder.horizon))
     if anew:
         console.print(f"fitted anew, to the run's own data: {describe(run, anew)}")

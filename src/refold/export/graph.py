@@ -4,17 +4,20 @@ Letters: B windows, T bars, F features, Z numbers of a code, K assets of a panel
 
     features (B, T, F) -> reconstruction (B, T, F), code (B, Z), score (B, T), or (B, T, K) of a panel
                           and of a model with a predictor: prediction (B, P, F), the P bars after the window
+    asset (B,)            goes in beside the features where each asset has a scale of its own
 
 Features go in and come out in their own units. The LSTMs of the graph are one opaque operator (models/portable.py).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from refold.data.bars.entries import find_feature
+from refold.data.windows.scaler import AssetScaler, Scaler, TrailingScaler
 from refold.errors import ConfigError
 from refold.models.portable import portable
 from refold.scoring.detector import Detector
@@ -31,6 +34,27 @@ def fitted_detector(run: TrainedRun) -> Detector:
     if run.detector is None:
         raise ConfigError(f"{run.directory} has no fitted score; it gets one at the end of its training")
     return run.detector
+
+
+def scaled_assets(run: TrainedRun) -> list[str] | None:
+    """List the assets that have a scale of their own, in the order of their numbers; None if all have one scale.
+
+    Raises:
+        ConfigError: the scale of a bar depends on bars that its window does not hold.
+    """
+    if isinstance(run.scaler, TrailingScaler):
+        lookback = run.config.data.scale_lookback
+        raise ConfigError(
+            f"data.scale is trailing: each bar is scaled by the {lookback} bars before it, which a window alone does "
+            "not hold. Train with data.scale=per_asset to export, or score with scripts/score.py"
+        )
+    return list(run.scaler.own) if isinstance(run.scaler, AssetScaler) else None
+
+
+def scales_of(run: TrainedRun, names: Sequence[str]) -> list[Scaler]:
+    """Return the scale of each asset, which is that of all where they have one together."""
+    scaler = run.scaler
+    return [scaler.of(name) if isinstance(scaler, AssetScaler) else scaler for name in names]
 
 
 def portable_log_survival(z: Tensor) -> Tensor:
@@ -123,27 +147,34 @@ class Portable(nn.Module):
 
     Args:
         run: a run with a fitted detector.
+
+    Raises:
+        ConfigError: the scale or the score of a bar depends on bars that its window does not hold.
     """
 
-    mean: Tensor
-    std: Tensor
+    means: Tensor  # (1, F) of all assets, or (A + 1, F) of each, with that of all assets as the last row
+    stds: Tensor
 
     def __init__(self, run: TrainedRun) -> None:
         super().__init__()
         detector = fitted_detector(run)
         self.autoencoder = portable(run.autoencoder)
         self.scored = _Scored(detector.score_function)
-        self.register_buffer("mean", run.scaler.mean)
-        self.register_buffer("std", run.scaler.std)
+        scales = [*scales_of(run, scaled_assets(run) or ()), run.scaler]
+        self.register_buffer("means", torch.stack([one.mean for one in scales]))
+        self.register_buffer("stds", torch.stack([one.std for one in scales]))
         self.relative = relative_columns(run)
         self.width = len(detector.features)  # columns of one asset
         self.panel = detector.recipe.layout == "panel"
         self.requires_grad_(False)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        scaled = (features.double() - self.mean) / self.std
+    def forward(self, features: Tensor, asset: Tensor | None = None) -> tuple[Tensor, ...]:
+        mean, std = self.means, self.stds
+        if asset is not None:
+            mean, std = mean[asset].unsqueeze(1), std[asset].unsqueeze(1)  # (B,) -> (B, 1, F); -1 takes the last row
+        scaled = (features.double() - mean) / std
         if self.relative:  # of these a window sees only the distance to its first bar
-            first = torch.zeros_like(self.mean)
+            first = torch.zeros_like(self.means[0])
             first[list(self.relative)] = 1.0
             scaled = scaled - scaled[:, :1] * first
         scaled = scaled.to(features.dtype)
@@ -155,10 +186,10 @@ class Portable(nn.Module):
         elif self.panel:
             values = values.unsqueeze(2)  # one for all assets: (B, T, 1, 1)
         score = self.scored.contributions(values).sum(-1)
-        outputs = (made * self.std + self.mean).to(features.dtype), code, score.to(features.dtype)
+        outputs = (made * std + mean).to(features.dtype), code, score.to(features.dtype)
         if not self.autoencoder.horizon:
             return outputs
-        return *outputs, (self.autoencoder.predict(code) * self.std + self.mean).to(features.dtype)
+        return *outputs, (self.autoencoder.predict(code) * std + mean).to(features.dtype)
 
 
 def relative_columns(run: TrainedRun) -> list[int]:
@@ -167,11 +198,28 @@ def relative_columns(run: TrainedRun) -> list[int]:
     return [column for column in range(len(run.scaler.mean)) if own[column % len(own)]]
 
 
+def scale_of_windows(run: TrainedRun, asset: Tensor | None = None) -> Scaler:
+    """Return the run's own scale of windows.
+
+    Args:
+        run: whose scale is not trailing.
+        asset: (B,) int64, places in `scaled_assets`, -1 for any other asset; None where all have one scale.
+    """
+    names = scaled_assets(run)
+    if names is None or asset is None:
+        return run.scaler
+    known = scales_of(run, names)
+    scales = [known[n] if n >= 0 else run.scaler for n in asset.tolist()]
+    means, stds = torch.stack([one.mean for one in scales]), torch.stack([one.std for one in scales])
+    return Scaler(means[:, None], stds[:, None])  # (B, F) -> (B, 1, F)
+
+
 @torch.inference_mode()
-def reference(run: TrainedRun, features: Tensor) -> tuple[Tensor, ...]:
+def reference(run: TrainedRun, features: Tensor, asset: Tensor | None = None) -> tuple[Tensor, ...]:
     """Compute what `Portable` computes, with the parts of the run themselves."""
     detector = fitted_detector(run)
-    scaled = run.scaler.transform(features)
+    scaler = scale_of_windows(run, asset)
+    scaled = scaler.transform(features)
     for column in relative_columns(run):
         scaled[..., column] -= scaled[:, :1, column].clone()
     code = run.autoencoder.encode(scaled)
@@ -184,7 +232,7 @@ def reference(run: TrainedRun, features: Tensor) -> tuple[Tensor, ...]:
     rows = values.shape[0] * values.shape[1]
     contributions = score.contributions(values.flatten(0, 1).double(), np.zeros(rows, dtype=np.int64))
     scores = contributions.sum(1).view(B, T, -1)
-    outputs = run.scaler.inverse_transform(made), code, (scores if panel else scores.squeeze(2)).to(features.dtype)
+    outputs = scaler.inverse_transform(made), code, (scores if panel else scores.squeeze(2)).to(features.dtype)
     if not run.autoencoder.horizon:
         return outputs
-    return *outputs, run.scaler.inverse_transform(run.autoencoder.predict(code))
+    return *outputs, scaler.inverse_transform(run.autoencoder.predict(code))

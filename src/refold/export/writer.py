@@ -19,9 +19,14 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from refold.errors import ConfigError, RefoldError
-from refold.export.graph import Portable, fitted_detector, reference
+from refold.export.graph import Portable, fitted_detector, reference, scale_of_windows, scaled_assets
 from refold.models.portable import OPERATOR
 from refold.scoring.protocols import TrainedRun
+
+
+def input_names(run: TrainedRun) -> list[str]:
+    """Return the names of a file's inputs, in their order: `asset` only where assets have scales of their own."""
+    return ["features"] if scaled_assets(run) is None else ["features", "asset"]
 
 
 def output_names(horizon: int) -> list[str]:
@@ -42,15 +47,19 @@ def trace(run: TrainedRun) -> ExportedProgram:
     """Trace the graph of a run, with B and T free; T goes up to `longest_window`.
 
     Raises:
-        ConfigError: torch.export cannot follow a part of the run.
+        ConfigError: torch.export cannot follow a part of the run, or a bar needs others than its window's.
     """
-    longest = longest_window(run)
+    longest, inputs = longest_window(run), input_names(run)
     T = max(run.config.data.window_size, 1 if longest == 1 else 2)  # a size of 1 in the example would stay fixed
-    example = torch.zeros(4, T, len(run.scaler.mean))
-    shapes = {"features": {0: Dim("B", min=1), **({} if longest == 1 else {1: Dim("T", min=1, max=longest)})}}
+    example = torch.zeros(4, T, len(run.scaler.mean)), torch.zeros(4, dtype=torch.int64)
+    B = Dim("B", min=1)
+    free = {"features": {0: B, **({} if longest == 1 else {1: Dim("T", min=1, max=longest)})}, "asset": {0: B}}
+    shapes = {name: free[name] for name in inputs}
     with torch.no_grad(), _quiet():
         try:
-            return torch.export.export(Portable(run).eval(), (example,), dynamic_shapes=shapes, strict=False)
+            return torch.export.export(
+                Portable(run).eval(), example[: len(inputs)], dynamic_shapes=shapes, strict=False
+            )
         except RefoldError:
             raise
         except Exception as error:  # a part of one's own that torch.export cannot follow; it fails in many ways
@@ -82,11 +91,6 @@ def export_run(run: TrainedRun, path: Path, format: str) -> float:
         ConfigError: the run cannot be exported, or a package is not installed.
         RefoldError: the file differs.
     """
-    if run.scaler.kind != "pooled":
-        raise ConfigError(
-            f"data.scale is {run.scaler.kind}; an exported file scales all assets alike: train with "
-            f"data.scale=pooled to export, or score with scripts/score.py"
-        )
     save, load, _suffix = FORMATS[format]
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"out is {path}; it must be a file in a folder that exists")
@@ -113,6 +117,7 @@ def notes(run: TrainedRun) -> dict[str, str]:
     detector = fitted_detector(run)
     return {
         "columns": json.dumps(list(detector.columns)),
+        "assets": json.dumps(scaled_assets(run) or []),
         "window_size": str(run.config.data.window_size),
         "horizon": str(run.autoencoder.horizon),
         "longest_window": json.dumps(longest_window(run)),
@@ -125,29 +130,33 @@ def notes(run: TrainedRun) -> dict[str, str]:
     }
 
 
-def largest_difference(run: TrainedRun, call: Callable[[Tensor], Sequence[Tensor]]) -> float:
+def largest_difference(run: TrainedRun, call: Callable[..., Sequence[Tensor]]) -> float:
     """Return the largest difference between a file and the run, over random features of several B and T.
 
     Args:
         run: a run with a fitted detector.
-        call: features (B, T, F) -> the outputs in the order of `output_names`, by the file.
+        call: the inputs in the order of `input_names` -> the outputs in the order of `output_names`, by the file.
 
     Returns:
         The difference in the units of TOLERANCE; NaN if one is NaN.
     """
     generator = torch.Generator().manual_seed(0)
     T = run.config.data.window_size
-    names = output_names(run.autoencoder.horizon)
+    names, assets = output_names(run.autoencoder.horizon), scaled_assets(run)
     lengths = sorted({1, max(1, T - 1), T, 2 * T + 3 if longest_window(run) is None else T})
     differences = []
     for bars in lengths:
         for batch in (1, 3, 64):
             noise = torch.randn(batch, bars, len(run.scaler.mean), generator=generator, dtype=torch.float64)
-            features = (noise * run.scaler.std + run.scaler.mean).float()
-            for name, made, wanted in zip(names, call(features), reference(run, features), strict=True):
+            inputs = () if assets is None else (torch.randint(-1, len(assets), (batch,), generator=generator),)
+            scale = scale_of_windows(run, *inputs)
+            features = (noise * scale.std + scale.mean).float()
+            for name, made, wanted in zip(
+                names, call(features, *inputs), reference(run, features, *inputs), strict=True
+            ):
                 if made.shape != wanted.shape:
                     raise RefoldError(f"the file's {name} is {tuple(made.shape)}; PyTorch's is {tuple(wanted.shape)}")
-                unit = run.scaler.std if name in ("reconstruction", "prediction") else 1 + wanted.abs()
+                unit = scale.std if name in ("reconstruction", "prediction") else 1 + wanted.abs()
                 differences.append(((made - wanted).abs() / unit).max())
     return torch.stack(differences).max().item()  # NaN, if one is
 
@@ -161,7 +170,7 @@ def _save_onnx(program: ExportedProgram, path: Path, notes: dict[str, str]) -> N
         program,
         dynamo=True,
         verbose=False,
-        input_names=["features"],
+        input_names=["features", "asset"][: len(program.graph_signature.user_inputs)],
         output_names=output_names(int(notes["horizon"])),
         custom_translation_table={OPERATOR: aten_lstm},
     )
@@ -170,13 +179,17 @@ def _save_onnx(program: ExportedProgram, path: Path, notes: dict[str, str]) -> N
     exported.save(path, external_data=False)
 
 
-def _load_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
+def _load_onnx(path: Path) -> Callable[..., list[Tensor]]:
     try:
         import onnxruntime
     except ImportError:
         raise ConfigError("format is onnx, which is checked with onnxruntime: pip install 'refold[onnx]'") from None
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda features: [torch.from_numpy(part) for part in session.run(None, {"features": features.numpy()})]
+    names = [given.name for given in session.get_inputs()]
+    return lambda *inputs: [
+        torch.from_numpy(part)
+        for part in session.run(None, {name: part.numpy() for name, part in zip(names, inputs, strict=True)})
+    ]
 
 
 def _save_program(program: ExportedProgram, path: Path, notes: dict[str, str]) -> None:
@@ -188,13 +201,13 @@ def _save_program(program: ExportedProgram, path: Path, notes: dict[str, str]) -
         torch.export.save(program, file, extra_files={"notes.json": json.dumps(notes)})
 
 
-def _load_program(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
+def _load_program(path: Path) -> Callable[..., Sequence[Tensor]]:
     with path.open("rb") as file:
         module = torch.export.load(file).module()
 
-    def call(features: Tensor) -> Sequence[Tensor]:
+    def call(*inputs: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
-            return module(features)
+            return module(*inputs)
 
     return call
 
@@ -204,12 +217,12 @@ class Format(NamedTuple):
 
     Attributes:
         save: writes a program and its notes to a file.
-        load: makes a file callable: features -> its outputs.
+        load: makes a file callable: its inputs -> its outputs.
         suffix: end of the file's name.
     """
 
     save: Callable[[ExportedProgram, Path, dict[str, str]], None]
-    load: Callable[[Path], Callable[[Tensor], Sequence[Tensor]]]
+    load: Callable[[Path], Callable[..., Sequence[Tensor]]]
     suffix: str
 
 
