@@ -33,8 +33,8 @@ from refold.data import WindowDataModule
 from refold.data.unsplit import unsplit_series
 from refold.library.run import Run
 from refold.scoring.budget import AlarmBudget
-from refold.scoring.scored import Scores, extent
-from refold.scoring.thresholds import Quantile, Threshold, ValidationScores, asset_years, count_alarms
+from refold.scoring.scored import Scores, extent, timed_scores
+from refold.scoring.thresholds import Quantile, Threshold, asset_years, count_alarms
 
 SCALES = ("pooled", "per_asset", "trailing")
 MOVE = 0.03
@@ -143,8 +143,7 @@ def judged(run: Run, data: WindowDataModule) -> Iterator[tuple[str, str, Outcome
     assert len(piece.series.times) == len(series.times)
     spoilt = detector.score_series(piece.series, data.segments("test"))
     for name, levels, threshold in thresholds():
-        moments, span = extent(validation, series.time_dtype)
-        threshold.fit_assets(ValidationScores(validation.score, validation.asset, moments, span, validation.names))
+        threshold.fit_assets(timed_scores(validation, series.time_dtype))
         detector.threshold = threshold
         known, flagged, found = (detector.flag(scored)[1] for scored in (validation, clean, spoilt))
         yield name, levels, outcome(series.time_dtype, clean, known, flagged, found, rows)

@@ -27,8 +27,8 @@ from refold.data.unsplit import unsplit_series
 from refold.library.run import Run
 from refold.scoring.budget import AlarmBudget
 from refold.scoring.discoveries import FalseDiscoveries
-from refold.scoring.scored import Scores, extent
-from refold.scoring.thresholds import Threshold, ValidationScores, asset_years, count_alarms
+from refold.scoring.scored import Scores, extent, timed_scores
+from refold.scoring.thresholds import Threshold, asset_years, count_alarms
 from scripts.bench.per_asset import planted
 from scripts.bench.quiet import quiet
 
@@ -82,8 +82,7 @@ def judged(run: Run, year: int) -> dict[str, Outcome]:
     rows = np.array(list(places(data, first, end, np.random.default_rng(int(run.config["seed"])))))
     piece = unsplit_series(planted(data, rows, TICK), data.recipe, run.scaler)
     spoilt = detector.score_series(piece.series, data.segments("test"))
-    moments, span = extent(validation, series.time_dtype)
-    known = ValidationScores(validation.score, validation.asset, moments, span, validation.names)
+    known = timed_scores(validation, series.time_dtype)
     within = (clean.times >= first) & (clean.times < end)
     results = {}
     for name, threshold in THRESHOLDS.items():

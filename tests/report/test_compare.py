@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 from statistics import stdev
 
@@ -54,6 +55,22 @@ def test_what_nobody_stated_and_no_choice_decides_is_a_column(tmp_path):
         cfg["encoder"]["hidden_size"] = size  # as after a change of the defaults
         write_run(tmp_path / f"{number}_x", cfg, metrics=measured(0.1 * size))
     assert what_differs(find_runs([tmp_path])) == ("encoder.hidden_size",)
+
+
+@pytest.mark.parametrize(("unit", "other"), [("day", "year"), ("year", "day")])
+def test_alarms_are_counted_over_the_time_that_suits_the_bars(tmp_path, unit, other):
+    for name, alarms in (("1_many", 3.0), ("2_few", 0.5)):
+        rates = {"test/alarms_per_asset_year": 100 * alarms, "test/alarms_per_asset_day": alarms}
+        write_run(tmp_path / name, settings_of(f"optimizer.lr={alarms}"), metrics=measured(0.1))
+        path = tmp_path / name / "result.json"
+        detector = {"alarms_per": unit, "test/flagged_share": 0.01, **rates}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "detector": detector}))
+    table = compare(find_runs([tmp_path]), "val/reconstruction_mse")
+    assert f"test/alarms_per_asset_{unit}" in table.metrics
+    assert f"test/alarms_per_asset_{other}" not in table.metrics
+    assert f"test/alarms/asset_{unit}" in printed(table, width=300)
+    fewest = compare(find_runs([tmp_path]), f"test/alarms_per_asset_{unit}").rows[0].runs[0]
+    assert fewest.directory.name == "2_few"
 
 
 @pytest.fixture

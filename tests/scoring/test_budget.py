@@ -13,7 +13,7 @@ def fitted(adapt: float = 1.0, alarms: float = 2.0) -> AlarmBudget:
     """A budget of ten years of daily scores of one asset."""
     scores = np.random.default_rng(0).chisquare(5, 2500)
     threshold = AlarmBudget(alarms=alarms, per="asset_year", adapt=adapt, per_asset=False)
-    threshold.fit_validation(ValidationScores(scores, np.zeros(2500, dtype=int), 2500, 10 * 365.25 * 86400))
+    threshold.fit_validation(ValidationScores(scores, np.zeros(2500, dtype=int), 2500, 10 * 365.25 * 86400, 2500))
     return threshold
 
 

@@ -11,7 +11,7 @@ from tests.scoring.test_thresholds import of_assets
 
 def one_asset(scores: np.ndarray) -> ValidationScores:
     days = len(scores)
-    return ValidationScores(scores, np.zeros(days, dtype=int), days, (days - 1) * 86400.0, ["A"])
+    return ValidationScores(scores, np.zeros(days, dtype=int), days, (days - 1) * 86400.0, days, ["A"])
 
 
 @pytest.mark.parametrize("tail", ["exponential", "heavy", "bounded", "constant", "few", "one"])

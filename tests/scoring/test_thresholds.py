@@ -149,7 +149,7 @@ def validation(bars: int = 730, assets: int = 3, seed: int = 0) -> ValidationSco
     drawn = generator.standard_normal((assets, bars)).cumsum(axis=1) % 7 + generator.exponential(2, (assets, bars))
     drawn = drawn.round(1).reshape(-1)
     drawn[generator.random(len(drawn)) < 0.05] = np.nan
-    return ValidationScores(drawn, np.repeat(np.arange(assets), bars), bars, (bars - 1) * 86400.0)
+    return ValidationScores(drawn, np.repeat(np.arange(assets), bars), bars, (bars - 1) * 86400.0, bars)
 
 
 def alarms_at(level: float, known: ValidationScores) -> int:
@@ -174,9 +174,34 @@ def test_a_budget_is_kept_at_its_level_and_above_and_at_none_just_below(alarms, 
     assert per == "day" or 0.7 * alarms < rate <= alarms
 
 
+def five_minutes(days: int = 12, assets: int = 3) -> ValidationScores:
+    """Scores of bars of five minutes, 78 on each weekday."""
+    bars = 78 * days
+    drawn = np.random.default_rng(2).exponential(1, bars * assets)
+    return ValidationScores(drawn, np.repeat(np.arange(assets), bars), bars, days * 1.4 * 86400.0, days)
+
+
+def test_a_budget_per_asset_and_day_is_kept():
+    known = five_minutes()
+    threshold = AlarmBudget(alarms=0.5, per="asset_day", adapt=0.0, per_asset=False)
+    threshold.fit_validation(known)
+    assert alarms_at(float(threshold.level), known) == 18  # 36 days of an asset
+    assert alarms_at(float(threshold.level) * 0.98, known) > 18
+
+
+def test_a_budget_per_year_that_days_cannot_resolve_says_how_to_count_by_the_day():
+    for per, known, said in (
+        ("asset_year", five_minutes(days=2), True), ("asset_day", five_minutes(days=2), False),
+        ("asset_year", validation(bars=100), False),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"threshold\.alarms is 0\.01 per ") as refused:
+            AlarmBudget(alarms=0.01, per=per, adapt=0.0, per_asset=False).fit_validation(known)
+        assert ("(threshold.per=asset_day)" in str(refused.value)) == said
+
+
 def test_a_budget_that_all_levels_keep_to_flags_all_but_the_least():
     threshold = AlarmBudget(alarms=1e6, per="day", adapt=0.0, per_asset=False)
-    threshold.fit_validation(ValidationScores(np.array([1.0, 3.0, 2.0]), np.zeros(3, int), 3, 2 * 86400.0))
+    threshold.fit_validation(ValidationScores(np.array([1.0, 3.0, 2.0]), np.zeros(3, int), 3, 2 * 86400.0, 3))
     assert float(threshold.level) == 1.5
 
 
@@ -202,7 +227,7 @@ def test_a_budget_that_validation_cannot_resolve_is_refused(alarms, per, message
     AlarmBudget(alarms=least, per=per, adapt=0.0, per_asset=False).fit_validation(validation())
     with pytest.raises(ConfigError, match="raise it, bring more validation bars"):  # a single moment covers no time
         AlarmBudget(alarms=least, per=per, adapt=0.0, per_asset=False).fit_validation(
-            ValidationScores(np.ones(2), np.arange(2), 1, 0.0)
+            ValidationScores(np.ones(2), np.arange(2), 1, 0.0, 1)
         )
 
 
@@ -229,7 +254,7 @@ def of_assets(*lengths: int, factors: tuple[float, ...] = (1.0, 5.0, 2.0)) -> Va
     longest = max(lengths)
     names = ["A", "B", "C"][: len(lengths)]
     asset = np.repeat(np.arange(len(lengths)), lengths)
-    return ValidationScores(np.concatenate(drawn), asset, longest, (longest - 1) * 86400.0, names)
+    return ValidationScores(np.concatenate(drawn), asset, longest, (longest - 1) * 86400.0, longest, names)
 
 
 @pytest.mark.parametrize("make", EVERY, ids=KINDS)

@@ -27,8 +27,7 @@ from refold.scoring.labelled import (
     list_false_alarms,
     why_missing,
 )
-from refold.scoring.scored import Scores, extent
-from refold.scoring.thresholds import ValidationScores
+from refold.scoring.scored import Scores, timed_scores
 
 DETECTION = "/detection/"
 """Middle of the names of metrics that need labels, as in test/detection/auroc."""
@@ -198,8 +197,7 @@ def _thresholded(
     judge = copy(detector)
     judge.threshold = deepcopy(detector.threshold)
     try:
-        moments, span = extent(val, series.time_dtype)
-        judge.threshold.fit_assets(ValidationScores(scores["val"], val.asset, moments, span, val.names))
+        judge.threshold.fit_assets(timed_scores(val, series.time_dtype)._replace(scores=scores["val"]))
     except ConfigError:  # its scores do not suit the threshold: nothing is flagged
         return {part: (score, np.zeros(len(score), dtype=bool)) for part, score in scores.items()}
     return {part: (score, judge.flag(replace(val, score=score))[1]) for part, score in scores.items()}

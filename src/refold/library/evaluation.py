@@ -34,7 +34,7 @@ from refold.runs.directory import DETECTOR, write_result
 from refold.scoring.detector import Detector
 from refold.scoring.labelled import against_labels
 from refold.scoring.protocols import Evaluation
-from refold.scoring.scored import alarm_rate, validation_rates
+from refold.scoring.scored import alarm_rate, alarm_unit, validation_rates
 from refold.training.callbacks import EpochReport
 from refold.training.facts import run_facts
 from refold.training.loggers import log_end
@@ -248,6 +248,7 @@ def fit_detector(
         "level": detector.validation["level"],
         **({"levels": detector.validation["levels"]} if detector.validation["levels"] else {}),
         "bar_seconds": detector.validation["bar_seconds"],
+        "alarms_per": alarm_unit(detector.validation["bar_seconds"]),
         **validation_rates(detector.validation),
         **alarm_rate(flagged, test, series.time_dtype).named("test/"),
     }

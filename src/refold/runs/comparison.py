@@ -12,13 +12,14 @@ from refold.runs.records import RunRecord
 
 COLUMNS = ("test/reconstruction_mse", "test/r2", "test/r2_against_pca", "errors/average_precision", "errors/vus_pr")
 COLUMNS += ("test/detection/average_precision", "test/detection/vus_pr", "test/detection/event_f1")
-COLUMNS += ("val/exposure_gap", "val/r2", "windows_per_s")
+COLUMNS += ("val/exposure_gap", "val/r2", "test/alarms_per_asset_year", "test/alarms_per_asset_day", "windows_per_s")
 """Metrics beside the one that is sorted by, where any run has them; a narrow terminal shows the first ones."""
 
 USUAL_METRIC = "val/reconstruction_mse"
 """Metric that runs are sorted by if the settings of none can be read."""
 
 SMALLER_IS_BETTER = ("_mse", "_mae", "_gap", "loss", "parameters", "alarms")
+SMALLER_IS_BETTER += ("alarms_per_asset_year", "alarms_per_asset_day", "flagged_share")
 
 
 @dataclass(frozen=True)

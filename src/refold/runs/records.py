@@ -238,7 +238,16 @@ def _metrics_of(result: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
         else:
             problems.append(f"{_text(name)} is {_text(json.dumps(value))}, not a finite number")
     counts = {name: result.get(name) for name in ("windows_per_s", "parameters", "epochs")}
-    return metrics | {name: value for name, value in counts.items() if _is_finite(value) and value}, problems
+    metrics |= {name: value for name, value in counts.items() if _is_finite(value) and value}
+    return metrics | _alarms_of(result.get("detector")), problems
+
+
+def _alarms_of(detector: Any) -> dict[str, float]:
+    """Return the alarms of a result on test, over the time that suits its bars, and the share of flagged bars."""
+    if not isinstance(detector, dict):
+        return {}
+    names = (f"test/alarms_per_asset_{detector.get('alarms_per')}", "test/flagged_share")
+    return {name: detector[name] for name in names if _is_finite(detector.get(name))}
 
 
 def _is_finite(value: Any) -> bool:

@@ -40,7 +40,8 @@ class AlarmBudget(Threshold):
 
     Args:
         alarms: above 0, per `per`.
-        per: "asset_year", a year of bars of one asset, or "day", a calendar day of all assets together.
+        per: "asset_year", a year of bars of one asset; "asset_day", a day that has bars of it; "day", a calendar day of
+            all assets together.
         adapt: how far an alarm raises the level, at least 0; 0 keeps the level as it was fitted.
         per_asset: as for Quantile; of the alarms of a day, each asset may give an equal share.
 
@@ -55,7 +56,7 @@ class AlarmBudget(Threshold):
         self,
         *,
         alarms: Annotated[float, more_than(0)],
-        per: Literal["asset_year", "day"],
+        per: Literal["asset_year", "asset_day", "day"],
         adapt: Annotated[float, at_least(0)],
         per_asset: bool,
     ) -> None:
@@ -68,13 +69,20 @@ class AlarmBudget(Threshold):
         raise TypeError("a budget of alarms needs the bars' assets and times: call fit_validation")
 
     def fit_validation(self, validation: ValidationScores) -> None:
-        covered = validation.asset_years if self.per == "asset_year" else validation.span / 86400 * validation.share
+        covered = {
+            "asset_year": validation.asset_years,
+            "asset_day": validation.asset_days,
+            "day": validation.span / 86400 * validation.share,
+        }[self.per]
         allowed = math.floor(self.alarms * covered + 1e-9) if covered > 0 else 0  # 0.1 a year in 10 years is one alarm
         if allowed < 1:
             least = f"; it must be at least {1 / covered:.3g}, which is one alarm there" if covered > 0 else ""
+            within_days = self.per == "asset_year" and validation.moments > 1.1 * validation.days
+            hint = ", count them by the day (threshold.per=asset_day)" if within_days else ""
             raise ConfigError(
                 f"threshold.alarms is {self.alarms:g} per {self.per}; validation covers {covered:.3g} "
-                f"{self.per.replace('_', '-')}s{least}: raise it, bring more validation bars, or take threshold=pot"
+                f"{self.per.replace('_', '-')}s{least}: raise it{hint}, bring more "
+                "validation bars, or take threshold=pot"
             )
         scores = np.nan_to_num(validation.scores, nan=-np.inf)
         before = np.append(-np.inf, scores[:-1])

@@ -24,10 +24,10 @@ from refold.scoring.drift_reference import Reference, fit_reference
 from refold.scoring.measuring import BARS_AT_ONCE, Measurer, Watch
 from refold.scoring.planting import fit_head
 from refold.scoring.rarity import Rarity, tell_pooled
-from refold.scoring.scored import Scores, alarm_rate, bar_seconds, extent, known_scores, microseconds, scored_days
+from refold.scoring.scored import Scores, alarm_rate, bar_seconds, known_scores, microseconds, timed_scores
 from refold.scoring.scores import PlantedErrors, Score
 from refold.scoring.scores.base import asset_rows
-from refold.scoring.thresholds import Threshold, ValidationScores
+from refold.scoring.thresholds import Threshold
 
 FORMAT = 3
 """Of the state, for the message about a run of another version."""
@@ -163,8 +163,7 @@ class Detector:
         score.fit(kept)
         scored = self.score_series(*val)
         there = ~np.isnan(scored.score)
-        moments, span = extent(scored, val[0].time_dtype)
-        validation = ValidationScores(scored.score, scored.asset, moments, span, scored.names)
+        validation = timed_scores(scored, val[0].time_dtype)
         pooled = self.threshold.fit_assets(validation)
         self.rarity = Rarity(validation)
         values = self.drift_values(val[0], scored)
@@ -180,9 +179,9 @@ class Detector:
             "bars": int(there.sum()),
             "flagged": int(flagged.sum()),
             **alarm_rate(flagged, scored, val[0].time_dtype).named(),
-            "moments": moments,
-            "days": scored_days(scored, val[0].time_dtype),
-            "span_seconds": span,
+            "moments": validation.moments,
+            "days": validation.days,
+            "span_seconds": validation.span,
             "bar_seconds": bar_seconds(scored.times, scored.asset, val[0].time_dtype),
             "scores": torch.from_numpy(scored.score[kept]),
             "asset": torch.from_numpy(scored.asset[kept].astype(np.int32)),

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from refold.scoring.scores.base import NamedBars
-from refold.scoring.thresholds import ValidationScores, count_alarms, per_asset_year
+from refold.scoring.thresholds import ValidationScores, asset_days, count_alarms, per_asset_year
 
 Times = TypeVar("Times", np.ndarray, np.float64)
 
@@ -126,8 +126,8 @@ def count_rates(alarms: int, flagged: int, bars: int, moments: int, days: int, s
         span: seconds from the first to the last moment.
     """
     share = flagged / bars if bars else float("nan")
-    asset_days = bars * days / moments if moments > 1 else float("nan")
-    per_day = alarms / asset_days if asset_days else float("nan")
+    covered = asset_days(bars, moments, days)
+    per_day = alarms / covered if covered else float("nan")
     return AlarmCounts(per_asset_year(alarms, bars, moments, span), per_day, share)
 
 
@@ -202,4 +202,15 @@ def known_scores(validation: Mapping[str, Any]) -> ValidationScores:
     """
     moments, span = validation["moments"], validation["span_seconds"]
     scores, asset = validation["scores"].numpy(), validation["asset"].numpy()
-    return ValidationScores(scores, asset, moments, span, validation["asset_names"])
+    return ValidationScores(scores, asset, moments, span, validation["days"], validation["asset_names"])
+
+
+def timed_scores(scored: Scores, dtype: pl.DataType) -> ValidationScores:
+    """Return the scores of validation as thresholds are fitted to them.
+
+    Args:
+        scored: the scores of the validation part.
+        dtype: of the timestamps.
+    """
+    moments, span = extent(scored, dtype)
+    return ValidationScores(scored.score, scored.asset, moments, span, scored_days(scored, dtype), scored.names)

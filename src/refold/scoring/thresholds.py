@@ -39,6 +39,7 @@ class ValidationScores(NamedTuple):
         asset: (N,) int, number of each bar's asset; equal numbers are neighbours.
         moments: different timestamps of scored bars.
         span: seconds from the first of them to the last.
+        days: different dates of scored bars.
         names: of the assets, by number; empty if they are not known.
         share: of what is allowed to all assets together, in (0, 1]; 1 / A for the scores of one of A assets.
     """
@@ -47,6 +48,7 @@ class ValidationScores(NamedTuple):
     asset: np.ndarray
     moments: int
     span: float
+    days: int
     names: Sequence[str] = ()
     share: float = 1.0
 
@@ -54,6 +56,11 @@ class ValidationScores(NamedTuple):
     def asset_years(self) -> float:
         """Scored bars, in years of bars of one asset; NaN if there are fewer than two moments."""
         return asset_years(int(np.isfinite(self.scores).sum()), self.moments, self.span)
+
+    @property
+    def asset_days(self) -> float:
+        """Scored bars, in days of bars of one asset; NaN if there are fewer than two moments."""
+        return asset_days(int(np.isfinite(self.scores).sum()), self.moments, self.days)
 
     def by_asset(self) -> "Iterator[tuple[str, ValidationScores]]":
         """Yield the name of each asset that has a score, and its scores alone."""
@@ -326,6 +333,17 @@ def asset_years(bars: int, moments: int, span: float) -> float:
         span: seconds from the first to the last; with the moments it says how many bars a year has.
     """
     return bars * span / _SECONDS_PER_YEAR / (moments - 1) if moments > 1 else float("nan")
+
+
+def asset_days(bars: int, moments: int, days: int) -> float:
+    """Convert a number of scored bars to days of bars of one asset; NaN if there are fewer than two moments.
+
+    Args:
+        bars: of all assets.
+        moments: their different timestamps.
+        days: their different dates.
+    """
+    return bars * days / moments if moments > 1 else float("nan")
 
 
 def per_asset_year(alarms: int, bars: int, moments: int, span: float) -> float:
