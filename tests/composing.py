@@ -9,7 +9,7 @@ import functools
 from dataclasses import replace
 from pathlib import Path
 
-from hydra._internal import config_loader_impl
+from hydra._internal import config_loader_impl, config_repository
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -17,14 +17,15 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 COMPOSING = (
     (config_loader_impl, "create_defaults_list"),
     (config_loader_impl.ConfigLoaderImpl, "_compose_config_from_defaults_list"),
+    (config_repository.ConfigRepository, "load_config"),
 )
-"""Where Hydra finds the files of a composition and where it merges them; replacements have them as __wrapped__."""
+"""Where Hydra finds the files of a composition, merges them and reads one; replacements have them as __wrapped__."""
 
 
 def keep_compositions() -> None:
     """Let Hydra compose options of conf/ once in this process."""
-    find_files, merge = (getattr(owner, name) for owner, name in COMPOSING)
-    found, merged = {}, {}
+    find_files, merge, read = (getattr(owner, name) for owner, name in COMPOSING)
+    found, merged, files = {}, {}, {}
 
     def is_kept(repo) -> bool:
         return [source.path for source in repo.get_sources()] == ["hydra.conf", str(CONF), ""]
@@ -49,5 +50,13 @@ def keep_compositions() -> None:
             merged[key] = merge(self, defaults, repo)
         return copy.deepcopy(merged[key])
 
-    for (owner, name), kept in zip(COMPOSING, (find_once, merge_once), strict=True):
+    @functools.wraps(read)
+    def read_once(self, config_path):
+        if not is_kept(self):
+            return read(self, config_path)
+        if config_path not in files:
+            files[config_path] = read(self, config_path)
+        return copy.deepcopy(files[config_path])
+
+    for (owner, name), kept in zip(COMPOSING, (find_once, merge_once, read_once), strict=True):
         setattr(owner, name, kept)

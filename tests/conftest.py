@@ -3,15 +3,17 @@
 import base64
 import copy
 import functools
+import gc
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from composing import keep_compositions
@@ -39,6 +41,15 @@ TINY = [
 """A whole run in about a second."""
 
 
+gc.set_threshold(50_000, 20, 20)  # the default searches torch's million objects after every few thousand new ones
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what was imported and collected out of every later search for garbage: it stays to the end."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let a quick test train without rendering its pictures: that takes four fifths of a tiny run's time."""
     global renders_pictures
@@ -50,6 +61,20 @@ BLANK_PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAD0lEQVR4nGP4jwMwDC0JALoev0Ewkwr8AAAAAElFTkSuQmCC"
 )
 """A white square, 8 by 8."""
+
+
+def slow_but(quick: Collection, values: Iterable) -> list[Any]:
+    """Parameters of a test, all but a few of them marked slow.
+
+    Args:
+        quick: those that `make quick` tries too.
+        values: all that `make test` tries; a tuple has a value for each of several names.
+    """
+    values = list(values)
+    assert all(value in values for value in quick)
+    several = [value if isinstance(value, tuple) else (value,) for value in values]
+    marks = [[] if value in quick else [pytest.mark.slow] for value in values]
+    return [pytest.param(*each, marks=chosen) for each, chosen in zip(several, marks, strict=True)]
 
 
 def leave_pictures_blank() -> None:
@@ -108,12 +133,26 @@ def train_tiny(directory: Path, *overrides: str) -> tuple[DictConfig, dict]:
     return cfg, train.train(cfg, directory)
 
 
+@pytest.fixture(scope="session")
+def train_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Train once in this process: (*overrides) -> a copy of the run directory, to be used up."""
+
+    @functools.cache
+    def train(*overrides: str) -> Path:
+        directory = tmp_path_factory.mktemp("trained") / "run"
+        train_tiny(directory, *overrides)
+        return directory
+
+    def copied(*overrides: str) -> Path:
+        return shutil.copytree(train(*overrides), tmp_path_factory.mktemp("runs") / "run")
+
+    return copied
+
+
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(train_once: Callable[..., Path]) -> Path:
     """A tiny run on the embedded stocks, for the scripts that use runs."""
-    directory = tmp_path_factory.mktemp("runs") / "run"
-    train_tiny(directory)
-    return directory
+    return train_once()
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_the_keys_are_those_on_disk():
 EXAMPLES = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=15, **EXAMPLES)
+@settings(max_examples=6, **EXAMPLES)
 @given(arguments=command_lines())
 def test_every_command_line_is_accepted_or_refused_in_words(arguments):
     message = answer(arguments)
@@ -98,7 +98,7 @@ def test_every_command_line_is_accepted_or_refused_in_words(arguments):
 
 
 @pytest.mark.slow
-@settings(max_examples=85, **EXAMPLES)
+@settings(max_examples=94, **EXAMPLES)
 @given(arguments=command_lines())
 def test_so_are_many_more(arguments):
     test_every_command_line_is_accepted_or_refused_in_words.hypothesis.inner_test(arguments)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import yaml
 from conftest import CONF, ROOT, compose_run
 
@@ -28,6 +29,7 @@ def corners() -> list[dict]:
     return [{**first, name: value} for name, values in choices.items() for value in values]
 
 
+@pytest.mark.slow
 def test_what_the_agent_starts_is_a_run():
     commands = [agent_command(values) for values in corners()]
     assert len(commands) >= 10
@@ -38,8 +40,7 @@ def test_what_the_agent_starts_is_a_run():
     assert (ROOT / SWEEP["program"]).is_file()
 
 
-def test_its_metric_is_one_that_every_run_logs(tiny_run, tmp_path):
-    tiny_run()
-    header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0].split(",")
+def test_its_metric_is_one_that_every_run_logs(run_dir):
+    header = (run_dir / "metrics.csv").read_text().splitlines()[0].split(",")
     assert SWEEP["metric"] == {"name": "best/val/reconstruction_mse", "goal": "minimize"}
     assert SWEEP["metric"]["name"] in header

@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 from composing import COMPOSING
-from conftest import CONF, TINY, compose_run
+from conftest import CONF, TINY, compose_run, slow_but
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -155,7 +155,7 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
     assert set(result["metrics"]) >= {"val/reconstruction_mse", "test/reconstruction_mse", "test/r2"}
 
 
-@pytest.mark.parametrize("name", ["stocks", "panel"])
+@pytest.mark.parametrize("name", slow_but(["stocks"], ["stocks", "panel"]))
 def test_with_a_linear_path_training_starts_at_the_error_of_pca(name):
     cfg = compose_run([*TINY, "bridge=latent_pca", "loss=mse", f"data={name}"])
     L.seed_everything(0, verbose=False)
@@ -180,6 +180,7 @@ def test_the_panel_chooses_a_bridge_unless_told_otherwise():
     assert compose_run(["data=panel", "experiment=keras_states"]).bridge._target_.endswith("StatesBridge")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_linear_path_comes_back_with_it(tiny_run, tmp_path):
     tiny_run("bridge.linear_path=pca")
     loaded = load_run(tmp_path / "run")

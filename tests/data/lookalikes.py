@@ -37,14 +37,13 @@ def crypto(days: int = 20, step: str = "1m") -> pl.Series:
 def new_york(first: date = date(2024, 1, 2), last: date = date(2025, 2, 1), step: str = "5m") -> pl.Series:
     """09:30 to 16:00 on the sessions of XNYS, to 13:00 on the days before holidays; New York's clock."""
     days = sessions("XNYS", first, last)
-    ends = [time(12, 55) if day in EARLY else time(15, 55) for day in days]
-    day_by_day = [
-        every(datetime.combine(day, time(9, 30)), datetime.combine(day, end), step)
-        for day, end in zip(days, ends, strict=True)
-    ]
-    return pl.concat(day_by_day)
+    times = every(datetime.combine(first, time(9, 30)), datetime.combine(last, time(15, 55)), step)
+    day, clock = times.dt.date(), times.dt.time()
+    is_open = day.is_in(days.implode()) & clock.is_between(time(9, 30), time(15, 55))
+    return times.filter(is_open & ~(day.is_in(EARLY) & (clock > time(12, 55))))
 
 
+@functools.cache
 def futures(last: datetime = datetime(2024, 12, 20), step: str = "5m") -> pl.Series:
     """Sunday 17:00 to Friday 16:00 with an hour's break from 16:00 on each day; Chicago's clock."""
     times = every(datetime(2024, 1, 1, 17), last, step)
@@ -58,12 +57,10 @@ def tokyo(days: int = 100) -> pl.Series:
     """09:00 to 11:30 and 12:30 to 15:00 on the first weekdays of 2024."""
     weekdays = pl.date_range(date(2024, 1, 1), date(2024, 12, 31), eager=True)
     weekdays = weekdays.filter(weekdays.dt.weekday() <= 5)[:days]
-    halves = ((time(9), time(11, 29)), (time(12, 30), time(14, 59)))
-    return pl.concat(
-        every(datetime.combine(day, first), datetime.combine(day, last), "1m")
-        for day in weekdays
-        for first, last in halves
-    )
+    times = every(datetime.combine(weekdays[0], time(9)), datetime.combine(weekdays[-1], time(14, 59)), "1m")
+    clock = times.dt.time()
+    within_day = clock.is_between(time(9), time(11, 29)) | clock.is_between(time(12, 30), time(14, 59))
+    return times.filter(times.dt.date().is_in(weekdays.implode()) & within_day)
 
 
 def days_of(weekdays: str, first: date = date(2023, 1, 2), last: date = date(2024, 3, 1)) -> pl.Series:

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import slow_but
 
 from refold.data import pipeline
 from refold.data.sources import Csv, Excel, Parquet, SkfolioPanel, Sql, Stocks, Synthetic
@@ -31,7 +32,7 @@ BARS = random_bars([220, 200, 220])
 DAYS = BARS["timestamp"].unique().sort()
 CUT = DAYS[170]
 SPLIT = {"val_start": str(DAYS[100]), "test_start": str(DAYS[140])}
-CHANGES = ("shift", "scale", "replace")
+CHANGES = slow_but(["replace"], ["shift", "scale", "replace"])
 
 
 def changed(bars: pl.DataFrame, change: str | None, cut: date = CUT) -> pl.DataFrame:
@@ -315,7 +316,7 @@ LATER = {  # first bars, and all of them: a hole, other hours and another interv
 }
 
 
-@pytest.mark.parametrize("overnight", ["keep", "mask", "break"])
+@pytest.mark.parametrize("overnight", slow_but(["mask"], ["keep", "mask", "break"]))
 @pytest.mark.parametrize("name", LATER)
 def test_bars_that_come_later_change_no_earlier_window(name, overnight):
     """The timetable is inferred from the first bars: holes, closings, features and windows before stay."""

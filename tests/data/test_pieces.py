@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import slow_but
 
 from refold.data import pipeline
 from refold.data.bars.checks import Checks
@@ -74,7 +75,7 @@ def written(bars: pl.DataFrame, kind: str, folder):
 
 @pytest.mark.parametrize("layout", ["per_asset", "panel"])
 @pytest.mark.parametrize("order", ["asset", "timestamp"])
-@pytest.mark.parametrize("kind", ["csv", "parquet", "categories", "partitioned"])
+@pytest.mark.parametrize("kind", slow_but(["csv"], ["csv", "parquet", "categories", "partitioned"]))
 def test_pieces_give_what_the_whole_gives(tmp_path, kind, order, layout):
     source = written(BARS.sort(order, maintain_order=True), kind, tmp_path)
     assert len(list(batches_of(source))) > 5

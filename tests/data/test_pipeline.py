@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import slow_but
 
 from refold.data.windows.split import ByDate
 from refold.errors import DataError
@@ -183,7 +184,7 @@ def test_a_hole_of_one_asset_is_masked_in_a_panel():
 
 @pytest.mark.parametrize("layout", ["per_asset", "panel"])
 @pytest.mark.parametrize("policy", ["warn", "mask", "drop"])
-@pytest.mark.parametrize("change", ["scale", "replace", "spoil"])
+@pytest.mark.parametrize("change", slow_but(["spoil"], ["scale", "replace", "spoil"]))
 def test_no_look_ahead_in_any_layout_and_policy(layout, policy, change):
     """Changing, or spoiling, what comes after a date changes no window before it; with bars spoilt before it too."""
     bars = with_value(random_bars([200, 180]), range(40, 45), "close", 40.0)

@@ -91,7 +91,7 @@ def markets(draw):
     return (*arrays, intervals, draw(st.integers(0, 8)))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(markets())
 def test_parts_are_apart(market):
     """No bar is in two parts or in no interval; parts of an asset are more than the gap apart; a run is one run."""
@@ -116,7 +116,14 @@ def test_parts_are_apart(market):
             assert late - early > gap
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None)
+@given(markets())
+def test_so_they_are_in_many_more(market):
+    test_parts_are_apart.hypothesis.inner_test(market)
+
+
+@settings(max_examples=100, deadline=None)
 @given(markets())
 def test_no_bar_is_dropped_without_a_reason(market):
     """A usable bar in an interval is in a part unless a bar of an earlier interval is at most `gap` bars before it."""

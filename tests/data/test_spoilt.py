@@ -132,7 +132,7 @@ RANDOM = given(
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=75, **QUIET)
+@settings(max_examples=25, **QUIET)
 @RANDOM
 def test_random_bars_give_sound_windows_or_a_data_error(
     bars, chosen, names, layout, min_assets, window_size, stride, max_masked, shortest, balanced, calendar
@@ -178,7 +178,7 @@ def test_random_bars_give_sound_windows_or_a_data_error(
 
 
 @pytest.mark.slow
-@settings(max_examples=225, **QUIET)
+@settings(max_examples=275, **QUIET)
 @RANDOM
 def test_so_do_many_more(**drawn):
     test_random_bars_give_sound_windows_or_a_data_error.hypothesis.inner_test(**drawn)

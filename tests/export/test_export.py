@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, compose_run
+from conftest import ROOT, compose_run, slow_but
 from torch import nn
 
 from refold.config.build import build_autoencoder, build_detector, build_recipe
@@ -76,7 +76,10 @@ def chained(chain: str) -> Autoencoder:
     return make_run(*CHAINS[chain]).autoencoder.double()
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+IN_SHORT = ["conditional, linear path", "two layers, normalised, and a predictor"]
+
+
+@pytest.mark.parametrize("chain", slow_but(IN_SHORT, CHAINS))
 @pytest.mark.parametrize("window_size", [1, 2, 17])
 def test_the_portable_autoencoder_is_the_autoencoder(chain, window_size):
     autoencoder = chained(chain)
@@ -207,7 +210,11 @@ def graph_of(*overrides: str, columns: int | None = None):
 
 
 @pytest.mark.parametrize(
-    "score", ["squared_error", "absolute_error", "mahalanobis", "student", "features", "gauss_s", "latent_knn"]
+    "score",
+    slow_but(
+        ["mahalanobis"],
+        ["squared_error", "absolute_error", "mahalanobis", "student", "features", "gauss_s", "latent_knn"],
+    ),
 )
 def test_every_score_of_lone_windows_is_exported(score):
     run, program = graph_of(f"score={score}")
@@ -219,7 +226,7 @@ def test_survival_is_exact_near_and_far():
     torch.testing.assert_close(graph.portable_log_survival(z), -torch.special.log_ndtr(-z), rtol=1e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("score", ["mahalanobis", "latent_knn"])
+@pytest.mark.parametrize("score", slow_but(["latent_knn"], ["mahalanobis", "latent_knn"]))
 def test_a_panel_is_scored_asset_by_asset(score):
     run, program = graph_of("data=panel", f"score={score}", columns=6)
     assert len(run.detector.features) == 1
@@ -265,7 +272,7 @@ def test_a_score_that_remembers_is_refused(tmp_path, score):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("score", ["prediction", "composite"])
+@pytest.mark.parametrize("score", slow_but(["prediction"], ["prediction", "composite"]))
 def test_a_score_of_predicted_bars_is_refused_and_the_prediction_is_exported(tmp_path, score):
     with pytest.raises(ConfigError, match="with what windows before it predicted, which a window alone does not hold"):
         export_run(make_run(f"score={score}", "predictor=repeat"), tmp_path / "model.onnx", "onnx")

@@ -95,6 +95,7 @@ def test_a_training_that_diverges_says_so(tiny_run, tmp_path, caplog, capsys):
     assert warning in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_weights_that_became_nan_are_said(tiny_run, monkeypatch):
     def spoil(self, trainer, module):
         epoch_end(self, trainer, module)  # best.ckpt is written with weights that are numbers
@@ -133,6 +134,7 @@ def test_a_schedule_that_did_not_reach_its_end_is_said(schedule, tiny_run):
     assert "ended at a ratio of" in warning
 
 
+@pytest.mark.slow
 def test_a_share_is_of_the_steps_that_the_run_plans(tiny_run, tmp_path):
     settings = ["teacher_forcing=linear", "teacher_forcing.schedule.steps=0.5", "trainer.accumulate_grad_batches=2"]
     tiny_run(*settings, "trainer.max_steps=4", "trainer.max_epochs=9")
@@ -141,6 +143,7 @@ def test_a_share_is_of_the_steps_that_the_run_plans(tiny_run, tmp_path):
     assert [float(text) for text in ratios if text] == [1.0, 0.5, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_a_schedule_that_reached_its_end_or_feeds_nobody_is_not_spoken_of(tiny_run):
     _, reached = tiny_run("teacher_forcing=linear", "teacher_forcing.schedule.steps=2", directory="reached")
     _, unfed = tiny_run("teacher_forcing=linear", "decoder=repeat", directory="unfed")

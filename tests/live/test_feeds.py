@@ -265,6 +265,7 @@ def test_memory_does_not_grow_with_the_bars(judge):
     assert sum(array.nbytes for array in live.past.arrays.values()) == before
 
 
+@pytest.mark.slow
 def test_going_live_loads_neither_lightning_nor_pandas():
     code = "import refold.library.going_live, sys; print({'lightning', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import clean_environment, compose_run, train_tiny
+from conftest import clean_environment, compose_run
 
 from refold.cli import serve
 from refold.config.build import build_data
@@ -28,10 +28,8 @@ TOKEN = "a-token-for-tests-0123"
 
 
 @pytest.fixture(scope="module")
-def last_run(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("live") / "run"
-    train_tiny(directory, "alignment=last")
-    return directory
+def last_run(train_once) -> Path:
+    return train_once("alignment=last")
 
 
 @pytest.fixture(scope="module")

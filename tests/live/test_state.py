@@ -214,6 +214,7 @@ def test_the_python_of_the_page_runs(run, live, tmp_path, monkeypatch):
 # ---- export ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_exported_file_scores_the_last_bar_as_the_run_and_the_live_detector_do(run, live, tmp_path):
     """Each asset by its own scale, and one that the run does not know by that of all."""
     assert run.scaler.kind == "per_asset"
@@ -249,6 +250,7 @@ def test_an_exported_file_scores_the_last_bar_as_the_run_and_the_live_detector_d
     assert (notes["alignment"], notes["threshold"]) == ("last", "StreamingPeaks")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_fitted_anew(run, script, tmp_path):
     out = f"out={tmp_path / 'model.onnx'}"
     status, printed, error = script("export", f"run={run.directory}", "alignment=last", "threshold=spot", out)

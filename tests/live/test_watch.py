@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment, compose_run, train_tiny
+from conftest import clean_environment, compose_run
 
 from refold.cli.watch import watch
 from refold.config.build import build_data
@@ -20,11 +20,9 @@ from refold.live.lines import LineReader
 
 
 @pytest.fixture(scope="module")
-def last_run(tmp_path_factory) -> Path:
+def last_run(train_once) -> Path:
     """A tiny run whose own alignment is last, so that it goes live without a fit."""
-    directory = tmp_path_factory.mktemp("live") / "run"
-    train_tiny(directory, "alignment=last")
-    return directory
+    return train_once("alignment=last")
 
 
 @pytest.fixture(scope="module")

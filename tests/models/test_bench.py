@@ -36,6 +36,7 @@ def test_every_contestant_of_every_case_runs(bench):
             step(0)
 
 
+@pytest.mark.slow
 def test_a_table_is_measured_and_written_between_its_markers(bench, monkeypatch, tmp_path):
     sizes = bench.Sizes(2, 4, 2, 3, 1)
     case = bench.Case("cpu", "float32", "train", "autoregressive", "step", 0.5, sizes)

@@ -8,7 +8,7 @@ from itertools import combinations, product
 import pytest
 import torch
 import yaml
-from conftest import CONF, compose_run
+from conftest import CONF, compose_run, slow_but
 
 from refold import models
 from refold.config.build import build_autoencoder
@@ -41,7 +41,7 @@ def test_every_two_choices_of_different_parts_meet():
         assert {(parts[first], parts[second]) for parts in PARTS} == pairs
 
 
-@pytest.mark.parametrize(("bridge", "decoder", "encoder", "layers"), PARTS)
+@pytest.mark.parametrize(("bridge", "decoder", "encoder", "layers"), slow_but(PARTS[::4], PARTS))
 def test_the_same_model_as_from_the_configuration(bridge, decoder, encoder, layers):
     chosen = [] if encoder is None else [f"encoder={encoder}"]
     cfg = compose_run([f"bridge={bridge}", f"decoder={decoder}", f"layers={'one' if layers == 1 else 'two'}", *chosen])

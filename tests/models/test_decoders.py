@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import slow_but
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from tests.models import parity
 
 
 @pytest.mark.parametrize("kind", parity.DECODERS)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(data=st.data())
 def test_any_sizes_coins_and_mask(kind, data):
     B, T, F, H, Z, L = (
@@ -32,19 +33,20 @@ def test_any_sizes_coins_and_mask(kind, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", parity.DECODERS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=72)
 @given(data=st.data())
 def test_so_do_many_more(kind, data):
     test_any_sizes_coins_and_mask.hypothesis.inner_test(kind, data)
 
 
 SIZES = [(3, 9, 3, 1), (1, 9, 3, 1), (3, 1, 3, 1), (3, 9, 1, 1), (3, 9, 3, 2)]
+BOTH_DEPTHS = SIZES[0], SIZES[-1]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])  # stepping, segments
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("coin", parity.COINS)
-@pytest.mark.parametrize(("B", "T", "F", "L"), SIZES)
+@pytest.mark.parametrize(("B", "T", "F", "L"), slow_but(BOTH_DEPTHS, SIZES))
 def test_each_path(monkeypatch, B, T, F, L, coin, detach, threshold):
     monkeypatch.setattr(loop, "SEGMENTS_PER_STEP", threshold)
     torch.manual_seed(0)
@@ -54,8 +56,8 @@ def test_each_path(monkeypatch, B, T, F, L, coin, detach, threshold):
 
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("coin", [*parity.COINS, "truth"])
-@pytest.mark.parametrize("rate", [0.5, 1.0])
-@pytest.mark.parametrize(("B", "T", "F", "L"), SIZES)
+@pytest.mark.parametrize("rate", slow_but([0.5], [0.5, 1.0]))
+@pytest.mark.parametrize(("B", "T", "F", "L"), slow_but(BOTH_DEPTHS, SIZES))
 def test_dropped_bars_are_zeros_on_each_path(B, T, F, L, rate, coin, detach):
     torch.manual_seed(0)
     decoder = parity.make_decoder(ConditionalDecoder, F=F, L=L)
@@ -219,8 +221,8 @@ def test_the_same_twice_is_bit_equal(kind, coin):
     assert all(torch.equal(a, b) for a, b in zip(one_gradients, other_gradients, strict=True))
 
 
-@pytest.mark.parametrize("L", [1, 2])
-@pytest.mark.parametrize("coin", parity.COINS)
+@pytest.mark.parametrize("L", slow_but([1], [1, 2]))
+@pytest.mark.parametrize("coin", slow_but(["free", "step"], parity.COINS))
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", parity.DECODERS)
 def test_bf16_is_as_near_to_float64_as_the_plain_loop_in_bf16(kind, autocast, coin, L):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import slow_but
 
 from refold.models import Autoencoder, Feeding, LatentBridge, LSTMEncoder
 from refold.models.autoencoder import SMALLEST_SIZE
@@ -25,7 +26,7 @@ def make_model(kind):
 
 @pytest.mark.parametrize("kind", parity.DECODERS)
 @pytest.mark.parametrize("coin", parity.COINS)
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", slow_but([True], [False, True]))
 @pytest.mark.parametrize("detach", [False, True])
 def test_it_is_the_plain_twin(kind, coin, masked, detach):
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import slow_but
 
 from refold import models
 from refold.models import Autoencoder, Feeding
@@ -26,8 +27,8 @@ def make_model(predictor="conditional", *, bridge="latent", layers=1, horizon=P,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("coin", parity.COINS)
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("coin", slow_but(["free", "step", "sequence"], parity.COINS))
+@pytest.mark.parametrize("masked", slow_but([True], [False, True]))
 @pytest.mark.parametrize(("bridge", "layers", "detach"), [("latent", 1, False), ("latent_normalized", 1, True),
                                                           ("states", 2, False), ("latent", 2, True)])  # fmt: skip
 def test_it_is_the_plain_loop(kind, coin, masked, bridge, layers, detach):
@@ -85,7 +86,7 @@ def test_without_a_predictor_the_model_is_what_it_was(decoder):
         alone.predict(torch.randn(B, Z))
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", slow_but([1], [1, 2]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_portable_form_predicts_the_same(kind, layers):
     model, code = make_model(kind, layers=layers).eval(), torch.randn(B, Z).double()

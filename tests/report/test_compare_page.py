@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -29,10 +30,10 @@ def windows(made: float, asset: str = "A") -> FixedWindows:
     return FixedWindows(truth, truth + made, present, np.array(["x", "y"]), np.array([asset, "B"]), moments)
 
 
-@pytest.fixture
-def sweep(tmp_path):
+@pytest.fixture(scope="module")
+def sweep_once(tmp_path_factory):
     """Seven settings of two seeds, with reconstructions; one run on other windows, one that was cut."""
-    folder = tmp_path / "outputs/sweep_a"
+    folder = tmp_path_factory.mktemp("runs") / "sweep_a"
     number = 0
     for decoder in ("repeat", "autoregressive"):
         for rate in (1e-3, 2e-3, 4e-3, 8e-3):
@@ -45,6 +46,11 @@ def sweep(tmp_path):
                 number += 1
     write_run(folder / "99_cut", settings_of("seed=3", "optimizer.lr=0.002"), metrics=None, curve=CURVE)
     return folder
+
+
+@pytest.fixture
+def sweep(sweep_once, tmp_path):
+    return shutil.copytree(sweep_once, tmp_path / "outputs/sweep_a")
 
 
 def payload(page) -> dict:
@@ -109,6 +115,7 @@ def test_a_browser_draws_all_of_it(sweep, tmp_path, open_page):
     assert "Note: 1 of 17 runs did not finish" in document
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_refuses(sweep, tmp_path):
     def run(*arguments):
         command = [sys.executable, str(ROOT / "scripts/compare.py"), *map(str, arguments)]

@@ -29,6 +29,7 @@ def test_the_commands_are_found():
     assert len(COMMANDS) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_runs(line, tmp_path):
     for seed in (0, 1):

@@ -159,6 +159,7 @@ class Decoder(RepeatDecoder):
 """
 
 
+@pytest.mark.slow
 def test_a_part_of_ones_own_is_built_where_it_is_trusted(tmp_path, monkeypatch, script):
     (tmp_path / "my_parts.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import slow_but
 from torch import nn
 
 from refold.data.unsplit import unsplit_series
@@ -84,7 +85,7 @@ def moved(bars: pl.DataFrame, row: int, factor: float = 1.6) -> pl.DataFrame:
 INTRADAY = {"features": ["intraday_return"], "window_size": T, "checks": checks(broken_bar="warn")}
 
 
-@pytest.mark.parametrize("row", [0, 1, T - 1, T, 50, 98, 99, 100, 101, 150, 179])
+@pytest.mark.parametrize("row", slow_but([0, T, 99], [0, 1, T - 1, T, 50, 98, 99, 100, 101, 150, 179]))
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_what_is_planted_at_a_bar_is_reported_at_that_bar(alignment, row):
     """Two assets of 100 and 80 bars: rows 0, 99, 100 and 179 are first and last bars of a series."""

@@ -187,6 +187,7 @@ def test_limits_are_checked_together():
         DriftLimits(watch_years=5.0, retrain_years=1.0)
 
 
+@pytest.mark.slow
 def test_false_alarms_keep_to_the_promise_where_bars_are_independent():
     """Eight years at one false alarm in fifty: at most 16 % of the assets, here with room for the luck of 20."""
     assert bench.share_of_false("independent", 0) <= 0.25

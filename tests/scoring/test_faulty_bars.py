@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
+from conftest import slow_but
 from polars.testing import assert_frame_equal
 
 from refold.data.bars import findings as listing
@@ -93,7 +94,7 @@ def test_rows_without_a_date_or_an_asset_are_kept_aside(judge):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("piece", [37, 150])
+@pytest.mark.parametrize("piece", slow_but([37], [37, 150]))
 def test_the_runs_and_reasons_of_pieces_are_those_of_the_whole_table(judge, piece):
     bars = random_bars([260, 180, 230, 7], seed=5)
     bars = with_value(bars, [*range(60, 90), 255, 300, 301, 302, 500], "close", 50.0)
@@ -181,7 +182,7 @@ def test_of_a_runs_own_data_the_findings_of_its_parts_are_listed_and_masked_bars
 
 
 @pytest.mark.parametrize("name", ALL_FEATURES)
-@pytest.mark.parametrize("value", [None, np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("value", slow_but([None], [None, np.nan, np.inf, 0.0]))
 def test_a_masked_bar_costs_the_bars_whose_features_look_back_on_it_and_no_more(name, value):
     """A feature of look-back L has no value at the masked bar and at the L - 1 bars after it, and its own elsewhere."""
     bars = random_bars([120])

@@ -81,6 +81,7 @@ def test_ranking_is_that_of_scikit_learn_over_the_bars_with_a_score(seed):
     assert label_counts(bars)["bars"] == there.sum()
 
 
+@pytest.mark.slow
 def test_volume_under_the_surface_is_that_of_the_published_package():
     reason = "the published implementation is not installed: pip install --no-deps vus"
     with warnings.catch_warnings():
@@ -155,6 +156,7 @@ def test_a_table_in_pieces_is_measured_as_a_whole():
     assert rows.count_in(events).to_list() == [int(one.label[:300].sum()), int(one.label[300:].sum()), 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["per_asset", "panel"])
 def test_a_run_on_labelled_data_logs_what_it_finds(layout, tiny_run, tmp_path):
     _, result = tiny_run("data=synthetic", "data.source.anomalies=10", f"data.layout={layout}", "trainer.max_epochs=2")

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import slow_but
 from polars.testing import assert_frame_equal
 
 from refold.data.unsplit import unsplit_series
@@ -18,7 +19,9 @@ def encoded(judge, bars: pl.DataFrame, piece: int = 10**9) -> pl.DataFrame:
     return pl.concat(list(scan_latents(judge, ordered(judge, bars), piece=piece)))
 
 
-@pytest.mark.parametrize("settings", [{}, MASKED, {"features": ["log_return", "relative_volume_20"]}])
+@pytest.mark.parametrize(
+    "settings", slow_but([MASKED], [{}, MASKED, {"features": ["log_return", "relative_volume_20"]}])
+)
 def test_pieces_give_what_the_whole_table_gives(settings):
     judge = fitted(random_bars([300]), **settings)
     bars = random_bars([260, 180, 230], seed=5)

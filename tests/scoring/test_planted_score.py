@@ -169,6 +169,7 @@ def test_masked_bars_have_no_verdict_and_hide_none():
     assert not np.isnan(scores[[90, 99, 110]]).any()
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_the_global_generator_is_left_alone(mean):
     again, train_and_val = mean.around(mean.autoencoder), parts(BARS.drop("volume"))
     again.score_function = score()

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import compose_run
+from conftest import compose_run, slow_but
 from polars.testing import assert_frame_equal
 
 from refold import models
@@ -74,8 +74,8 @@ def by_hand(model, series, segments, alignment: str, horizon: int) -> np.ndarray
     return errors
 
 
-@pytest.mark.parametrize("alignment", ALIGNMENTS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("alignment", slow_but(["mean"], ALIGNMENTS))
+@pytest.mark.parametrize("case", slow_but(["all present", "relative"], CASES))
 def test_errors_are_those_of_the_windows_that_end_before_the_bar(case, alignment):
     bars = random_bars([110, 90] if case != "panel" else [110, 110])
     data = ready(bars, horizon=P, **CASES[case])
@@ -90,6 +90,7 @@ def test_errors_are_those_of_the_windows_that_end_before_the_bar(case, alignment
     assert np.isfinite(expected).any(axis=1).sum() > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, T + 4])
 def test_any_horizon(horizon):
     bars = spoilt(random_bars([110, 90]))
@@ -157,7 +158,7 @@ def test_it_comes_back_from_its_state(score):
     np.testing.assert_array_equal(judge.score(bars), again.score(bars))
 
 
-@pytest.mark.parametrize("horizon", [P, T + 4])
+@pytest.mark.parametrize("horizon", slow_but([P], [P, T + 4]))
 def test_pieces_give_what_the_whole_gives_and_the_first_bars_say_why_they_have_no_score(horizon):
     judge = judged(random_bars([300]), PredictionScore(), horizon=horizon, **HOLES)
     bars = spoilt(random_bars([160, 140], seed=5))

@@ -7,6 +7,7 @@ from datetime import date, datetime
 import numpy as np
 import polars as pl
 import pytest
+from conftest import slow_but
 from polars.testing import assert_frame_equal
 
 from refold.data.bars.findings import merge
@@ -134,7 +135,7 @@ def test_parts_are_scored_with_windows_of_their_own():
 SPOILT = {"stale_run": "warn", "missing_value": "warn", "duplicate": "warn", "feature_not_finite": "mask"}
 
 
-@pytest.mark.parametrize("piece", [37, 150])
+@pytest.mark.parametrize("piece", slow_but([150], [37, 150]))
 @pytest.mark.parametrize(
     "policies", [SPOILT, SPOILT | {"gap": "mask", "missing_value": "mask"}, {**SPOILT, "duplicate": "drop"}]
 )
@@ -160,7 +161,7 @@ def test_the_findings_of_pieces_are_those_of_the_whole_table(policies, piece):
     assert_frame_equal(scored.drop("place"), whole_table(judge, bars).drop("place"), rel_tol=1e-4, abs_tol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [50, 700])
+@pytest.mark.parametrize("rows", slow_but([700], [50, 700]))
 @pytest.mark.parametrize("order", [["asset", "timestamp"], ["timestamp", "asset"]])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_file_on_disk_in_any_order_has_the_scores_of_its_table(tmp_path, monkeypatch, kind, order, rows):
@@ -253,7 +254,7 @@ def test_assets_that_the_run_does_not_know_are_named(caplog):
 @pytest.mark.parametrize(
     ("overnight", "scale"), [("keep", "pooled"), ("mask", "pooled"), ("break", "pooled"), ("break", "trailing")]
 )
-@pytest.mark.parametrize("piece", [37, 150])
+@pytest.mark.parametrize("piece", slow_but([150], [37, 150]))
 def test_pieces_of_bars_within_the_day_give_what_the_whole_table_gives(piece, overnight, scale):
     """Nights, an early close and a hole of two days, with the timetable of the bars that the run was trained on."""
     bars = walk(new_york(date(2024, 1, 2), date(2024, 1, 31)))

@@ -25,6 +25,7 @@ def study(tmp_path):
     return [str(tmp_path / name) for name in ("sweep", "page.md", "study.png")]
 
 
+@pytest.mark.slow
 def test_table_figure_and_verdicts(study, tmp_path):
     decoder_study.main(study)
     lines = (tmp_path / "page.md").read_text().splitlines()

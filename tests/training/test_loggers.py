@@ -5,6 +5,7 @@ import logging
 import tracemalloc
 
 import pytest
+from conftest import slow_but
 
 from refold.config import build as config
 from refold.training import loggers
@@ -157,7 +158,7 @@ def test_a_page_shows_settings_without_noise():
     assert config.without_noise(settings) == {"a": {"b": 1}}
 
 
-@pytest.mark.parametrize("decoder", ["autoregressive", "repeat"])
+@pytest.mark.parametrize("decoder", slow_but(["autoregressive"], ["autoregressive", "repeat"]))
 def test_every_run_logs_what_a_comparison_needs(decoder, tiny_run, tmp_path, caplog):
     caplog.set_level(logging.INFO, "refold.training.callbacks")
     _, result = tiny_run("trainer.max_epochs=3", f"decoder={decoder}")
@@ -198,6 +199,7 @@ def test_every_run_logs_what_a_comparison_needs(decoder, tiny_run, tmp_path, cap
     assert result["parts"]["train"]["windows"] == 490
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_the_same_with_and_without_clipping(tiny_run, tmp_path):
     for name, clip in (("clipped", "0.05"), ("free", "null")):
         tiny_run("trainer.max_steps=1", f"trainer.gradient_clip_val={clip}", directory=name)
@@ -206,6 +208,7 @@ def test_the_gradient_norm_is_the_same_with_and_without_clipping(tiny_run, tmp_p
     assert float(free) > 0.05
 
 
+@pytest.mark.slow
 def test_tensorboard_carries_numbers_pictures_and_settings(tiny_run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

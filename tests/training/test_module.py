@@ -206,6 +206,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_schedules_and_losses_do_without_lightning():
     loaded = subprocess.run(
         [sys.executable, "-c", NOT_NEEDED], capture_output=True, text=True, check=True

@@ -118,18 +118,19 @@ def test_a_signal_while_data_is_read_says_that_nothing_was_kept(tiny_run, monkey
         tiny_run()
 
 
-def test_a_broken_checkpoint_is_named_and_the_result_stays(tiny_run, tmp_path):
-    tiny_run()
-    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"not a checkpoint")
-    resume = Resume(str(tmp_path / "run"))
+def test_a_broken_checkpoint_is_named_and_the_result_stays(train_once):
+    directory = train_once()
+    (directory / "checkpoints/last.ckpt").write_bytes(b"not a checkpoint")
+    resume = Resume(str(directory))
     cfg = resume.config([])
     cfg.resume = str(resume.checkpoint)
     open_run(cfg, resume.directory)
     with pytest.raises(ConfigError, match=r"last\.ckpt cannot be read as a checkpoint"):
         train.train(cfg, resume.directory)
-    assert (tmp_path / "run/result.json").exists()
+    assert (directory / "result.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["trainer.max_steps=3", "trainer.check_val_every_n_epoch=5"])
 def test_a_training_that_ends_before_its_first_validation_has_a_best_checkpoint(limit, tiny_run, tmp_path):
     _, found = tiny_run(limit)
@@ -166,10 +167,9 @@ def test_a_finished_run_can_be_trained_for_longer(tiny_run, tmp_path):
     assert all(torch.equal(weights, found[name]) for name, weights in expected.items())
 
 
-def test_checkpoints_hold_plain_values_only(tiny_run, tmp_path):
-    tiny_run()
+def test_checkpoints_hold_plain_values_only(run_dir):
     for name in ("best", "last"):
-        assert torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=True)["global_step"] > 0
+        assert torch.load(run_dir / f"checkpoints/{name}.ckpt", weights_only=True)["global_step"] > 0
 
 
 @pytest.mark.slow
