@@ -5,7 +5,7 @@ of another asset, C columns.
 """
 
 from datetime import date
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,12 +18,9 @@ from refold.data.bars.market import SPLIT_RATIOS, UNIT_RATIOS
 from refold.data.bars.table import PRICES
 from refold.data.bars.timetable import DAY, WEEK
 from refold.live.clock import DATES, NAIVE, Clock
-from refold.live.past import NEVER, Past
+from refold.live.past import NEVER, Kept, Past
 from refold.live.peers import KEPT, Peers
 from refold.live.traits import Traits
-
-if TYPE_CHECKING:
-    from refold.live.revising import Kept
 
 NAMES = tuple(CHECKS)
 BIT = {name: 1 << number for number, name in enumerate(NAMES)}
@@ -105,7 +102,7 @@ class Arrivals:
         jump, known = self._jump(places, values, absent)
         self.peers.add(time, jump, known, self.traits.kind[places])
 
-    def recount(self, place: int, kept: "Kept", numbers: list[int], sign: int) -> None:
+    def recount(self, place: int, kept: Kept, numbers: list[int], sign: int) -> None:
         """Take bars of an asset out of what all assets did, or put them in, as its jumps tell.
 
         Args:

@@ -4,7 +4,7 @@ Letters: A assets, n of them, L bars that are kept, C columns, F features, V val
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,29 @@ Arrays = dict[str, np.ndarray]
 
 NEVER = np.iinfo(np.int64).min
 """Time before every bar."""
+
+RESULTS = ("score", "level", "reason", "found", "lost", "tail_count", "tail_peaks")
+"""Rings that hold the verdicts on bars."""
+
+
+class Kept(NamedTuple):
+    """The bars of an asset that are kept, the oldest first, and the verdicts on them.
+
+    Attributes:
+        first: number of the oldest.
+        times: (L,) int64.
+        values: (L, C).
+        absent: (L, C) bool.
+        results: name -> (L,).
+        measured: (L, V) what the score has measured of each bar.
+    """
+
+    first: int
+    times: np.ndarray
+    values: np.ndarray
+    absent: np.ndarray
+    results: dict[str, np.ndarray]
+    measured: np.ndarray
 
 
 class Past:
@@ -111,6 +134,25 @@ class Past:
             self.arrays[name][place] = empty
         self.peaks[place] = np.empty(0)
         self.memories[place] = (None, None)
+
+    def read(self, place: int) -> Kept:
+        """Copy the bars of the asset at a place that are kept, in order."""
+        arrays, bars = self.arrays, int(self.arrays["bars"][place])
+        number = np.arange(max(0, bars - self.kept), bars)
+        number = number[arrays["time"][place, number % self.kept] != NEVER]
+        at = number % self.kept
+        measured = np.full((len(at), arrays["measured"].shape[2]), np.nan, dtype=np.float32)
+        bar_of_row = arrays["bar_of_row"][place]
+        rows = np.flatnonzero(np.isin(bar_of_row, number))
+        measured[bar_of_row[rows] - number[0]] = arrays["measured"][place, rows]
+        return Kept(
+            int(number[0]),
+            arrays["time"][place, at],
+            arrays["raw"][place, at],
+            arrays["raw_absent"][place, at],
+            {name: arrays[name][place, at] for name in RESULTS},
+            measured,
+        )
 
     def tail(self, name: str, places: np.ndarray, count: int, newest: np.ndarray) -> np.ndarray:
         """Return the newest entries of a ring.

@@ -4,7 +4,7 @@ Letters: L bars of an asset that are kept, C columns.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from refold.data.bars.expected import OF
 from refold.errors import ConfigError
 from refold.live.features import FeatureMaker
 from refold.live.judging import learns
-from refold.live.past import NEVER
+from refold.live.past import RESULTS, Kept
 from refold.live.reading import Unread
 from refold.live.steps import CODE
 from refold.live.verdict import LATE, Verdict
@@ -21,52 +21,8 @@ from refold.scoring.detector import Detector
 if TYPE_CHECKING:
     from refold.live.detector import LiveDetector
 
-RESULTS = ("score", "level", "reason", "found", "lost", "tail_count", "tail_peaks")
-"""Rings of what was said of bars."""
-
 SAME = 1e-6
 """Relative difference from which on scores and levels have changed: float32 in another order differs by less."""
-
-
-class Kept(NamedTuple):
-    """The bars of an asset that are kept, the oldest first, and what was said of them.
-
-    Attributes:
-        first: number of the oldest.
-        times: (L,) int64.
-        values: (L, C).
-        absent: (L, C) bool.
-        results: name -> (L,).
-        measured: (L, V) what the score has measured of each bar.
-    """
-
-    first: int
-    times: np.ndarray
-    values: np.ndarray
-    absent: np.ndarray
-    results: dict[str, np.ndarray]
-    measured: np.ndarray
-
-
-def read_kept(live: "LiveDetector", place: int) -> Kept:
-    """Copy the bars of an asset that are kept, in order."""
-    past = live.history
-    arrays, bars = past.arrays, int(past.arrays["bars"][place])
-    number = np.arange(max(0, bars - past.kept), bars)
-    number = number[arrays["time"][place, number % past.kept] != NEVER]
-    at = number % past.kept
-    measured = np.full((len(at), arrays["measured"].shape[2]), np.nan, dtype=np.float32)
-    bar_of_row = arrays["bar_of_row"][place]
-    rows = np.flatnonzero(np.isin(bar_of_row, number))
-    measured[bar_of_row[rows] - number[0]] = arrays["measured"][place, rows]
-    return Kept(
-        int(number[0]),
-        arrays["time"][place, at],
-        arrays["raw"][place, at],
-        arrays["raw_absent"][place, at],
-        {name: arrays[name][place, at] for name in RESULTS},
-        measured,
-    )
 
 
 def replay(live: "LiveDetector", place: int, kept: Kept, changed: int) -> list[Verdict]:
@@ -169,7 +125,7 @@ def revise(live: "LiveDetector", bar: Mapping[str, Any]) -> list[Verdict]:
     place = live.history.places.get(read.asset)
     if place is None or live.last_time(place) < read.time:
         return [live.push(bar)]
-    kept = read_kept(live, place)
+    kept = live.history.read(place)
     needed = context_bars(live.detector, live.maker) if kept.first else 0
     number = int(np.searchsorted(kept.times, read.time))
     if number < needed:
@@ -213,7 +169,7 @@ def adjust(live: "LiveDetector", asset: str, factor: float) -> None:
         raise ConfigError(f"factor is {factor!r}; it must be a number above 0, such as 0.5 for a split of 2:1")
     if live.table.kind == "series":
         raise ConfigError("a series of numbers has no splits; revise corrects single bars")
-    kept = read_kept(live, place)
+    kept = live.history.read(place)
     for column, name in enumerate(live.history.columns):
         kept.values[:, column] *= 1 / factor if name == "volume" else factor
     with np.errstate(all="ignore"):
