@@ -157,6 +157,9 @@ def test_an_interpolation_that_leads_nowhere_is_named():
             ["predictor=repeat", "predictor.decoder.reverse=true"],
             "predictor.decoder.reverse: there is no such key: the bars after a window are predicted from the first",
         ),
+        (["threshold=spot", "threshold.rsk=1"], "threshold.rsk: there is no such key; did you mean threshold.risk?"),
+        (["decoder=autoregressive", "decoder.start_tokn=zeros"], "did you mean decoder.start_token?"),
+        (["+sweep=wandb", "threshold.shar=1"], "did you mean threshold.share?"),
         (["trainer.max_epoch=1"], "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?"),
     ],
 )

@@ -4,6 +4,7 @@ import re
 import traceback
 from pathlib import Path
 
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from refold.config.mistakes import nearest
@@ -41,7 +42,7 @@ def explain(error: Exception, conf: Path) -> str | None:
             f"{group}={option}: there is no such option{nearest(option, options) or '.'} It has: {', '.join(options)}"
         )
     if found := re.search(r"Could not override '([^']+)'", text):
-        key, known = found.group(1), _known_keys(conf)
+        key, known = found.group(1), _known_keys(error, conf)
         if key in known:
             return f"{key}: it has no options to choose from; set its keys: python train.py --cfg job shows them"
         why = NO_SUCH_KEY.get(key) or NO_SUCH_KEY.get(key.partition(".")[0], nearest(key, known))
@@ -62,12 +63,24 @@ def explain(error: Exception, conf: Path) -> str | None:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _known_keys(conf: Path) -> set[str]:
-    """Return the dotted names of all keys of the default composition, and of its groups."""
+def _known_keys(error: Exception, conf: Path) -> set[str]:
+    """Return the dotted names of all keys, and of their groups, of the options that were chosen.
+
+    Hydra sets keys one by one in the configuration that it made of these options, and its exception keeps that
+    configuration alive. Where Hydra failed before it had one, the keys are those of the default options.
+    """
+    made = [
+        frame for frame, _ in traceback.walk_tb(error.__traceback__) if "hydra/_internal" in frame.f_code.co_filename
+    ]
+    found = [frame.f_locals["cfg"] for frame in made if isinstance(frame.f_locals.get("cfg"), DictConfig)]
+    keys = {name for name, _ in all_leaves(unresolved(found[-1] if found else _default_composition(conf)), "")}
+    return {name for name in keys if not name.startswith("hydra") and not name.rpartition(".")[2].startswith("_")}
+
+
+def _default_composition(conf: Path) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        cfg = unresolved(compose("train"))
-    return {name for name, _ in all_leaves(cfg, "") if not name.rpartition(".")[2].startswith("_")}
+        return compose("train")
