@@ -37,6 +37,7 @@ TINY = [
     "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
 ]
 """A whole run in about a second."""
 

@@ -9,6 +9,7 @@
     python scripts/bench live push many                        # verdicts on live bars against the model's own pass
     python scripts/bench per_asset                             # a scale and a level for each asset against one for all
     python scripts/bench overnight                             # first bars of sessions: masked, kept, or the end
+    python scripts/bench time_to_quality                       # seconds until a training is good
     python scripts/bench drift                                 # how often the test of drift is wrong, how soon right
 
 `decoders` compares with the usual loop and with a fused LSTM that is fed the truth.
@@ -365,6 +366,10 @@ def main() -> None:
     table.add_argument("--stride", type=int, default=4, help="bars between the starts of neighbouring windows")
     table.add_argument("--log", type=Path, help="file that gets a line of JSON for each model, to go on from")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
+    table = tables.add_parser("time_to_quality", help="seconds until a training is good; trains models")
+    table.add_argument("--seeds", type=int, default=5, help="trainings of each row")
+    table.add_argument("--threads", type=int, default=1, help="of torch")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     args = parser.parse_args()
     if args.table == "composite":
         from scripts.bench import composite

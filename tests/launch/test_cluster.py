@@ -12,7 +12,7 @@ from refold.errors import ConfigError
 from refold.launch.cluster import World, find_world
 from refold.launch.hardware import Machine, adopt, plan
 
-LAPTOP = Machine(gpus=0, cores=2, bf16=False)
+LAPTOP = Machine(gpus=0, cores=2, gpu_bf16=False, cpu_bf16=False)
 SETTINGS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "auto"}
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 

@@ -5,9 +5,10 @@ import pytest
 from refold.errors import ConfigError
 from refold.launch.hardware import Machine, plan
 
-LAPTOP = Machine(gpus=0, cores=2, bf16=False)
-SERVER = Machine(gpus=4, cores=16, bf16=True)
-OLD_GPU = Machine(gpus=1, cores=8, bf16=False)
+LAPTOP = Machine(gpus=0, cores=2, gpu_bf16=False, cpu_bf16=False)
+SERVER = Machine(gpus=4, cores=16, gpu_bf16=True, cpu_bf16=False)
+NEW_CPU = Machine(gpus=0, cores=2, gpu_bf16=False, cpu_bf16=True)
+OLD_GPU = Machine(gpus=1, cores=8, gpu_bf16=False, cpu_bf16=False)
 
 
 def settings(**changes):
@@ -20,6 +21,8 @@ def settings(**changes):
         (LAPTOP, {}, "cpu", 1, "auto", "32-true", 1),
         (LAPTOP, {"devices": 4}, "cpu", 4, "ddp", "32-true", 4),
         (LAPTOP, {"devices": "auto"}, "cpu", 1, "auto", "32-true", 1),
+        (NEW_CPU, {}, "cpu", 1, "auto", "bf16-mixed", 1),
+        (NEW_CPU, {"precision": "32-true"}, "cpu", 1, "auto", "32-true", 1),
         (SERVER, {}, "gpu", 1, "auto", "bf16-mixed", 1),
         (SERVER, {"devices": 4}, "gpu", 4, "ddp", "bf16-mixed", 4),
         (SERVER, {"devices": "auto"}, "gpu", 4, "ddp", "bf16-mixed", 4),
@@ -60,8 +63,29 @@ def test_what_is_not_there_is_refused_with_what_would_run(machine, changes, mess
 
 def test_cpu_processes_are_announced_with_the_cores_there_are():
     found = plan(settings(devices=4), LAPTOP)
-    (note,) = found.notes
+    note, _ = found.notes
     assert found.warnings == ("4 processes share 2 cores: they are no faster than fewer",)
     assert plan(settings(devices=2), LAPTOP).warnings == ()
     assert note.startswith("No GPU is found here: training in 4 CPU processes on 2 cores")
-    assert plan(settings(), LAPTOP).notes == ()
+    assert plan(settings(precision="32-true"), LAPTOP).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        (LAPTOP, "trainer.precision is auto: 32-true, since this CPU has no bfloat16"),
+        (NEW_CPU, "trainer.precision is auto: bf16-mixed, since this CPU computes in bfloat16"),
+        (SERVER, "trainer.precision is auto: bf16-mixed, since this GPU computes in bfloat16"),
+        (OLD_GPU, "trainer.precision is auto: 16-mixed, since this GPU has no bfloat16"),
+    ],
+)
+def test_the_choice_of_a_precision_is_said_with_its_reason(machine, says):
+    assert says in plan(settings(), machine).notes
+    assert plan(settings(precision="32-true"), machine).notes == ()
+
+
+def test_a_precision_that_is_only_emulated_is_allowed_with_a_warning():
+    asked = settings(precision="bf16-mixed")
+    assert "32-true is faster" in plan(asked, LAPTOP).warnings[0]
+    assert "16-mixed or 32-true is faster" in plan(asked, OLD_GPU).warnings[0]
+    assert plan(asked, NEW_CPU).warnings == plan(asked, SERVER).warnings == ()

@@ -20,6 +20,31 @@ from refold.training.module import AutoencoderModule, as_batch
 from refold.training.teacher_forcing import Constant, TeacherForcing
 
 
+def test_validation_and_test_keep_float32_while_training_computes_in_bfloat16(monkeypatch):
+    """A score is computed in float32, so the metrics that stand beside it must be, too: bf16 keeps 8 significant bits."""
+    cfg = compose_run([*TINY, "decoder=conditional"])
+    L.seed_everything(0, verbose=False)
+    data = config.build_data(cfg)
+    module = config.build_module(cfg, data.num_features)
+    kinds, encode = [], module.autoencoder.encode
+
+    def watched(*given):
+        kinds.append((module.training, torch.is_autocast_enabled("cpu")))
+        return encode(*given)
+
+    monkeypatch.setattr(module.autoencoder, "encode", watched)
+    plain = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+                 enable_model_summary=False, limit_val_batches=1, limit_test_batches=1)  # fmt: skip
+    measured = []
+    for precision in ("32-true", "bf16-mixed"):
+        trainer = L.Trainer(precision=precision, **plain)
+        measured.append([trainer.validate(module, data, verbose=False), trainer.test(module, data, verbose=False)])
+    assert measured[0] == measured[1]
+    plain["limit_val_batches"] = 0
+    L.Trainer(precision="bf16-mixed", max_epochs=1, limit_train_batches=1, **plain).fit(module, data)
+    assert set(kinds) == {(False, False), (True, True)}
+
+
 @pytest.mark.parametrize("decoder", ["autoregressive", "conditional", "repeat"])
 @pytest.mark.parametrize("forcing", ["none", "constant"])
 def test_no_metric_sees_the_truth_through_the_decoder(decoder, forcing, monkeypatch):

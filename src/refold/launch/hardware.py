@@ -8,6 +8,8 @@ from refold import program
 from refold.errors import ConfigError
 from refold.launch.cluster import World
 
+CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""What torch calls the instructions by which a CPU multiplies in bfloat16: of x86 the first two, of ARM the last."""
 PROCESSES_PER_CORE = 16
 """The most CPU processes of one job per core; each takes some 300 MB, and seconds to start."""
 
@@ -19,12 +21,14 @@ class Machine:
     Attributes:
         gpus: number of GPUs.
         cores: number of CPU cores that this process may use.
-        bf16: whether the GPUs compute in bfloat16.
+        gpu_bf16: whether the GPUs compute in bfloat16.
+        cpu_bf16: whether the CPU does.
     """
 
     gpus: int
     cores: int
-    bf16: bool
+    gpu_bf16: bool
+    cpu_bf16: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,13 @@ def find_machine() -> Machine:
 
     gpus = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(gpus=gpus, cores=cores, bf16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return Machine(
+        gpus=gpus,
+        cores=cores,
+        gpu_bf16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False),
+        cpu_bf16=any(able.get(name, False) for name in CPU_BF16),
+    )
 
 
 def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) -> Plan:
@@ -95,9 +105,13 @@ def plan(trainer: dict[str, Any], machine: Machine, world: World | None = None) 
         if processes > machine.cores:
             warnings.append(f"{processes} processes share {machine.cores} cores: they are no faster than fewer")
     precision = _precision(trainer["precision"], on_gpu, machine)
-    if on_gpu and trainer["precision"] == "auto":
-        has = "computes in bfloat16" if machine.bf16 else "has no bfloat16"
-        notes.append(f"trainer.precision is auto: {precision}, since this GPU {has}")
+    bf16, device = (machine.gpu_bf16, "GPU") if on_gpu else (machine.cpu_bf16, "CPU")
+    if trainer["precision"] == "auto":
+        has = "computes in bfloat16" if bf16 else "has no bfloat16"
+        notes.append(f"trainer.precision is auto: {precision}, since this {device} {has}")
+    elif precision == "bf16-mixed" and not bf16:
+        other = "16-mixed or 32-true" if on_gpu else "32-true"
+        warnings.append(f"trainer.precision is bf16-mixed; this {device} only emulates bfloat16: {other} is faster")
     resolved = {"accelerator": accelerator, "devices": devices, "strategy": strategy, "precision": precision}
     return Plan({**trainer, **resolved}, processes, tuple(notes), tuple(warnings))
 
@@ -158,9 +172,9 @@ def _devices(devices: int | str | list[int], on_gpu: bool, machine: Machine) -> 
 def _precision(precision: str, on_gpu: bool, machine: Machine) -> str:
     """Replace `auto` by the best precision of the device; refuse one that a CPU does not have."""
     if precision == "auto":
-        if not on_gpu:
-            return "32-true"
-        return "bf16-mixed" if machine.bf16 else "16-mixed"
+        if on_gpu:
+            return "bf16-mixed" if machine.gpu_bf16 else "16-mixed"
+        return "bf16-mixed" if machine.cpu_bf16 else "32-true"
     if not on_gpu and precision == "16-mixed":
         # Lightning would turn it into bf16-mixed without a word
         raise ConfigError("trainer.precision is 16-mixed; a CPU has no float16: run with trainer.precision=bf16-mixed")

@@ -1,6 +1,7 @@
 """The LightningModule: how an autoencoder is trained, validated and tested. Letters as in `refold.models`."""
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,24 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
+
+
+def in_full_precision(step: Callable[..., None]) -> Callable[..., None]:
+    """Let a validation or test step compute in float32, whatever `trainer.precision` is, as scoring does.
+
+    Args:
+        step: of an `AutoencoderModule`.
+
+    Returns:
+        The step, outside autocast.
+    """
+
+    @functools.wraps(step)
+    def exact(module: "AutoencoderModule", batch: Any, batch_idx: int) -> None:
+        with torch.autocast(module.device.type, enabled=False):
+            step(module, batch, batch_idx)
+
+    return exact
 
 
 def as_batch(given: Any, horizon: int = 0) -> Batch:
@@ -217,6 +236,7 @@ class AutoencoderModule(L.LightningModule):
         if norm is not None and self._logs_this_step:  # the norm before clipping; the same on every process
             self.log("train/grad_norm", norm, rank_zero_only=True)
 
+    @in_full_precision
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         windows, mask, _, _, ahead, _ = as_batch(batch, self.horizon)
         code, T = self.autoencoder.encode(windows, mask), windows.shape[1]
@@ -235,6 +255,7 @@ class AutoencoderModule(L.LightningModule):
             self.log("val/truth_fed_mse", fed.float())
             self.log("val/exposure_gap", (free - fed).float())
 
+    @in_full_precision
     def test_step(self, batch: Any, batch_idx: int) -> None:
         windows, mask, _, _, ahead, _ = as_batch(batch, self.horizon)
         code = self.autoencoder.encode(windows, mask)
