@@ -21,6 +21,7 @@ import torch
 
 import refold
 from refold.library.run import Run
+from scripts.bench.per_asset import QUIET
 from scripts.bench.quiet import quiet
 
 POLICIES = ("mask", "keep", "break")
@@ -133,7 +134,7 @@ def report(scales: list[str], seeds: int, epochs: int) -> str:
                     bars = simulated(seed)
                     bars.write_parquet(path)
                     settings = [f"data.overnight={policy}", f"data.scale={scale}", "data.stride=8", f"seed={seed}"]
-                    settings += [f"trainer.max_epochs={epochs}", "trainer=cpu", "trainer.devices=1", "logger=csv"]
+                    settings += [f"trainer.max_epochs={epochs}", "optimizer.lr=8e-3", *QUIET]
                     run = refold.train(path, overrides=settings)
                     found.append(judged(run, bars))
             middle = Outcome(*(statistics.median(values) for values in zip(*found, strict=True)))

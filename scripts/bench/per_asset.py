@@ -50,7 +50,7 @@ SETS = {
 }
 """Data -> settings. The strides leave some 3,000 to 6,000 training windows in an epoch."""
 
-QUIET = ["trainer=cpu", "trainer.devices=1", "logger=csv"]
+QUIET = ["trainer=cpu", "trainer.devices=1", "logger=csv", "optimizer.lr=8e-3"]
 
 
 class Outcome(NamedTuple):

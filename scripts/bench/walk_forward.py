@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
 def trained(year: int, seed: int, epochs: int, folder: Path) -> Run:
     """Train a model that knows nothing of a year and the two before it, and keep the run in a folder."""
     settings = [
-        "data.stride=2", "trainer=cpu", "trainer.devices=1", "logger=csv", f"seed={seed}",
+        "data.stride=2", "trainer=cpu", "trainer.devices=1", "optimizer.lr=8e-3", "logger=csv", f"seed={seed}",
         f"trainer.max_epochs={epochs}", "data/split=date", f"data.split.val_start={year - 2}-01-01",
         f"data.split.test_start={year}-01-01",
     ]  # fmt: skip
