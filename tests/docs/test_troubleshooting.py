@@ -114,7 +114,10 @@ def planned(machine: Machine, *overrides: str) -> str:
     return raised(plan, to_plain(compose_run(list(overrides), definite=False).trainer), machine)
 
 
-CPU, TWO_GPUS = Machine(gpus=0, cores=2, gpu_bf16=False, cpu_bf16=False), Machine(gpus=2, cores=8, gpu_bf16=True, cpu_bf16=False)
+CPU, TWO_GPUS = (
+    Machine(gpus=0, cores=2, gpu_bf16=False, cpu_bf16=False),
+    Machine(gpus=2, cores=8, gpu_bf16=True, cpu_bf16=False),
+)
 FALLS = "import os, signal, time; os.environ['RANK'] == '1' and os.kill(os.getpid(), signal.SIGKILL); time.sleep(60)"
 
 
