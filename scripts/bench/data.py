@@ -151,6 +151,7 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
         asset_weights=None,
         max_masked=0,
         batch_size=B,
+        batch_size_per_device=None,
         split=ByFraction(train_fraction=0.7, val_fraction=0.15, embargo=0),
         fold=0,
         checks=Checks(

@@ -104,6 +104,7 @@ def module(bars: pl.DataFrame, **others) -> WindowDataModule:
         "asset_weights": None,
         "max_masked": 0,
         "batch_size": 4,
+        "batch_size_per_device": None,
         "split": fractions(),
         "fold": 0,
         "checks": checks(),

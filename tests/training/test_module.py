@@ -19,9 +19,47 @@ from refold.training.lr_schedule import ConstantRate
 from refold.training.module import AutoencoderModule, as_batch
 from refold.training.teacher_forcing import Constant, TeacherForcing
 
+PLAIN: dict = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "per_device", "batch", "rate"),
+    [("adamw", "null", 64, 0.012), ("adamw", "16", 16, 0.006), ("adam", "256", 256, 0.024), ("sgd", "16", 16, 0.003)],
+)
+def test_the_rate_follows_a_batch_that_is_given_per_device(optimizer, per_device, batch, rate, monkeypatch):
+    cfg = compose_run(
+        [
+            *TINY,
+            f"optimizer={optimizer}",
+            "optimizer.lr=0.012",
+            "lr_schedule=constant",
+            f"data.batch_size_per_device={per_device}",
+        ]
+    )
+    data = config.build_data(cfg)
+    module = config.build_module(cfg, data.num_features)
+    trainer = L.Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, **PLAIN)
+    sizes, step = [], module.training_step
+
+    def watched(batch, batch_idx):
+        sizes.append(len(batch.windows))
+        return step(batch, batch_idx)
+
+    monkeypatch.setattr(module, "training_step", watched)
+    trainer.fit(module, data)
+    assert sizes == [batch]
+    assert module.optimizers().param_groups[0]["lr"] == pytest.approx(rate, rel=1e-12)
+    assert data.global_batch_size(4) == (64 if per_device == "null" else 4 * batch)
+
 
 def test_validation_and_test_keep_float32_while_training_computes_in_bfloat16(monkeypatch):
-    """A score is computed in float32, so the metrics that stand beside it must be, too: bf16 keeps 8 significant bits."""
+    """A score is computed in float32, so the metrics beside it must be, too: bf16 keeps 8 significant bits."""
     cfg = compose_run([*TINY, "decoder=conditional"])
     L.seed_everything(0, verbose=False)
     data = config.build_data(cfg)
@@ -33,8 +71,7 @@ def test_validation_and_test_keep_float32_while_training_computes_in_bfloat16(mo
         return encode(*given)
 
     monkeypatch.setattr(module.autoencoder, "encode", watched)
-    plain = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
-                 enable_model_summary=False, limit_val_batches=1, limit_test_batches=1)  # fmt: skip
+    plain = {**PLAIN, "limit_val_batches": 1, "limit_test_batches": 1}
     measured = []
     for precision in ("32-true", "bf16-mixed"):
         trainer = L.Trainer(precision=precision, **plain)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,9 @@ from refold.runs.trust import EVERYTHING
 from refold.secrets import redact
 
 log = logging.getLogger("refold")
+
+BUSY_GPU = 64
+"""Windows at once below which a job on several GPUs is told of `data.batch_size_per_device`: what one GPU gets."""
 
 RunJob = Callable[[DictConfig, Path], float]
 """(configuration from Hydra, run directory) -> the monitored value."""
@@ -242,11 +246,19 @@ def seed(cfg: DictConfig) -> None:
 
 def log_training(cfg: DictConfig, trainer: Any, data: Any) -> None:
     """Log what is about to be trained: hardware, windows per step, and the data."""
+    processes, accelerator = trainer.world_size, cfg.trainer.accelerator
+    batch = data.global_batch_size(processes)
     log.info(
-        "%s: %s x %s, strategy %s, precision %s, %d windows per optimizer step over all",
-        *(cfg.run.id, trainer.world_size, cfg.trainer.accelerator, cfg.trainer.strategy, trainer.precision),
-        data.batch_size * cfg.trainer.accumulate_grad_batches,
+        "%s: %s x %s, strategy %s, precision %s, %d windows per optimizer step over all, %d at once on each",
+        *(cfg.run.id, processes, accelerator, cfg.trainer.strategy, trainer.precision),
+        *(batch * cfg.trainer.accumulate_grad_batches, math.ceil(batch / processes)),
     )
+    if accelerator == "gpu" and processes > 1 and batch / processes < BUSY_GPU:
+        log.warning(
+            "%d windows at once on each of %d GPUs leave them idle most of the time: data.batch_size_per_device=%d "
+            "gives each more to do, and the learning rate follows",
+            *(math.ceil(batch / processes), processes, BUSY_GPU),
+        )
     log.info(data.description)
 
 

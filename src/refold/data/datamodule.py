@@ -57,6 +57,8 @@ class WindowDataModule(LightningDataModule):
             draws each window once in an epoch.
         max_masked: bars without values that a window may contain in a row, at least 0, below the shortest window.
         batch_size: windows per step over all processes, at least 1.
+        batch_size_per_device: windows per step of each process, at least 1, in place of `batch_size`; the learning rate
+            follows (`growth`). None leaves it at `batch_size`.
         split: divides the calendar into parts.
         fold: number of the fold of the split, from 0.
         checks: refuse, mask or drop faulty bars.
@@ -96,6 +98,7 @@ class WindowDataModule(LightningDataModule):
         asset_weights: AssetWeights | None,
         max_masked: MaxMasked,
         batch_size: Annotated[int, at_least(1)],
+        batch_size_per_device: Annotated[int | None, at_least(1)],
         split: Split,
         fold: Fold,
         checks: Checks,
@@ -145,6 +148,7 @@ class WindowDataModule(LightningDataModule):
         self.stride = stride
         self.asset_weights: AssetWeights | None = asset_weights
         self.batch_size = batch_size
+        self.batch_size_per_device = batch_size_per_device
         self.cache = None if cache is None else Path(cache)
         self.device = device
         self.seed = seed
@@ -161,6 +165,14 @@ class WindowDataModule(LightningDataModule):
     def num_features(self) -> int:
         """Number of columns of a window, F."""
         return len(self.feature_names)
+
+    def global_batch_size(self, processes: int) -> int:
+        """Return the windows of a batch over all processes of a job.
+
+        Args:
+            processes: their number.
+        """
+        return self.batch_size if self.batch_size_per_device is None else self.batch_size_per_device * processes
 
     @property
     def train_windows(self) -> Windows:
@@ -296,7 +308,7 @@ class WindowDataModule(LightningDataModule):
         trainer, training = self.trainer, part == "train"
         return WindowLoader(
             self._windows[part],
-            batch_size=self.batch_size,
+            batch_size=self.global_batch_size(trainer.world_size if trainer else 1),
             shuffle=training,
             seed=self.seed,
             shortest=self.shortest_window if training else None,

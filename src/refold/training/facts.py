@@ -41,7 +41,7 @@ def run_facts(trainer: "Trainer", module: "AutoencoderModule", data: "WindowData
         "num_nodes": trainer.num_nodes,
         "strategy": type(trainer.strategy).__name__,
         "precision": str(trainer.precision),
-        "global_batch_size": data.batch_size * trainer.accumulate_grad_batches,
+        "global_batch_size": data.global_batch_size(trainer.world_size) * trainer.accumulate_grad_batches,
     }
 
 

@@ -3,7 +3,24 @@
 import math
 from typing import Annotated
 
+import torch
+
 from refold.bounds import checked, within
+
+
+def scale_rate(optimizer: torch.optim.Optimizer, growth: float) -> None:
+    """Let the learning rate follow a batch that has grown.
+
+    In proportion for SGD (Goyal et al. 2017), as the square root for optimizers that divide by the size of the
+    gradient, such as Adam (Malladi et al. 2022).
+
+    Args:
+        optimizer: its rates are changed.
+        growth: windows of a batch, divided by those that the rate was chosen for; above 0.
+    """
+    factor = growth if isinstance(optimizer, torch.optim.SGD) else math.sqrt(growth)
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
 
 
 class ConstantRate:

@@ -14,6 +14,7 @@ from torch import Tensor
 from refold.data.windows.views import Ahead, Batch
 from refold.models import Autoencoder, Feeding
 from refold.training.losses import mean_over_present
+from refold.training.lr_schedule import scale_rate
 from refold.training.reconstruction_metrics import PredictionError, ReconstructionError
 from refold.training.seeds import derive
 from refold.training.teacher_forcing import TeacherForcing
@@ -283,6 +284,10 @@ class AutoencoderModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
+        data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "batch_size_per_device", None) is not None:
+            growth = data.global_batch_size(self.trainer.world_size) / data.batch_size
+            scale_rate(optimizer, growth)
 
         def factor(step: int) -> float:
             # The number of steps is asked for during the training only: before a checkpoint is restored, the question
