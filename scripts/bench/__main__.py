@@ -9,6 +9,7 @@
     python scripts/bench live push many                        # verdicts on live bars against the model's own pass
     python scripts/bench per_asset                             # a scale and a level for each asset against one for all
     python scripts/bench overnight                             # first bars of sessions: masked, kept, or the end
+    python scripts/bench allocator                             # a training step with and without memory kept
     python scripts/bench time_to_quality                       # seconds until a training is good
     python scripts/bench drift                                 # how often the test of drift is wrong, how soon right
 
@@ -369,6 +370,9 @@ def main() -> None:
     table = tables.add_parser("time_to_quality", help="seconds until a training is good; trains models")
     table.add_argument("--seeds", type=int, default=5, help="trainings of each row")
     table.add_argument("--threads", type=int, default=1, help="of torch")
+    table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
+    table = tables.add_parser("allocator", help="a training step with and without memory kept; needs all of refold")
+    table.add_argument("--repeats", type=int, default=7, help="turns of each")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     args = parser.parse_args()
     if args.table == "composite":

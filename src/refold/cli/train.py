@@ -18,6 +18,7 @@ from refold.config import build as config
 from refold.config.validate import check
 from refold.launch.cluster import World
 from refold.launch.hardware import Plan
+from refold.launch.memory import keeping_freed_memory
 from refold.launch.worker_process import report_ready
 from refold.launch.workers import interruptible, needs_workers, restored_environment, run_workers
 from refold.runs.directory import FINDINGS, full_disk_as_refold_error, refuse_existing_run
@@ -131,7 +132,8 @@ def train(cfg: DictConfig, run_dir: Path, parts: config.Parts | None = None) -> 
             if trainer.is_global_zero:
                 escape_formulas(data.findings).write_csv(run_dir / FINDINGS)
             report_ready()
-            trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+            with keeping_freed_memory():
+                trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             assert data.scaler is not None  # setup fitted it
             detector = config.build_detector(
                 cfg, module.autoencoder, data.recipe, data.scaler, data.feature_names, parts
