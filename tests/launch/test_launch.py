@@ -63,8 +63,9 @@ def test_two_processes_write_one_log_into_one_directory_of_any_name(name, comman
 
 
 @pytest.mark.slow
-def test_the_loss_curve_does_not_depend_on_the_number_of_processes(command, tmp_path):
-    settings = [*TINY, "trainer.max_epochs=3", "teacher_forcing=constant", "data.stride=8", "bridge.dropout=0"]
+@pytest.mark.parametrize("others", [[], ["predictor=conditional", "predictor.horizon=4"]])
+def test_the_loss_curve_does_not_depend_on_the_number_of_processes(others, command, tmp_path):
+    settings = [*TINY, "trainer.max_epochs=3", "teacher_forcing=constant", "data.stride=8", "bridge.dropout=0", *others]
     for processes in (1, 2):
         done = command(*settings, f"trainer.devices={processes}", f"hydra.run.dir={processes}")
         assert done.returncode == 0, done.stderr
@@ -79,6 +80,7 @@ def _curves(path) -> dict:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = ("train/loss", "train/epoch_loss", "val/reconstruction_mse", "val/r2", "test/reconstruction_mse")
+    kept += ("train/prediction_loss", "val/prediction_r2", "test/prediction_r2")
     return {(row["step"], name): float(row[name]) for row in rows for name in kept if row.get(name)}
 
 

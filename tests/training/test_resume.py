@@ -54,6 +54,7 @@ def last_weights(directory):
         (3, signal.SIGTERM, ["bridge=latent_pca"]),
         (10, signal.SIGINT, ["bridge=latent_pca"]),
         (14, signal.SIGINT, []),
+        (10, signal.SIGTERM, ["predictor=autoregressive", "predictor.horizon=4"]),
         (
             10,
             signal.SIGINT,
