@@ -1,6 +1,6 @@
 """Train one LSTM autoencoder: compose -> check -> build -> fit -> test -> summary.
 
-python train.py                                        the embedded stocks, a few minutes on two cores
+python train.py                                        the embedded stocks, a minute on two cores
 python train.py decoder=conditional layers=two         other parts; `python train.py --help` lists them
 python train.py -m layers=one,two seed=0,1,2           a sweep
 python train.py resume=latest                          go on where the newest run stopped
