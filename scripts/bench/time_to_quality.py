@@ -127,9 +127,9 @@ def run_timed() -> int:
     times, sys.argv = Path(sys.argv[1]), ["train.py", *sys.argv[2:]]
     epochs, ends = [], AutoencoderModule.on_validation_epoch_end
 
-    def timed(module: AutoencoderModule) -> None:
-        ends(module)
-        epochs.append((time.process_time(), float(module.trainer.callback_metrics["val/r2"])))
+    def timed(self: AutoencoderModule) -> None:
+        ends(self)
+        epochs.append((time.process_time(), float(self.trainer.callback_metrics["val/r2"])))
 
     AutoencoderModule.on_validation_epoch_end = timed
     status = run_subcommand("train")

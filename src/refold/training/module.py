@@ -284,10 +284,9 @@ class AutoencoderModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if getattr(data, "batch_size_per_device", None) is not None:
-            growth = data.global_batch_size(self.trainer.world_size) / data.batch_size
-            scale_rate(optimizer, growth)
+            scale_rate(optimizer, data.global_batch_size(self.trainer.world_size) / data.batch_size)
 
         def factor(step: int) -> float:
             # The number of steps is asked for during the training only: before a checkpoint is restored, the question
