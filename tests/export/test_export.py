@@ -27,7 +27,7 @@ from refold.export import writer as export
 from refold.export.writer import export_run, largest_difference, trace
 from refold.library.run import Run
 from refold.models import Autoencoder
-from refold.models.portable import portable
+from refold.models.portable import frozen, portable
 
 SMALL = ["layers.hidden_size=6", "layers.latent_dim=3", "data.window_size=9"]
 STATES = ["bridge=states", "encoder=bilstm", "decoder.hidden_size=12"]
@@ -81,14 +81,15 @@ IN_SHORT = ["conditional, linear path", "two layers, normalised, and a predictor
 
 @pytest.mark.parametrize("chain", slow_but(IN_SHORT, CHAINS))
 @pytest.mark.parametrize("window_size", [1, 2, 17])
-def test_the_portable_autoencoder_is_the_autoencoder(chain, window_size):
+@pytest.mark.parametrize("form", [portable, frozen])
+def test_another_form_of_the_autoencoder_is_the_autoencoder(form, chain, window_size):
     autoencoder = chained(chain)
     torch.manual_seed(window_size)
     if autoencoder.linear is not None:
         window_size = min(window_size, 9)
     windows = torch.randn(5, window_size, 5, dtype=torch.float64)
     with torch.no_grad():
-        np.testing.assert_allclose(portable(autoencoder)(windows), autoencoder(windows), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(form(autoencoder)(windows), autoencoder(windows), rtol=0, atol=1e-12)
 
 
 SIZES = [(1, 9), (4, 9), (1, 1), (7, 1), (5, 8), (33, 30)]

@@ -129,6 +129,19 @@ def test_bars_as_a_feed_writes_them(judge):
     assert live.assets == ["A", "B"]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{}, {"close": None}, {"close": "x"}, {"asset": 7}, {"volume": math.nan}, {"timestamp": "noon"}, {"more": 1.0}],
+)
+def test_bars_that_are_read_column_by_column_are_those_read_singly(judge, odd):
+    bars = in_time(BARS)[:30]
+    bars[20] = {**bars[20], **odd}
+    alike, singly = live_of(judge), live_of(judge)
+    singly.reader.read_alike = lambda bars: None
+    assert (alike.reader.read_alike(bars) is None) == (odd not in ({}, {"volume": math.nan}))
+    assert list(map(repr, alike.push_many(bars))) == list(map(repr, singly.push_many(bars)))
+
+
 def test_an_asset_that_the_run_does_not_know_is_judged_by_what_all_have_in_common(judge):
     live = live_of(judge)
     new = BARS.filter(asset="A").with_columns(asset=pl.lit("NEW"))

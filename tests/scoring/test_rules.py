@@ -16,6 +16,7 @@ from refold.scoring.rules import (
     SplitRatio,
     StaleRun,
     UnitRatio,
+    nothing_fires,
 )
 from refold.studies.inject import inject
 from tests.data.makers import random_bars, table
@@ -190,3 +191,29 @@ def test_no_rule_depends_on_the_future_beyond_its_neighbours():
         rule.fit(TRAIN, VAL)
         before, after = (rule.score(bars)[:120] for bars in (VAL.filter(pl.col("asset") == "A"), changed))
         assert np.array_equal(before, after, equal_nan=True)
+
+
+def test_where_nothing_fires_the_rules_name_nothing():
+    """Random walks with a spike, a split, a standstill or another unit near their end; most walks are calm."""
+    draw, calm, named = np.random.default_rng(0), 0, 0
+    for seed in range(300):
+        bars = random_bars([int(draw.integers(3, 70))], seed=seed)
+        closes, opens = bars["close"].to_numpy().copy(), bars["open"].to_numpy().copy()
+        place = max(1, len(closes) - int(draw.integers(1, 5)))
+        change = int(draw.integers(0, 6))
+        if change == 1:
+            closes[place] *= draw.choice([0.8, 0.97, 1.03, 1.3])
+        elif change in (2, 3):
+            factor = draw.choice([0.5, 2.0, 1.49, 100.0, 0.001])
+            closes[place:], opens[place:] = closes[place:] * factor, opens[place:] * factor
+        elif change == 4:
+            closes[-4:] = closes[-1]
+        bars = bars.with_columns(pl.Series("close", closes), pl.Series("open", opens))
+        kind = likely_kinds(bars)[-1]
+        named += kind is not None
+        if nothing_fires(opens, closes):
+            calm += 1
+            assert kind is None, (seed, kind)
+    assert calm > 100
+    assert named > 50
+    assert not nothing_fires(np.array([1.0, np.nan, 1.0, 1.0]), np.ones(4))

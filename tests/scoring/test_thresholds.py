@@ -10,7 +10,7 @@ from scipy.stats import genpareto
 
 from refold.errors import ConfigError
 from refold.scoring.budget import AlarmBudget
-from refold.scoring.tails import fit_pareto, fit_tail, tail_level
+from refold.scoring.tails import fit_pareto, fit_paretos, fit_tail, tail_level, tail_levels
 from refold.scoring.thresholds import (
     FEWEST_OWN,
     MeanStd,
@@ -46,6 +46,27 @@ def test_the_tail_is_found_and_is_at_least_as_likely_as_scipys(gamma):
     theirs = genpareto.fit(drawn, floc=0)
     ours, other = (genpareto.logpdf(drawn, c, 0, s).sum() for c, s in ((shape, scale), (theirs[0], theirs[2])))
     assert ours >= other - 1e-3
+
+
+def test_many_tails_at_once_are_those_fitted_singly(monkeypatch):
+    """The single search ends within 1e-8 of theta, and so do both from each other."""
+    draw = np.random.default_rng(0)
+    peaks = [
+        genpareto.rvs(
+            draw.uniform(-0.9, 1.5), scale=10 ** draw.uniform(-6, 6), size=int(draw.integers(2, 90)), random_state=n
+        )
+        for n in range(60)
+    ] + [np.ones(5), np.array([1.0, 2.0]), np.array([1e-12, 1.0]), np.array([5.0])]
+    gammas, sigmas = fit_paretos(peaks)
+    single = [fit_pareto(one) for one in peaks]
+    assert min(gamma for gamma, _ in single) < -0.49 < 1 < max(gamma for gamma, _ in single)
+    np.testing.assert_allclose(gammas, [gamma for gamma, _ in single], rtol=0, atol=2e-7)
+    np.testing.assert_allclose(sigmas, [sigma for _, sigma in single], rtol=2e-7)
+    monkeypatch.setattr("refold.scoring.tails._NUMBERS_AT_ONCE", 10_000)
+    np.testing.assert_allclose(np.array(fit_paretos(peaks)), [gammas, sigmas], rtol=2e-7)
+    begins, counts = [float(n) for n in range(len(peaks))], [20 * len(one) for one in peaks]
+    levels = [tail_level(*tail, 1e-3) for tail in zip(begins, peaks, counts, strict=True)]
+    np.testing.assert_allclose(tail_levels(begins, peaks, counts, 1e-3), levels, rtol=1e-6)
 
 
 def test_the_level_is_passed_with_the_chosen_risk():

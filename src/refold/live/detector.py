@@ -5,7 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -215,24 +215,14 @@ class LiveDetector:
         """Read bars, and take in those that can be."""
         with np.errstate(all="ignore"):
             if isinstance(bars, Sequence):
-                read = [self.reader.read(bar) for bar in bars]
-                good = [number for number, bar in enumerate(read) if isinstance(bar, Bar)]
-                chosen = [bar for bar in read if isinstance(bar, Bar)]
-                assets = [bar.asset for bar in chosen]
-                times = np.array([bar.time for bar in chosen], dtype=np.int64)
-                shape = (len(chosen), len(self.reader.columns))
-                values = np.array([bar.values for bar in chosen], dtype=np.float64).reshape(shape)
-                absent = np.array([bar.absent for bar in chosen], dtype=bool).reshape(shape)
+                said, (assets, times, values, absent) = self._read(bars)
             else:
                 table = self.canonical(bars)
                 named = table["timestamp"].is_not_null() & table["asset"].is_not_null()
-                lost = Unread(None, None, "the row has no timestamp, or no asset")
-                read = [None if one else lost for one in named.to_list()]
-                good = np.flatnonzero(named.to_numpy()).tolist()
+                lost = self.unread(Unread(None, None, "the row has no timestamp, or no asset"))
+                said = [None if one else lost for one in named.to_list()]
                 assets, times, values, absent = self.reader.read_table(table.filter(named))
-            said: list[Verdict | None] = [
-                self.unread(one) if isinstance(one, Unread) else None for one in read
-            ]  # fmt: skip
+            good = [number for number, one in enumerate(said) if one is None]
             for number, verdict in zip(good, self._judge(assets, times, values, absent, judged, quiet), strict=True):
                 said[number] = verdict
         for one in said:
@@ -243,6 +233,22 @@ class LiveDetector:
         self.counts["bars"] += len(said)
         self.position += len(said)
         return [one for one in said if one is not None]
+
+    def _read(
+        self, bars: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Verdict | None], tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
+        """Return the verdicts on mappings that cannot be read, None for the others, and what the others say."""
+        if len(bars) > 1 and (alike := self.reader.read_alike(bars)) is not None:
+            return [None] * len(bars), alike
+        read = [self.reader.read(bar) for bar in bars]
+        chosen = [bar for bar in read if isinstance(bar, Bar)]
+        shape = (len(chosen), len(self.reader.columns))
+        return [self.unread(one) if isinstance(one, Unread) else None for one in read], (
+            [bar.asset for bar in chosen],
+            np.array([bar.time for bar in chosen], dtype=np.int64),
+            np.array([bar.values for bar in chosen], dtype=np.float64).reshape(shape),
+            np.array([bar.absent for bar in chosen], dtype=bool).reshape(shape),
+        )
 
     def unread(self, one: Unread) -> Verdict:
         """Return the verdict on a bar that cannot be read."""
@@ -289,11 +295,13 @@ class LiveDetector:
         if quiet:
             return
         numbers = np.concatenate([number for number, _ in waiting]).tolist()
-        if self.drift is not None:
+        if self.drift is None:
+            verdicts = self.judging.verdicts(rounds, found)
+        else:
             self._test_drift(self.drift, rounds, found.score)
-        for number, verdict in zip(numbers, self.judging.verdicts(rounds, found), strict=True):
-            state = self.drift and self.drift.of(str(verdict.asset))
-            said[number] = replace(verdict, drift=state) if state else verdict
+            verdicts = self.judging.verdicts(rounds, found, self.drift.of)
+        for number, verdict in zip(numbers, verdicts, strict=True):
+            said[number] = verdict
 
     def _test_drift(self, drift: DriftTest, rounds: Sequence[Round], score: np.ndarray) -> None:
         """Give the test of drift the bars of some rounds that have a score."""

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class Feed:
         verdicts = self.live.push_many(list(bars))
         for number, bar in enumerate(bars):
             if isinstance(bar, str):
-                verdicts[number] = replace(verdicts[number], reason=MALFORMED, note=bar)
+                verdicts[number] = verdicts[number]._replace(reason=MALFORMED, note=bar)
         self.bars += len(verdicts)
         self.flagged += sum(verdict.flagged for verdict in verdicts)
         self.refused.update(str(verdict.reason) for verdict in verdicts if not verdict.accepted)

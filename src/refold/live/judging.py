@@ -3,7 +3,7 @@
 Letters: N bars, P of them present, T bars in a window, F features, V values that a score measures.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,12 +20,18 @@ from refold.live.peers import Peers
 from refold.live.steps import CODE, Round
 from refold.live.traits import Traits
 from refold.live.verdict import Verdict
+from refold.models.portable import frozen
 from refold.scoring.events import CONTEXT, OTHER, blame, likely_kinds
 from refold.scoring.rarity import POOL
-from refold.scoring.tails import Tail
+from refold.scoring.rules import nothing_fires
+from refold.scoring.tails import tail_levels
 from refold.scoring.thresholds import StreamingPeaks, Threshold
 
 UNKNOWN = "the run was not trained on this asset; what all its assets have in common judges it"
+
+
+_TOLD = ("score", "level", "flagged", "rarity", "expected", "expected_close")
+"""What a verdict tells of `Judged` as it is."""
 
 
 class Judged(NamedTuple):
@@ -57,6 +63,8 @@ class Judging:
         self.learns = learns(self.detector.threshold)
         self.features = self.detector.features
         self.relative = "window_log_price" in self.features
+        self.place = {name: number for number, name in enumerate(past.columns)}
+        self.frozen = frozen(self.detector.autoencoder)
 
     def judge(self, rounds: Sequence[Round]) -> Judged:
         """Judge the bars of rounds that follow each other, and record what is said of them."""
@@ -108,7 +116,7 @@ class Judging:
         return len(self.features) if self.score.names_features else 1
 
     def _run(self, windows: np.ndarray, mask: np.ndarray | None, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        model, parts = self.detector.autoencoder, []
+        model, parts = self.frozen if mask is None else self.detector.autoencoder, []
         for start in range(0, len(windows), self.detector.batch):
             part = slice(start, start + self.detector.batch)
             truth = torch.from_numpy(windows[part])
@@ -171,8 +179,9 @@ class Judging:
             with np.errstate(invalid="ignore"):
                 high = scores > self.traits.begin[own]
             arrays["count"][own] += np.isfinite(scores) & ~high
-            for number in np.flatnonzero(high & (scores <= level[start:end])).tolist():
-                self._learn(int(own[number]), float(scores[number]))
+            learnt = high & (scores <= level[start:end])
+            if learnt.any():
+                self._learn(own[learnt].tolist(), scores[learnt].tolist())
         return level
 
     def _learnt_levels(self, places: np.ndarray, score: np.ndarray, bar: np.ndarray) -> np.ndarray:
@@ -191,17 +200,18 @@ class Judging:
         level = self.past.arrays["tail_level"][places]
         return np.where(np.isnan(level), self.traits.level[places], level)
 
-    def _learn(self, place: int, score: float) -> None:
-        """Add a score to the tail of an asset."""
-        arrays = self.past.arrays
-        threshold = self.detector.threshold.of(self.past.names[place])
-        assert isinstance(threshold, StreamingPeaks)
-        known, added = threshold.peaks.numpy(), self.past.peaks[place]
-        begin, count = float(threshold.begin), int(threshold.count) + int(arrays["count"][place])
-        tail = Tail(begin, np.concatenate([known, added]), count, threshold.risk, 0.0).with_peak(score - begin)
-        self.past.peaks[place] = np.append(added, score - begin)
-        arrays["count"][place] += 1
-        arrays["tail_level"][place] = tail.level
+    def _learn(self, places: list[int], scores: list[float]) -> None:
+        """Add a score to the tail of each of some assets."""
+        arrays, peaks, begins, counts = self.past.arrays, [], [], []
+        for place, score in zip(places, scores, strict=True):
+            threshold = self.detector.threshold.of(self.past.names[place])
+            assert isinstance(threshold, StreamingPeaks)
+            begins.append(float(threshold.begin))
+            self.past.peaks[place] = np.append(self.past.peaks[place], score - begins[-1])
+            peaks.append(np.concatenate([threshold.peaks.numpy(), self.past.peaks[place]]))
+            arrays["count"][place] += 1
+            counts.append(int(threshold.count) + int(arrays["count"][place]))
+        arrays["tail_level"][places] = tail_levels(begins, peaks, counts, self.detector.threshold.risk)
 
     def _rarity(self, places: np.ndarray, score: np.ndarray) -> np.ndarray:
         result, rarity = np.full(len(score), np.nan), self.detector.rarity
@@ -210,6 +220,8 @@ class Judging:
         alone = self.traits.alone[places]
         if not alone.any():
             return rarity.of(score, POOL)
+        if len(places) == 1:
+            return rarity.of(score, self.past.names[places.item()])
         result[~alone] = rarity.of(score[~alone], POOL)
         for place in set(places[alone].tolist()):
             chosen = places == place
@@ -248,66 +260,92 @@ class Judging:
 
     # ---- words -------------------------------------------------------------------------------------------------------
 
-    def verdicts(self, rounds: Sequence[Round], judged: Judged) -> list[Verdict]:
-        """Return a verdict for each bar, in the order of the rounds."""
+    def verdicts(
+        self, rounds: Sequence[Round], judged: Judged, drift: Callable[[str], str | None] = lambda asset: None
+    ) -> list[Verdict]:
+        """Return a verdict for each bar, in the order of the rounds.
+
+        Args:
+            rounds: of the bars.
+            judged: scores and levels.
+            drift: asset -> state of its test of drift.
+        """
         said, start = [], 0
-        names, past = self.features, self.past.names
-        parts = {name: getattr(judged, name).tolist() for name in ("score", "level", "flagged", "rarity", "expected")}
-        closes = judged.expected_close.tolist()
+        names, past, known = self.features, self.past.names, self.traits.known
         strange = np.flatnonzero(judged.flagged)
         where = (np.concatenate([getattr(one, name) for one in rounds])[strange].tolist() for name in ("places", "bar"))
-        kinds = self._kinds(*where)
+        kinds = dict(zip(strange.tolist(), self._kinds(*where), strict=True))
         for one in rounds:
-            when = self.clock.moment(one.time)
+            when, stop = self.clock.moment(one.time), start + len(one.places)
+            part = [getattr(judged, name)[start:stop].tolist() for name in _TOLD]
             rows = zip(
-                one.places.tolist(), one.features.tolist(), one.present.tolist(),
-                one.reason.tolist(), one.found.tolist(), one.lost.tolist(), strict=True,
+                one.places.tolist(), one.features.tolist(), one.present.tolist(), one.reason.tolist(),
+                one.found.tolist(), one.lost.tolist(), known[one.places].tolist(), *part, strict=True,
             )  # fmt: skip
-            for number, (place, features, present, reason, found, lost) in enumerate(rows, start):
-                scored, flagged, close = reason == 0, parts["flagged"][number], closes[number]
+            for number, row in enumerate(rows, start):
+                place, features, present, reason, found, lost, knows, score, level, flagged, rarity, made, close = row
+                asset = past[place]
                 said.append(
                     Verdict(
-                        when, past[place],
-                        parts["score"][number] if scored else None,
-                        parts["level"][number],
+                        when, asset,
+                        None if reason else score,
+                        level,
                         flagged,
-                        parts["rarity"][number] if scored else None,
-                        next(kinds) if flagged else None,
+                        None if reason else rarity,
+                        kinds[number] if flagged else None,
                         self._blamed(judged.contributions[number]) if flagged else (),
                         dict(zip(names, features, strict=True)) if present else None,
-                        dict(zip(names, parts["expected"][number], strict=True)) if scored else None,
+                        None if reason else dict(zip(names, made, strict=True)),
                         close if close == close else None,
                         tuple(name for bit, name in enumerate(NAMES) if found >> bit & 1) if found else (),
                         lost,
                         REASONS[reason] if reason else None,
-                        None if self.traits.known[place] else UNKNOWN,
+                        None if knows else UNKNOWN,
+                        drift(asset),
                     )
                 )  # fmt: skip
-            start += len(one.places)
+            start = stop
         return said
 
     def _blamed(self, shares: np.ndarray) -> tuple[str, ...]:
         return tuple(blame(shares, self.features)) if self.score.names_features else ()
 
-    def _kinds(self, places: list[int], bars: list[int]) -> Iterator[str]:
+    def _kinds(self, places: list[int], bars: list[int]) -> list[str]:
         """Name what some bars look like, each by the bars of its asset up to it."""
-        if not places:
-            return iter(())
+        kinds = [OTHER] * len(places)
+        asked = [number for number, where in enumerate(zip(places, bars, strict=True)) if not self._is_calm(*where)]
+        if not asked:
+            return kinds
         parts = [
-            self.bars(place, bar, CONTEXT + 1).with_columns(pl.lit(f"{number:06}").alias("asset"))
-            for number, (place, bar) in enumerate(zip(places, bars, strict=True))
+            self.bars(places[number], bars[number], CONTEXT + 1).with_columns(pl.lit(f"{number:06}").alias("asset"))
+            for number in asked
         ]
         table = pl.concat(parts)
         first, last = table["timestamp"].min(), table["timestamp"].max()
         market = self.peers.table(self.clock).filter(pl.col("timestamp").is_between(first, last))
-        kinds = likely_kinds(table, market, self.traits.checks.kind)
-        newest = np.cumsum([part.height for part in parts]) - 1
-        return iter(kinds[newest].fill_null(OTHER).to_list())
+        named = likely_kinds(table, market, self.traits.checks.kind)
+        newest = named[np.cumsum([part.height for part in parts]) - 1].fill_null(OTHER)
+        for number, kind in zip(asked, newest.to_list(), strict=True):
+            kinds[number] = kind
+        return kinds
+
+    def _is_calm(self, place: int, last: int) -> bool:
+        """Tell whether no rule can name what a bar looks like, without a table: so it is for most bars."""
+        column = self.place.get("close")
+        if self.traits.checks.kind == "series" or column is None:
+            return True
+        number = self._kept_numbers(place, last, CONTEXT + 1)
+        raw, gone = self.past.arrays["raw"][place, number], self.past.arrays["raw_absent"][place, number]
+        return not gone.any() and nothing_fires(raw[:, self.place.get("open", column)], raw[:, column])
+
+    def _kept_numbers(self, place: int, last: int, count: int) -> np.ndarray:
+        """Return where the bars of an asset up to number `last` lie in its rings, `count` of them at most."""
+        oldest = int(self.past.arrays["bars"][place]) - self.past.kept
+        return np.arange(max(0, oldest, last + 1 - count), last + 1) % self.past.kept
 
     def bars(self, place: int, last: int, count: int) -> pl.DataFrame:
         """Return bars of an asset as they came, those up to number `last`, as a canonical table."""
-        arrays, oldest = self.past.arrays, int(self.past.arrays["bars"][place]) - self.past.kept
-        number = np.arange(max(0, oldest, last + 1 - count), last + 1) % self.past.kept
+        arrays, number = self.past.arrays, self._kept_numbers(place, last, count)
         values, absent = arrays["raw"][place, number], arrays["raw_absent"][place, number]
         columns = {
             name: [None if gone else value for value, gone in zip(*part, strict=True)]

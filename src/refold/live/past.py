@@ -166,9 +166,18 @@ class Past:
         Returns:
             (n, count, ...), the newest last.
         """
+        ring, kept = self.arrays[name], self.kept
+        if len(places) == 1:  # a slice, or two: an index of integers takes ten times as long
+            own, end = ring[places.item()], newest.item() % kept + 1
+            if end >= count:
+                return own[None, end - count : end].copy()
+            return np.concatenate([own[end - count :], own[:end]])[None]
         number = newest[:, None] + np.arange(1 - count, 1)
-        return self.arrays[name][places[:, None], number % self.kept]
+        return ring[places[:, None], number % kept]
 
     def put(self, name: str, places: np.ndarray, number: np.ndarray, values: np.ndarray | float) -> None:
         """Write one entry of a ring for each of some assets."""
+        if len(places) == 1:
+            self.arrays[name][places.item(), number.item() % self.kept] = values if np.ndim(values) == 0 else values[0]
+            return
         self.arrays[name][places, number % self.kept] = values

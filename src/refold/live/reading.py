@@ -91,6 +91,33 @@ class BarReader:
             return Unread(asset, None, str(error))
         return Bar(asset, time, values, absent)
 
+    def read_alike(self, bars: Sequence[Any]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray] | None:
+        """Read many bars that have the same keys and lack nothing, column by column: a tenth of the time.
+
+        Args:
+            bars: as for `read`.
+
+        Returns:
+            As of `read_table`; None if a bar is of another kind, which `read` has to look at.
+        """
+        keys = bars[0].keys() if type(bars[0]) is dict else ()
+        if not keys or any(type(bar) is not dict or bar.keys() != keys for bar in bars):
+            return None
+        try:
+            found = self._columns(bars[0])
+            self.settle(found)
+            when, names = found["timestamp"], [found[name] for name in self.columns]
+            assets = [bar[found["asset"]] for bar in bars] if "asset" in found else [self.single] * len(bars)
+            if self.table.adjusted or not all(type(asset) is str and asset for asset in assets):
+                return None
+            values = np.array([[float(bar[name]) for bar in bars] for name in names], dtype=np.float64).T
+            times = np.array([self._time(bar[when]) for bar in bars], dtype=np.int64)
+        except (KeyError, TypeError, ValueError, DataError):
+            return None
+        if self.table.price_scale != 1.0:
+            values[:, [name in PRICES for name in self.columns]] *= self.table.price_scale
+        return assets, times, np.ascontiguousarray(values), np.zeros(values.shape, dtype=bool)
+
     def _columns(self, bar: Mapping[str, Any]) -> dict[str, str]:
         """Return canonical name -> key of a bar, of those that are read."""
         keys = tuple(bar)

@@ -100,20 +100,25 @@ class Steps:
         mean, std = self.traits.mean[places], self.traits.std[places]
         reason = np.zeros(len(places), dtype=np.int16)
         windows = self._no_windows()
-        stays = np.flatnonzero(~arrived.dropped)
-        if len(stays):
+        all_stay = not arrived.dropped.any()
+        if all_stay or not arrived.dropped.all():
+            stays = slice(None) if all_stay else np.flatnonzero(~arrived.dropped)  # a slice takes no time
             own = _Rows(places[stays], time, values[stays], absent[stays] | arrived.masked[stays, None])
-            kept_of = _chosen(arrived, stays)
-            self._fill(own.places, stays, arrived)
+            kept_of = arrived if all_stay else _chosen(arrived, stays)
+            self._fill(own.places, np.arange(len(places))[stays], arrived)
             row[stays] = self._add_rows(own, kept_of)
             made = self._features(own, kept_of)
-            features[stays], present[stays] = np.where(made.present[:, None], made.values, np.nan), made.present
+            present[stays] = made.present
+            features[stays] = (
+                made.values if made.present.all() else np.where(made.present[:, None], made.values, np.nan)
+            )
             arrived.found[stays] |= made.found
             if made.mean is not None and made.std is not None:
                 mean[stays], std[stays] = made.mean, np.maximum(made.std, std[stays])
             reason[stays] = self._early(own.places)
             self._extend(own.places, row[stays], made, mean[stays], std[stays])
-            windows = self._windows(own.places[made.present], row[stays][made.present])
+            there = slice(None) if made.present.all() else made.present
+            windows = self._windows(own.places[there], row[stays][there])
             arrays["bar_of_row"][own.places, row[stays] % kept] = bar[stays]
         reason = np.where(present, 0, self._named(arrived.found, reason))
         return Round(
@@ -174,10 +179,10 @@ class Steps:
         arrays, places = self.past.arrays, own.places
         K, row = self.maker.lookback, arrays["rows"][places] - 1
         values, absent = self.past.tail("value", places, K, row), self.past.tail("absent", places, K, row)
-        outside = np.arange(K - 1, -1, -1) >= arrays["run_rows"][places][:, None]  # (n, K) of another run
+        absent |= (np.arange(K - 1, -1, -1) >= arrays["run_rows"][places][:, None])[:, :, None]  # of another run
         bars = Bars(
             {name: values[:, :, column] for name, column in self.places_of.items()},
-            {name: absent[:, :, column] | outside for name, column in self.places_of.items()},
+            {name: absent[:, :, column] for name, column in self.places_of.items()},
             self.past.tail("row_time", places, K, row) if self.maker.slow else np.zeros((len(places), K)),
             self.arrivals.clock.series,
         )
@@ -261,7 +266,8 @@ class Steps:
         newest = row + T - held
         windows, present = (self.past.tail(name, places, T, newest) for name in ("scaled", "present"))
         mask = present & inside
-        windows[~mask] = 0.0
+        if not mask.all():
+            windows[~mask] = 0.0
         first_close = None
         if self.relative:
             first = mask.argmax(axis=1)

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 DUPLICATE, LATE, FUTURE, MALFORMED = "duplicate", "late", "future", "malformed"
 
@@ -13,8 +12,7 @@ REFUSED = (DUPLICATE, LATE, FUTURE, MALFORMED)
 ahead of the clock, and one that cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is said of one bar.
 
     Attributes:

@@ -1,4 +1,5 @@
-"""Turn an autoencoder into a form that can be traced with any number of windows and bars, for export.
+"""Turn an autoencoder into a form that can be traced with any number of windows and bars, for export, or one that is
+fast for a single window, for live bars.
 
 **LSTMs.** Tracing unrolls an LSTM into as many steps as the example has bars. Here an LSTM is one opaque operator with
 a rule for its shapes; the writer of a format replaces it by the LSTM of that format.
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from refold.models.autoencoder import Autoencoder
 from refold.models.closed_loop import fold, weights_of
-from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder
+from refold.models.decoders import AutoregressiveDecoder, ConditionalDecoder, RepeatDecoder
+from refold.models.encoder import LSTMEncoder
 from refold.models.fused import State
 from refold.models.linear import LinearPath
 
@@ -51,11 +53,11 @@ OPERATOR = torch.ops.refold.lstm.default
 class _LSTM(nn.Module):
     """An nn.LSTM as the opaque operator; same call."""
 
-    def __init__(self, lstm: nn.LSTM) -> None:
+    def __init__(self, lstm: nn.LSTM, weights: Iterable[Tensor]) -> None:
         super().__init__()
         self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
         self.num_layers, self.bidirectional = lstm.num_layers, lstm.bidirectional
-        self.weights = _detached(weight for layer in lstm.all_weights for weight in layer)
+        self.weights = _detached(weights)
 
     def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if state is None:
@@ -68,13 +70,17 @@ class _LSTM(nn.Module):
 
 
 class _Folded(nn.Module):
-    """A one-layer decoder that reads its own output, as one LSTM; same call as the decoder, always free running."""
+    """A one-layer decoder that reads its own output, as one LSTM; same call as the decoder, always free running.
 
-    def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder) -> None:
+    Args:
+        decoder: of one layer.
+        lstm: with the folded weights.
+    """
+
+    def __init__(self, decoder: AutoregressiveDecoder | ConditionalDecoder, lstm: nn.Module) -> None:
         super().__init__()
         self.reverse, self.conditioned = decoder.reverse, isinstance(decoder, ConditionalDecoder)
-        self.lstm = _LSTM(decoder.lstm)
-        self.lstm.weights = _detached(fold(weights_of(decoder.lstm, decoder.projection)))
+        self.lstm = lstm
         self.projection = decoder.projection
         self.start_token = nn.Parameter(decoder.start_token.detach().clone())
 
@@ -168,17 +174,66 @@ def portable(autoencoder: Autoencoder) -> Autoencoder:
     return clone
 
 
+class _Fused(nn.Module):
+    """An nn.LSTM on weights that stay as they are, in one call without its checks; same call."""
+
+    def __init__(self, lstm: nn.LSTM, weights: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
+        self.num_layers, self.bidirectional = lstm.num_layers, lstm.bidirectional
+        self.rows = lstm.num_layers * (2 if lstm.bidirectional else 1)
+        self.weights = [weight.detach().clone() for weight in weights]
+
+    def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        if state is None:
+            zeros = inputs.new_zeros(self.rows, inputs.shape[0], self.hidden_size)
+            state = zeros, zeros
+        how = True, self.num_layers, 0.0, False, self.bidirectional, True
+        hidden, h, c = torch.lstm(inputs, state, self.weights, *how)
+        return hidden, (h, c)
+
+
+def frozen(autoencoder: Autoencoder) -> Autoencoder:
+    """Copy an autoencoder into a form that takes a single window at once, for weights that change no more.
+
+    What a call on one window spends most of its time with is left out: the checks of nn.LSTM, and the fold of a
+    decoder that reads its own output, which is computed here.
+
+    Args:
+        autoencoder: on the CPU.
+
+    Returns:
+        The copy, in evaluation mode, which runs free over windows without absent bars: `encode(windows)` and
+        `decode(code, window_size)`. An autoencoder with an encoder or decoder of a user's is returned as it is.
+    """
+    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    folds = type(decoder) in (AutoregressiveDecoder, ConditionalDecoder) and decoder.num_layers == 1
+    if type(encoder) is not LSTMEncoder or not (folds or type(decoder) is RepeatDecoder):
+        return autoencoder
+    clone = copy.deepcopy(autoencoder).eval()
+    encoder, decoder = cast(LSTMEncoder, clone.encoder), cast(AutoregressiveDecoder, clone.decoder)
+    if folds:
+        clone.decoder = _Folded(decoder, _Fused(decoder.lstm, fold(weights_of(decoder.lstm, decoder.projection))))
+    for part in (encoder, decoder):
+        weights = [weight for layer in part.lstm.all_weights for weight in layer]
+        part.add_module("lstm", _Fused(part.lstm, weights))
+    return clone
+
+
 def _portable_decoder(decoder: nn.Module) -> nn.Module:
     """Return a decoder that can be traced; that of a decoder that reads no bars is itself, changed in place."""
     if isinstance(decoder, AutoregressiveDecoder | ConditionalDecoder):
-        return (_Folded if decoder.num_layers == 1 else _Stepped)(decoder)
+        if decoder.num_layers > 1:
+            return _Stepped(decoder)
+        return _Folded(decoder, _LSTM(decoder.lstm, fold(weights_of(decoder.lstm, decoder.projection))))
     _replace_lstm(decoder)
     return decoder
 
 
 def _replace_lstm(part: nn.Module) -> None:
     """Replace the LSTM of an encoder or decoder by the opaque operator."""
-    part.add_module("lstm", _LSTM(cast(nn.LSTM, part.get_submodule("lstm"))))
+    lstm = cast(nn.LSTM, part.get_submodule("lstm"))
+    part.add_module("lstm", _LSTM(lstm, (weight for layer in lstm.all_weights for weight in layer)))
 
 
 def _detached(weights: Iterable[Tensor]) -> nn.ParameterList:

@@ -24,6 +24,7 @@ _SPLIT_TOLERANCE = 0.03  # of a log ratio: a split and what else happened over n
 _UNIT_TOLERANCE = 0.15  # of a decimal logarithm: a factor of 1.4, for the drift of prices among the neighbours
 _RARE_RUN = 0.999  # quantile of the lengths of stale runs, over training bars, that is still usual
 _SHORTEST_STALE = 3  # repetitions of a close that are reason enough, however rare
+_MARGIN = 0.01  # by which `nothing_fires` asks for less than the rules do
 _NORMAL = 1.4826  # standard deviation of a normal distribution over the median of its size
 _CLOSE = pl.col("close")
 _RETURN = (_CLOSE / _CLOSE.shift(1)).log()
@@ -157,6 +158,34 @@ RULES: dict[str, type[Rule]] = {
     "unit": UnitRatio,
 }
 """Kind of error -> the rule that looks for it."""
+
+
+def nothing_fires(opens: np.ndarray, closes: np.ndarray) -> bool:
+    """Tell whether none of `RULES`, fitted to nothing, can fire at the last bar of an asset or at the one before it.
+
+    It asks for less than the rules do and needs no table, so that a bar that comes alone costs microseconds: where it
+    is True none fires, where it is False the rules have to be asked.
+
+    Args:
+        opens: (N,) prices, the newest last.
+        closes: (N,) prices.
+    """
+    if (
+        len(closes) < 4
+        or not np.isfinite(opens).all()
+        or not np.isfinite(closes).all()
+        or min(closes.min(), opens.min()) <= 0
+    ):
+        return False
+    jumps = np.abs(np.log(opens[-2:] / closes[-3:-1]))
+    returns = np.diff(np.log(closes))
+    splits = jumps.max() >= math.log(min(SPLIT_RATIOS)) - _SPLIT_TOLERANCE - _MARGIN
+    units = math.log10(closes.max() / closes.min()) >= math.log10(min(UNIT_RATIOS)) - _UNIT_TOLERANCE - _MARGIN
+    if splits or units or (returns[-3:] == 0).any():
+        return False
+    before, after = returns[-2:].tolist()
+    usual = _NORMAL * float(np.median(np.abs(returns[-2 - _NEIGHBOURS : -2])))
+    return before * after >= 0 or min(abs(before), abs(after)) < _MANY_DEVIATIONS * usual * (1 - _MARGIN)
 
 
 class LargestRank:
