@@ -202,16 +202,17 @@ class Judging:
 
     def _learn(self, places: list[int], scores: list[float]) -> None:
         """Add a score to the tail of each of some assets."""
-        arrays, peaks, begins, counts = self.past.arrays, [], [], []
+        arrays, peaks, begins, counts, risk = self.past.arrays, [], [], [], 0.0
         for place, score in zip(places, scores, strict=True):
             threshold = self.detector.threshold.of(self.past.names[place])
             assert isinstance(threshold, StreamingPeaks)
             begins.append(float(threshold.begin))
+            risk = threshold.risk
             self.past.peaks[place] = np.append(self.past.peaks[place], score - begins[-1])
             peaks.append(np.concatenate([threshold.peaks.numpy(), self.past.peaks[place]]))
             arrays["count"][place] += 1
             counts.append(int(threshold.count) + int(arrays["count"][place]))
-        arrays["tail_level"][places] = tail_levels(begins, peaks, counts, self.detector.threshold.risk)
+        arrays["tail_level"][places] = tail_levels(begins, peaks, counts, risk)
 
     def _rarity(self, places: np.ndarray, score: np.ndarray) -> np.ndarray:
         result, rarity = np.full(len(score), np.nan), self.detector.rarity

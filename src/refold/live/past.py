@@ -178,6 +178,7 @@ class Past:
     def put(self, name: str, places: np.ndarray, number: np.ndarray, values: np.ndarray | float) -> None:
         """Write one entry of a ring for each of some assets."""
         if len(places) == 1:
-            self.arrays[name][places.item(), number.item() % self.kept] = values if np.ndim(values) == 0 else values[0]
+            only = values[0] if isinstance(values, np.ndarray) else values
+            self.arrays[name][places.item(), number.item() % self.kept] = only
             return
         self.arrays[name][places, number % self.kept] = values

@@ -107,7 +107,7 @@ class BarReader:
             found = self._columns(bars[0])
             self.settle(found)
             when, names = found["timestamp"], [found[name] for name in self.columns]
-            assets = [bar[found["asset"]] for bar in bars] if "asset" in found else [self.single] * len(bars)
+            assets = [bar[found["asset"]] for bar in bars] if "asset" in found else [self.single or ""] * len(bars)
             if self.table.adjusted or not all(type(asset) is str and asset for asset in assets):
                 return None
             values = np.array([[float(bar[name]) for bar in bars] for name in names], dtype=np.float64).T

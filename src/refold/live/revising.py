@@ -62,7 +62,7 @@ def replay(live: "LiveDetector", place: int, kept: Kept, changed: int) -> list[V
         for name, values in kept.results.items():
             past.put(name, places, one.bar, values[number])
         if one.row[0] >= 0:
-            past.put("measured", places, one.row, kept.measured[number])
+            past.put("measured", places, one.row, kept.measured[number : number + 1])
     if changed >= len(kept.times):
         past.peaks[place], past.memories[place] = peaks, (oldest, newest)
         for name, value in tail.items():

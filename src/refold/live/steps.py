@@ -301,7 +301,7 @@ class _Made(NamedTuple):
     std: np.ndarray | None
 
 
-def _chosen(arrived: Arrived, stays: np.ndarray) -> Arrived:
+def _chosen(arrived: Arrived, stays: np.ndarray | slice) -> Arrived:
     """Return what the checks say of some of the bars."""
     return Arrived(
         arrived.found[stays], arrived.masked[stays], arrived.dropped[stays], arrived.lost[stays], arrived.lost_times,

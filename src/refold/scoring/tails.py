@@ -84,7 +84,10 @@ def tail_levels(begin: Sequence[float], peaks: Sequence[np.ndarray], count: Sequ
     """Return `tail_level` of each of P tails, fitted at once."""
     fits = zip(*(part.tolist() for part in fit_paretos(peaks)), strict=True)
     tails = zip(begin, peaks, count, strict=True)
-    return [_level(first, *fit, risk * n / len(own)) for fit, (first, own, n) in zip(fits, tails, strict=True)]
+    return [
+        _level(first, gamma, sigma, risk * n / len(own))
+        for (gamma, sigma), (first, own, n) in zip(fits, tails, strict=True)
+    ]
 
 
 def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
