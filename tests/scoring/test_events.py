@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from refold.scoring.events import Events, blame, group_events, likely_kinds
+from refold.scoring.events import Events, blame, group_events, likely_kinds, likely_looks
 from tests.data.makers import random_bars
 
 
@@ -18,6 +18,7 @@ def flagged(places: list[int], scores: list[float], kinds: list[str | None], ass
             "rarity": [1 / (1 + score) for score in scores],
             "place": places,
             "kind": pl.Series(kinds, dtype=pl.String),
+            "guess": pl.Series([None] * (len(places) - 1) + ["split?"], dtype=pl.String),
             "contribution/a": [0.7 * score for score in scores],
             "contribution/b": [0.3 * score for score in scores],
         }
@@ -35,6 +36,7 @@ def test_neighbouring_bars_of_one_asset_are_one_event():
     assert events["score"].to_list() == [5.0, 7.0, 3.0]
     assert events["rarity"].to_list() == [1 / 6, 1 / 8, 1 / 4]
     assert events["kind"].to_list() == ["unit", "regime", "stale"]
+    assert events["guess"].to_list() == [None, None, "split?"]
     assert events["features"].to_list() == ["a;b"] * 3
 
 
@@ -83,6 +85,34 @@ def test_what_a_bar_looks_like(kind, spoil):
     assert likely_kinds(bars.drop("close"))[100] is None
 
 
+@pytest.mark.parametrize(
+    ("ratio", "move", "guess"),
+    [
+        (2.0, 0.0, "split?"),
+        (2.0, 0.045, "split and a 5 % move?"),  # the rule of splits allows 3 %
+        (0.2, -0.045, "split and a 4 % move?"),
+        (2.0, 0.09, None),  # more than nine usual moves of this asset are no day of it
+    ],
+)
+def test_a_split_on_a_day_that_moved_is_no_regime(ratio, move, guess):
+    row, after = pl.int_range(pl.len()), pl.int_range(pl.len()) >= 100
+    bars = calm()
+    first = float(np.log(bars["close"][100] / bars["close"][99]))
+    factor = np.exp(move - first) / ratio
+    bars = bars.with_columns(
+        pl.when(after).then(PRICES * factor).otherwise(PRICES),
+        pl.when(after).then(pl.col("volume") * ratio).otherwise(pl.col("volume")).alias("volume"),
+    )
+    looks = likely_looks(bars)
+    assert looks["guess"][99:102].to_list() == [guess] * 3
+    assert looks["guess"].drop_nulls().len() == 3 * (guess is not None)
+    assert looks["kind"][100] == ("split" if guess else None)
+    crash = bars.with_columns(volume=pl.when(row == 100).then(pl.col("volume") * 3.5).otherwise(pl.col("volume")))
+    assert likely_looks(crash)["guess"].null_count() == crash.height  # heavy trade is no split, as AAPL's of 2000-09-29
+    wild = bars.with_columns(PRICES * pl.when(row % 2 == 0).then(1.25).otherwise(1.0))
+    assert likely_looks(wild)["guess"].null_count() == wild.height  # nor is what the asset does each day
+
+
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])
 def test_events_of_pieces_are_those_of_the_whole(rows):
     generator = np.random.default_rng(0)
@@ -97,6 +127,7 @@ def test_events_of_pieces_are_those_of_the_whole(rows):
             pl.Series("rarity", generator.random(120)),
             pl.Series("verdict", marks),
             pl.Series("kind", generator.choice(["unit", "stale", None], 120).tolist(), dtype=pl.String),
+            pl.Series("guess", generator.choice(["split?", None], 120).tolist(), dtype=pl.String),
             pl.Series("contribution/a", generator.random(120)),
         )
     )

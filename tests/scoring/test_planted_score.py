@@ -217,7 +217,8 @@ def test_an_event_has_the_kind_of_its_peak():
     flagged = pl.DataFrame(
         {
             "timestamp": BARS["timestamp"][:2], "asset": ["A", "A"], "score": [1.0, 2.0], "rarity": [0.1, 0.2],
-            "probability": [0.6, 0.9], "place": [4, 5], "kind": ["split", "wick"], "contribution/x": [1.0, 2.0],
+            "probability": [0.6, 0.9], "place": [4, 5], "kind": ["split", "wick"], "guess": [None, "split?"],
+            "contribution/x": [1.0, 2.0],
         }
     )  # fmt: skip
     (event,) = group_events(flagged).iter_rows(named=True)

@@ -282,7 +282,7 @@ class Judge:
             bars: of a source.
         """
         spool, events, unscored = TableSpool(self.folder and self.folder / SCORES), Events(), Counter[str]()
-        hidden = ("place",) if self.folder is None else ("place", "kind")
+        hidden = ("place",) if self.folder is None else ("place", "kind", "guess")
         labelled = LabelledTable()
         like = None
         if self.decisions is not None:

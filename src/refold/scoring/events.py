@@ -7,6 +7,7 @@ import polars as pl
 
 from refold.data.bars.market import survey
 from refold.data.bars.table import Kind
+from refold.scoring.guesses import split_guesses
 from refold.scoring.rules import RULES
 
 KINDS = ("unit", "split", "bad tick", "stale")
@@ -32,7 +33,14 @@ DONE_TO_GAP = {"warn": "series ends", "mask": "filled with bars without values"}
 
 
 def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: Kind = "prices") -> pl.Series:
+    """Name the kind of error that each bar looks like; see `likely_looks`, of which this is the first column."""
+    return likely_looks(bars, market, kind)["kind"]
+
+
+def likely_looks(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: Kind = "prices") -> pl.DataFrame:
     """Name the kind of error that each bar looks like: the most telling of those whose rule fires there or beside it.
+
+    Where no rule fires and a second guess is a split, it looks like a split.
 
     This is a description and not a score: most rules look at the bars after a bar, too.
 
@@ -42,10 +50,11 @@ def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: K
         kind: of the table; the rules are about prices, and none fires on a series of other numbers.
 
     Returns:
-        (N,) a kind, or null where no rule fires.
+        kind and guess (N rows), null where nothing is said; see `refold.scoring.guesses.split_guesses` for the second.
     """
     if kind == "series":
-        return pl.Series("kind", [None], dtype=pl.String).new_from_index(0, bars.height)
+        nothing = pl.Series("kind", [None], dtype=pl.String).new_from_index(0, bars.height)
+        return pl.DataFrame([nothing, nothing.alias("guess")])
     market = survey(bars) if market is None else market
     nothing = bars.clear()  # a rule that was fitted to nothing takes nothing for usual, such as repeated closes
     marks = {}
@@ -60,8 +69,10 @@ def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: K
         pl.any_horizontal((pl.col(name).shift(lag) >= 1).over("asset").fill_null(False) for lag in (-1, 0, 1))
         for name in KINDS
     ]
-    choice = pl.coalesce(pl.when(mark).then(pl.lit(name)) for mark, name in zip(near, KINDS, strict=True))
-    return table.select(choice.alias("kind")).to_series()
+    choice = [pl.when(mark).then(pl.lit(name)) for mark, name in zip(near, KINDS, strict=True)]
+    guess = split_guesses(bars, market)
+    guessed = pl.when(pl.lit(guess).is_not_null()).then(pl.lit("split"))
+    return table.select(pl.coalesce(*choice, guessed).alias("kind"), pl.lit(guess).alias("guess"))
 
 
 class Events:
@@ -102,19 +113,19 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         flagged: timestamp, asset, score, rarity, probability (where the score names kinds), place (number of the row in
-            the table that they are a piece of), kind (likely, or null) and `contribution/<feature>` columns, in order
-            of asset and time.
+            the table that they are a piece of), kind (likely, or null), guess (a second one, or null) and
+            `contribution/<feature>` columns, in order of asset and time.
 
     Returns:
         asset, start, end, peak (timestamps), score, rarity and probability (at the peak), features (";"-joined, most to
-        blame first), kind (at the peak, where the score names it) and bars (how many were flagged).
+        blame first), kind (at the peak, where the score names it), guess and bars (how many were flagged).
     """
-    columns = ["asset", "start", "end", "peak", "score", "rarity", "features", "kind", "bars"]
+    columns = ["asset", "start", "end", "peak", "score", "rarity", "features", "kind", "guess", "bars"]
     if named := "probability" in flagged.columns:
         columns.insert(6, "probability")
     if flagged.height == 0:
         when = dict.fromkeys(("start", "end", "peak"), flagged.schema["timestamp"])
-        texts = dict.fromkeys(("asset", "features", "kind"), pl.String)
+        texts = dict.fromkeys(("asset", "features", "kind", "guess"), pl.String)
         numbers = {"score": pl.Float64, "rarity": pl.Float64, "probability": pl.Float64, "bars": pl.Int64}
         return pl.DataFrame(schema={**texts, **when, **numbers}).select(columns)
     features = [name.removeprefix(CONTRIBUTION) for name in flagged.columns if name.startswith(CONTRIBUTION)]
@@ -131,6 +142,7 @@ def group_events(flagged: pl.DataFrame) -> pl.DataFrame:
         *([pl.col("probability").get(peak)] if named else []),
         pl.col("kind").get(peak).alias("called"),
         rank.min().alias("rank"),
+        pl.col("guess").drop_nulls().first(),
         pl.len().cast(pl.Int64).alias("bars"),
         *(pl.col(CONTRIBUTION + name).get(peak) for name in features),
     )

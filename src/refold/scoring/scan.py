@@ -20,7 +20,7 @@ from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.data.windows.views import Series
 from refold.scoring.detector import Detector
 from refold.scoring.drift import DriftTest
-from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_kinds
+from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_looks
 from refold.scoring.measuring import Watch
 from refold.scoring.scored import Scores, microseconds
 from refold.scoring.scores.base import asset_rows
@@ -74,8 +74,8 @@ def scan(
             made.series, made.segments, made.origin, watch=watch and watch(here), short_runs=made.short_runs
         )
         reason = _reasons(detector, here.made)
-        kinds = likely_kinds(here.part, here.market, detector.recipe.checks.kind)
-        rows = frame(detector, here.part, scored, tails, here.kept, kinds, reason, features)
+        looks = likely_looks(here.part, here.market, detector.recipe.checks.kind)
+        rows = frame(detector, here.part, scored, tails, here.kept, looks, reason, features)
         yield rows.with_columns((pl.int_range(pl.len()) + here.start).alias("place"))
         progress(rows.height)
         if drift is not None:
@@ -157,7 +157,7 @@ def scan_parts(
         a window may hold to the last.
     """
     made = unsplit_series(bars, detector.recipe, detector.scaler)
-    likely, shown = likely_kinds(bars, kind=detector.recipe.checks.kind), np.zeros(bars.height, dtype=bool)
+    looks, shown = likely_looks(bars, kind=detector.recipe.checks.kind), np.zeros(bars.height, dtype=bool)
     for part, runs in segments.items():
         own = replace(made, segments=runs)
         seen = watch and watch(part, own)
@@ -165,7 +165,7 @@ def scan_parts(
         if drift is not None and part == "test":
             add_to_drift(drift, detector, made.series, scored, made_from(scored, slice(0, bars.height)))
             drift.finish()
-        rows = frame(detector, bars, scored, {}, slice(0, bars.height), likely, _reasons(detector, own))
+        rows = frame(detector, bars, scored, {}, slice(0, bars.height), looks, _reasons(detector, own))
         place = _bars_of_part(made, runs, bars)
         shown[place] = True
         yield rows[place].with_columns(pl.Series("place", place), pl.lit(part).alias("part"))
@@ -235,7 +235,7 @@ def frame(
     scored: Scores,
     tails: dict[str, Memory],
     kept: slice,
-    kinds: pl.Series,
+    looks: pl.DataFrame,
     reason: pl.Series,
     features: bool = False,
 ) -> pl.DataFrame:
@@ -247,7 +247,8 @@ def frame(
         scored: of these bars.
         tails: asset -> what a threshold that learns knows of it; see `running_levels`.
         kept: the rows of `bars` that are asked for.
-        kinds: what each bar looks like by the rules; a score that names kinds itself takes their place.
+        looks: kind, what each bar looks like by the rules, and guess, a second one; a score that names kinds itself
+            takes the place of the first.
         reason: why each bar would have no score.
         features: whether to add what each feature is reconstructed as.
 
@@ -255,7 +256,7 @@ def frame(
         timestamp, asset, score (null where there is none), threshold, verdict, reason (why there is no score, null
         where there is one), rarity, probability (of an error, where the score names kinds), label if the bars have
         labels, close, reconstructed_close, contribution/<feature> of each feature, reconstruction/<feature> if asked
-        for, kind (what the bar looks like, or null).
+        for, kind (what the bar looks like, or null) and guess.
     """
     count = bars.height
     there = scored.origin >= 0
@@ -277,7 +278,7 @@ def frame(
         pl.Series("verdict", verdict),
         pl.when(pl.Series(np.isnan(score))).then(reason[kept]).alias("reason"),
         rarity_of(detector, score, table["asset"]),
-        kinds[kept],
+        *looks[kept],
     )
     if scored.named is not None:
         probability = _scatter(scored.named.probability[there], rows, count)[kept]
@@ -298,7 +299,7 @@ def frame(
         )
     first = ["timestamp", "asset", "score", "threshold", "verdict", "reason", "rarity"]
     first += ["probability"] * (scored.named is not None)
-    return table.select(*first, pl.exclude(*first, "kind"), "kind")
+    return table.select(*first, pl.exclude(*first, *looks.columns), *looks.columns)
 
 
 def rarity_of(detector: Detector, score: np.ndarray, assets: pl.Series) -> pl.Series:
