@@ -20,6 +20,7 @@ from refold.config.change import choose_anew
 from refold.errors import ConfigError
 from refold.library.run import load_run
 from refold.runs.directory import atomic_folder
+from tests.report.test_page import payload
 
 CONF = ROOT / "conf"
 FILES = {"scores.parquet", "events.csv", "findings.csv", "scoring.json", "report.html"}
@@ -321,6 +322,33 @@ def test_a_finished_run_names_errors_when_it_is_asked_to(run_dir, tmp_path, scor
     assert splits["kind"].is_in(["split", "unit"]).to_list() == [True]  # so short a training may take one for the other
     assert pl.read_parquet(tmp_path / "out/scores.parquet")["probability"].is_between(0, 1).any()
     assert '"probability"' in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_named_and_unusual_events_stand_beside_each_other(run_dir, tmp_path, score):
+    quoted_bars().write_csv(tmp_path / "quoted.csv")
+    head = [f"{key}={value}" for key, value in HEAD.items()]
+    arguments = [f"data.path={tmp_path / 'quoted.csv'}", "score=planted", *head, "beside=student"]
+    status, printed, errors = score(*arguments, f"out={tmp_path / 'out'}")
+    assert status == 0, errors
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"beside.parquet"}
+    events = pl.read_csv(tmp_path / "out/events.csv").filter(found_by="model")
+    facts = json.loads((tmp_path / "out/scoring.json").read_text())
+    assert dict(events["verdict"].value_counts().iter_rows()) == {
+        "named": facts["alarms"], "unusual": facts["beside"]["alarms"],
+    }  # fmt: skip
+    assert events.filter(verdict="unusual")["probability"].null_count() == facts["beside"]["alarms"]
+    second = pl.read_parquet(tmp_path / "out/beside.parquet")
+    assert second["verdict"].sum() == facts["beside"]["flagged_bars"]
+    assert "beside, unusual: StudentScore, Quantile" in printed
+    page = payload(tmp_path / "out/report.html")
+    assert (page["events"]["named"]["total"], page["events"]["unusual"]["total"]) == (
+        facts["alarms"],
+        facts["beside"]["alarms"],
+    )
+    repaired = [text for text in page["events"]["unusual"]["repair"] if text]
+    assert any(text == "split: earlier prices divided by 2" for text in repaired)  # without being asked for
+    assert any(asset["repairs"]["splits"]["time"] for asset in page["assets"].values())
 
 
 @pytest.mark.slow

@@ -290,3 +290,12 @@ def test_what_was_dismissed_is_not_raised_again_by_python_and_the_command_alike(
     assert "about the events of run 'another'; these are of run" in told[2]
     with pytest.raises(refold.RefoldError, match="about the events of run 'another'"):
         trained.repair(bars, decisions=tmp_path / "new.json")
+
+
+def test_two_scores_of_one_verdict_do_not_stand_beside_each_other(trained, tmp_path):
+    message = "beside is 'student', whose verdict is unusual as that of Mahalanobis is.*: planted"
+    with pytest.raises(refold.RefoldError, match=message):
+        trained.report(tmp_path / "report.html", closes(300, seed=1), beside="student")
+    assert not (tmp_path / "report.html").exists()
+    with pytest.raises(refold.RefoldError, match="score=studnt: there is no such option"):
+        trained.report(tmp_path / "report.html", closes(300, seed=1), beside="studnt")

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from refold.errors import ConfigError
-from refold.library.decisions import Decisions, decisions_words, moment_texts
+from refold.library.decisions import Decisions, decisions_words
+from refold.scoring.moments import moment_texts
 
 DAYS = [date(2020, 1, 1) + timedelta(days=n) for n in range(6)]
 

@@ -256,7 +256,7 @@ def test_findings_and_stretches_without_scores_stand_in_the_page(tmp_path, monke
     assert data["facts"]["events"] == str(events.filter(found_by="model").height)
     assert data["facts"]["found by checks"] == "4 bars in 2 runs"
     odd, other = data["assets"][ODD], data["assets"]["B"]
-    moment = data["events"]["start"][data["events"]["kind"].index("broken_bar")]
+    moment = data["events"]["checks"]["start"][data["events"]["checks"]["kind"].index("broken_bar")]
     assert odd["findings"] == {
         "bars": [1], "kind": ["broken_bar"], "done": ["kept without values"], "total": 1,
         "start": [moment], "end": [moment], "close": [scores["close"][30]],
@@ -266,11 +266,10 @@ def test_findings_and_stretches_without_scores_stand_in_the_page(tmp_path, monke
     assert spans[0] == ("warming", 10)
     assert spans[spans.index(("broken_bar", 1)) + 1] == ("masked", 3)
     assert sum(bars for _, bars in spans) == scores.filter(asset="B")["score"].null_count()
-    table = data["events"]
-    assert table["found_by"][-2:] == ["checks", "checks"]
-    assert table["done"][-2:] == ["kept without values", "dropped"]
+    table = data["events"]["checks"]
+    assert table["done"] == ["kept without values", "dropped"]
     assert (table["asset"][-1], table["start"][-1], table["score"][-1]) == (None, None, None)
-    assert (table["total"], table["found"]) == (events.height - 2, 2)
+    assert (table["total"], data["events"]["unusual"]["total"]) == (2, events.height - 2)
     monkeypatch.setattr(asset_series, "MOST_FINDINGS", 1)
     write_page(tmp_path / "few.html", title="t", scores=scores, events=events)
     few = payload(tmp_path / "few.html")["assets"]["B"]["unscored"]

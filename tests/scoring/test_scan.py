@@ -95,7 +95,7 @@ def test_the_columns_are_those_agreed():
     assert table.columns == [
         "timestamp", "asset", "score", "threshold", "verdict", "reason", "rarity", "close", "reconstructed_close",
         *shares,
-        "kind", "place",
+        "kind", "guess", "place",
     ]  # fmt: skip
     first = table[0]  # no return yet
     assert first["score"][0] is None

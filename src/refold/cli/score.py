@@ -12,6 +12,9 @@ scored. device=auto|cpu|cuda.
 repair=true proposes what the bars of each event should have been, in repairs.csv; repair=copy also writes the bars with
 these values, in repaired.parquet. The bars themselves are never changed.
 
+beside=NAME adds the other verdict, as another score gives it with a threshold of its own: beside=planted names errors
+beside a score of unusual bars, beside=student finds unusual bars beside score=planted. Its scores are beside.parquet.
+
 decisions=FILE reads what the buttons of a report of this run saved: what was dismissed there is not raised again.
 """
 
@@ -26,9 +29,10 @@ from rich.table import Table
 from refold.cli import command
 from refold.data.bars.findings import describe_findings
 from refold.errors import ConfigError
+from refold.library.beside import BESIDE, beside_words, with_beside
 from refold.library.decisions import decisions_words
 from refold.library.judge import Judge
-from refold.library.repairing import REPAIRED, REPAIRS, check_choice, propose_repairs, write_repairs
+from refold.library.repairing import REPAIRED, REPAIRS, check_choice, propose_repairs, repairs_for_report, write_repairs
 from refold.library.run import load_run
 from refold.library.scored_files import SCORED_FILES, write_scored_files
 from refold.report.summary import print_labelled
@@ -36,7 +40,7 @@ from refold.runs.directory import atomic_folder
 from refold.scoring.drift import drift_words
 from refold.scoring.scored import alarm_words
 
-OWN = ("run", "out", "device", "trust", "repair", "decisions")
+OWN = ("run", "out", "device", "trust", "repair", "decisions", "beside")
 
 
 def main() -> None:
@@ -48,20 +52,24 @@ def main() -> None:
     run = load_run(settings["run"], trust=command.trusted(settings))
     repair = check_choice(settings.get("repair", "false"))
     others = {key: value for key, value in settings.items() if key not in OWN}
-    judge = Judge(run, settings=others, decisions=settings.get("decisions"), progress=command.progress_bar)
+    decisions, beside = settings.get("decisions"), settings.get("beside")
+    judge = Judge(run, settings=others, decisions=decisions, progress=command.progress_bar)
     run.autoencoder.to(command.device(settings.get("device", "auto")))
     out = Path(settings.get("out", run.directory / "scores" / judge.name))
-    repairs = None
-    with atomic_folder(out, "out", (*SCORED_FILES, REPAIRS, REPAIRED)) as judge.folder:
+    with atomic_folder(out, "out", (*SCORED_FILES, REPAIRS, REPAIRED, BESIDE)) as judge.folder:
         scoring = judge.score(thresholds=True, evidence=True)
-        facts = write_scored_files(run, scoring, judge.folder)
-        if repair != "false":
-            repairs = propose_repairs(judge, scoring)
+        if beside is not None:
+            given = {"run": run, "settings": others, "decisions": decisions, "progress": command.progress_bar}
+            scoring = with_beside(judge, scoring, beside, **given)
+        propose = repairs_for_report if repair == "false" else propose_repairs
+        repairs = propose(judge, scoring)
+        facts = write_scored_files(run, scoring, judge.folder, repairs and repairs.proposed)
+        if repairs and repair != "false":
             write_repairs(repairs, judge.folder, repair)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"checks: {describe_findings(scoring.findings)}")
     print_facts(console, facts)
-    if repairs is not None:
+    if repairs and repair != "false":
         console.print(repairs.words())
     console.print(f"scores, events and report: {out}")
 
@@ -95,6 +103,8 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
         f"{alarm_words(facts, facts['bar_seconds'], 'val/')} on validation, "
         f"{alarm_words(facts, facts['bar_seconds'])} here"
     )
+    if other := facts.get("beside"):
+        console.print(beside_words(other))
     if drift := facts.get("drift"):
         console.print(f"drift: {drift_words(drift)}")
     if "decisions" in facts:

@@ -19,6 +19,7 @@ import polars as pl
 
 from refold.errors import ConfigError, first_line
 from refold.runs.bounded_files import read_text
+from refold.scoring.moments import moments
 from refold.scoring.scores.base import Question
 
 FORMAT = 1
@@ -174,27 +175,6 @@ def decisions_words(counted: dict[str, dict[str, Any]], dismissed: int) -> str:
     ]
     bars = f"{dismissed:,} flagged bar{'s' * (dismissed != 1)}"
     return f"decisions so far: {', '.join(parts) or 'none'}; {bars} dismissed before and not raised again"
-
-
-def moments(column: str) -> pl.Expr:
-    """Return an expression of a column of times as they are compared with decisions: microseconds, of UTC if zoned."""
-
-    def plain(times: pl.Series) -> pl.Series:
-        if getattr(times.dtype, "time_zone", None):
-            times = times.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        return times.cast(pl.Datetime("us"))
-
-    return pl.col(column).map_batches(plain, return_dtype=pl.Datetime("us"))
-
-
-def moment_texts(times: pl.Series) -> list[str | None]:
-    """Write times as a decisions file has them: a day, or date and time, of UTC if zoned.
-
-    Args:
-        times: dates or datetimes.
-    """
-    plain = times.to_frame("time").select(moments("time")).to_series()
-    return plain.dt.strftime("%Y-%m-%d" if times.dtype == pl.Date else "%Y-%m-%dT%H:%M:%S%.6f").to_list()
 
 
 def _read_decision(one: Any, where: str) -> Decision:

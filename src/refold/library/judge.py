@@ -38,7 +38,7 @@ from refold.runs.settings import give_all_anew
 from refold.scoring.alarms import AlarmRates, covered, covered_days
 from refold.scoring.detector import Detector
 from refold.scoring.drift import DriftTest, count_states
-from refold.scoring.events import Events, with_findings
+from refold.scoring.events import MODEL, Events, with_findings
 from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
 from refold.scoring.protocols import TrainedRun
@@ -87,6 +87,8 @@ class Scoring(NamedTuple):
             thresholds were to be compared.
         drift: as `DriftTest.table` returns it; None if validation has too few bars for a test.
         evidence: what a report shows beside scores, if there is to be one.
+        decisions: those about the events of the run that were given.
+        beside: facts of a second verdict whose events stand after these, if there is one.
     """
 
     detector: Detector
@@ -97,6 +99,8 @@ class Scoring(NamedTuple):
     thresholds: dict[str, dict[str, float]]
     drift: pl.DataFrame | None
     evidence: "Evidence | None"
+    decisions: Decisions | None = None
+    beside: dict[str, Any] | None = None
 
 
 class Judge:
@@ -320,6 +324,8 @@ class Judge:
         if self.decisions is not None:
             facts |= {"decisions": self.decisions.counted(), "dismissed_bars": self.decisions.dismissed_bars}
         everything = with_findings(found, faulty.table())
+        own = pl.when(found_by=MODEL).then(pl.lit(self.detector.score_function.question))
+        everything = everything.with_columns(own.alias("verdict"))
         moved = drift and drift.table(scores.collect_schema()["timestamp"])
         facts |= {} if moved is None else {"drift": count_states(moved)}
         if labelled:
@@ -335,7 +341,7 @@ class Judge:
             from refold.report.evidence import gather
 
             shown = gather(sample, bars, scores)
-        return Scoring(self.detector, scores, everything, counted, facts, rates, moved, shown)
+        return Scoring(self.detector, scores, everything, counted, facts, rates, moved, shown, self.decisions)
 
     def reconstruct(self) -> pl.DataFrame:
         """Reconstruct each bar of a table in memory; see `Run.reconstruct`."""

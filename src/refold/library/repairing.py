@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from refold.data.long.ordered import read_sorted
+from refold.data.bars.table import PRICES
+from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.sources.source import batches_of
 from refold.errors import ConfigError, DataError
 from refold.library.scored_files import escape_formulas
@@ -14,6 +15,9 @@ from refold.scoring.repair import apply_repairs, repair
 
 if TYPE_CHECKING:
     from refold.library.judge import Judge, Scoring
+
+MOST_BARS, MOST_EVENTS = 200_000, 2_000
+"""Bars and events up to which a report has repairs although none were asked for: they take some seconds then."""
 
 REPAIRS, REPAIRED = "repairs.csv", "repaired.parquet"
 
@@ -57,11 +61,32 @@ def propose_repairs(judge: "Judge", scoring: "Scoring") -> Repairs:
     Raises:
         DataError: the bars lack a price, or are no prices.
     """
-    checks = judge.detector.recipe.checks
-    if checks.kind != "prices":
+    if judge.detector.recipe.checks.kind != "prices":
         raise DataError("repair is for bars of prices; these are a series of other numbers, of which it knows no ratio")
+    ordered = _read_again(judge)
+    bars = ordered.slice(0, ordered.rows)
+    return Repairs(bars, repair(bars, scoring.events))
+
+
+def _read_again(judge: "Judge") -> OrderedBars:
     source = judge.own_data.source if judge.source is None else judge.source
-    ordered = read_sorted(batches_of(source), checks)
+    return read_sorted(batches_of(source), judge.detector.recipe.checks)
+
+
+def repairs_for_report(judge: "Judge", scoring: "Scoring") -> Repairs | None:
+    """Propose repairs for the page about a scoring; None where there is nothing to repair by, or too much to read.
+
+    Args:
+        judge: what scored.
+        scoring: its result.
+    """
+    if scoring.facts["bars"] > MOST_BARS or judge.detector.recipe.checks.kind != "prices":
+        return None
+    if not 0 < scoring.events.height <= MOST_EVENTS:
+        return None
+    ordered = _read_again(judge)
+    if ordered.rows > MOST_BARS or not set(PRICES) <= set(ordered.schema):
+        return None
     bars = ordered.slice(0, ordered.rows)
     return Repairs(bars, repair(bars, scoring.events))
 

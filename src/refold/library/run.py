@@ -279,12 +279,21 @@ class Run:
 
         return go_live(self, self._settings(score, threshold, alignment, overrides), fitted)
 
-    def report(self, path: "str | os.PathLike", bars: "Frame | str | os.PathLike | None" = None) -> Path:
+    def report(
+        self,
+        path: "str | os.PathLike",
+        bars: "Frame | str | os.PathLike | None" = None,
+        *,
+        beside: str | None = None,
+        decisions: "str | os.PathLike | None" = None,
+    ) -> Path:
         """Score bars and write the page about them.
 
         Args:
             path: path of the HTML file.
             bars: as for `score`; None: the run's own validation and test parts.
+            beside: name of an option of conf/score whose verdict is the other one, named or unusual, for a second list.
+            decisions: as for `score`; the page has their buttons pressed.
 
         Returns:
             The path.
@@ -292,9 +301,16 @@ class Run:
         Raises:
             RefoldError: the bars cannot be read or judged, or the file cannot be written.
         """
+        from refold.library.beside import with_beside
+        from refold.library.repairing import repairs_for_report
         from refold.library.scored_files import write_report
 
-        write_report(self, self._judge(bars).score(thresholds=True, evidence=True), path)
+        judge = self._judge(bars, decisions=decisions)
+        scoring = judge.score(thresholds=True, evidence=True)
+        if beside is not None:
+            scoring = with_beside(judge, scoring, beside, run=self, bars=bars, decisions=decisions)
+        repairs = repairs_for_report(judge, scoring)
+        write_report(self, scoring, path, repairs and repairs.proposed)
         return Path(path)
 
     def export(

@@ -18,13 +18,16 @@ SCORED_FILES = ("scores.parquet", "events.csv", FINDINGS, "scoring.json", "repor
 _FORMULA = r"^[=+\-@\t\r]"
 
 
-def write_scored_files(run: TrainedRun, scoring: Scoring, folder: Path) -> dict[str, Any]:
+def write_scored_files(
+    run: TrainedRun, scoring: Scoring, folder: Path, repairs: pl.DataFrame | None = None
+) -> dict[str, Any]:
     """Write everything beside scores.parquet, which is there already.
 
     Args:
         run: the run whose model scored.
         scoring: the scored bars, with evidence.
         folder: folder of the scoring.
+        repairs: proposed for the events, for the report.
 
     Returns:
         What scoring.json says.
@@ -33,7 +36,7 @@ def write_scored_files(run: TrainedRun, scoring: Scoring, folder: Path) -> dict[
     escape_formulas(scoring.findings).write_csv(folder / FINDINGS)
     facts = {**describe_scoring(run, scoring), **scoring.facts, "thresholds": scoring.thresholds}
     (folder / "scoring.json").write_text(json.dumps(facts, indent=2) + "\n")
-    write_report(run, scoring, folder / "report.html")
+    write_report(run, scoring, folder / "report.html", repairs)
     return facts
 
 
@@ -59,13 +62,16 @@ def escape_formulas(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col(name).cast(pl.String).str.replace(_FORMULA, "'$0") for name in texts)
 
 
-def write_report(run: TrainedRun, scoring: Scoring, path: str | os.PathLike) -> None:
+def write_report(
+    run: TrainedRun, scoring: Scoring, path: str | os.PathLike, repairs: pl.DataFrame | None = None
+) -> None:
     """Write the page about scored bars.
 
     Args:
         run: the run whose model scored.
         scoring: the scored bars, with evidence.
         path: path of the HTML file.
+        repairs: proposed for the events.
     """
     from refold.report.page import write_page
     from refold.report.summary import LABELLED, labelled_rows, tables
@@ -95,11 +101,26 @@ def write_report(run: TrainedRun, scoring: Scoring, path: str | os.PathLike) -> 
         alarm_rates={f"alarms per {facts['thresholds_per']}": scoring.thresholds} if scoring.thresholds else None,
         baselines=numbers or None,
         drift=scoring.drift,
+        scorers=_scorers(scoring),
+        repairs=repairs,
+        run=facts["run"],
+        decisions=[] if scoring.decisions is None else [one.written for one in scoring.decisions.decisions],
         facts={
             "score": f"{facts['score']}, {facts['alignment']} of windows",
             "threshold": f"{facts['threshold']}, {facts['level']:.4g}{', or of its own asset' * ('levels' in facts)}",
             "on validation": alarm_words(facts, facts["bar_seconds"], "val/"),
             "here": alarm_words(scoring.facts, facts["bar_seconds"]),
+            **({other["verdict"]: f"{other['alarms']:,} events beside"} if (other := scoring.beside) else {}),
             **({"drift": drift_words(scoring.facts["drift"])} if "drift" in scoring.facts else {}),
         },
     )
+
+
+def _scorers(scoring: Scoring) -> dict[str, str]:
+    """Return verdict -> the score and threshold that judged, the scoring's own first."""
+    detector = scoring.detector
+    own = f"{type(detector.score_function).__name__}, {type(detector.threshold).__name__}"
+    scorers = {str(detector.score_function.question): own}
+    if (other := scoring.beside) is not None:
+        scorers[other["verdict"]] = f"{other['score']}, {other['threshold']}"
+    return scorers

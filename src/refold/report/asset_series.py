@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from refold.report.html_page import json_number, milliseconds, time_zone, typed_array, wall_clock
+from refold.report.proposals import repair_marks
 
 MOST_POINTS = 160_000
 """Bars on the page, all assets counted. Of more, the extremes of each bin and every flagged bar are kept."""
@@ -29,7 +30,11 @@ CONTRIBUTION = "contribution/"
 
 
 def asset_series(
-    scan: pl.LazyFrame, events: pl.DataFrame | None, findings: pl.DataFrame | None = None
+    scan: pl.LazyFrame,
+    events: pl.DataFrame | None,
+    findings: pl.DataFrame | None = None,
+    beside: pl.DataFrame | None = None,
+    repairs: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Return each asset's bars, thinned, its flagged bars with their reasons, and its stretches without scores.
 
@@ -37,6 +42,8 @@ def asset_series(
         scan: rows of scores.parquet, sorted by asset, then time.
         events: events of the model: asset, start, end, kind, with times of the wall clock; None if there are none.
         findings: events that checks found, with bars and done; None if they are not known.
+        beside: events of a second verdict, with bars; None if there is none.
+        repairs: proposed for the events, with times of the wall clock; None if there are none.
 
     Returns:
         asset -> what the page draws of it, in the order of `scan`.
@@ -74,6 +81,8 @@ def asset_series(
             },
             "unscored": _spans(unscored, "reason"),
             "findings": _spans(None if findings is None else _with_close(findings.filter(asset=asset), kept), "kind"),
+            "beside": _spans(None if beside is None else beside.filter(asset=asset).drop("done"), "kind"),
+            "repairs": repair_marks(repairs, asset),
         }
     return drawn
 

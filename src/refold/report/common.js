@@ -46,7 +46,8 @@ function draw(id, traces, more) {
   Plotly.react(element(id), traces, layout(more), CONFIG);
 }
 
-function fill(section, columns, rows, onClick) {
+// `lastCell` gives a row's number to what makes its last cell, such as buttons
+function fill(section, columns, rows, onClick, lastCell) {
   const [head, body] = element(section).querySelectorAll("thead, tbody");
   const numeric = columns.map((_, n) => rows.some((cells) => typeof cells[n] === "number"));
   const whole = columns.map((_, n) => rows.every((cells) => typeof cells[n] !== "number" || Number.isInteger(cells[n])));
@@ -60,9 +61,11 @@ function fill(section, columns, rows, onClick) {
     return made;
   };
   head.replaceChildren(row(columns, "th"));
+  if (lastCell) head.firstChild.appendChild(document.createElement("th"));
   body.replaceChildren(...rows.map((cells, number) => {
     const made = row(cells, "td");
     if (onClick) made.addEventListener("click", () => onClick(number));
+    if (lastCell) made.appendChild(document.createElement("td")).append(...lastCell(number));
     return made;
   }));
 }

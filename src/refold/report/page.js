@@ -43,7 +43,30 @@ function spanTrace(spans, row, name, texts, look) {
   };
 }
 
-function checkedTraces({ findings, unscored }) {
+// what the bars of events should have been, with the interval; of a split the prices before it
+function repairTraces({ repairs, lines, time }) {
+  const { values, splits } = repairs, traces = [];
+  if (values.time.length) traces.push({
+    type: "scatter", mode: "markers", name: "proposed repair", legendgroup: "repair", yaxis: "y", x: values.time, y: values.proposed,
+    error_y: {
+      type: "data", symmetric: false, array: values.high.map((v, n) => v - values.proposed[n]), color: color("repair"),
+      arrayminus: values.low.map((v, n) => values.proposed[n] - v), thickness: 1.5, width: 3,
+    },
+    text: values.text.map(escaped), hovertemplate: "%{text}<extra></extra>", marker: { symbol: "cross", size: 8, color: color("repair") },
+  });
+  const times = splits.time.length ? numbers(time) : [], close = splits.time.length ? numbers(lines.close) : [];
+  splits.time.forEach((moment, n) => {
+    const rows = times.map((_, row) => row).filter((row) => times[row] < moment).slice(-60);
+    traces.push({
+      type: "scatter", mode: "lines", name: "proposed repair", legendgroup: "repair", showlegend: !values.time.length && n === 0, yaxis: "y",
+      x: rows.map((row) => times[row]), y: rows.map((row) => close[row] / splits.factor[n]), connectgaps: false,
+      line: { color: color("repair"), width: 1.5, dash: "dash" }, text: rows.map(() => escaped(splits.text[n])), hovertemplate: "%{text}<extra></extra>",
+    });
+  });
+  return traces;
+}
+
+function checkedTraces({ findings, unscored, beside }) {
   const told = (spans, n, first, more) => [`<b>${escaped(first)}</b>`,
     day(spans.start[n]) + (spans.end[n] > spans.start[n] ? ` to ${day(spans.end[n])}` : ""),
     `${spans.bars[n].toLocaleString("en")} bar${spans.bars[n] === 1 ? "" : "s"}${more}`].join("<br>");
@@ -56,7 +79,9 @@ function checkedTraces({ findings, unscored }) {
     x: findings.start, y: findings.close, text: found, hovertemplate: "%{text}<extra></extra>",
     marker: { color: fill, symbol, size: 9 },
   }] : [];
-  return [...priced, spanTrace(findings, 1, "found by checks", found, { color: fill, symbol, size: 9, width: 4 }),
+  const also = beside.start.map((_, n) => told(beside, n, beside.kind[n] ?? "flagged", ""));
+  return [...priced, spanTrace(beside, 2, escaped(data.beside ?? ""), also, { color: color("made"), symbol: "diamond", size: 8, width: 4 }),
+    spanTrace(findings, 1, "found by checks", found, { color: fill, symbol, size: 9, width: 4 }),
     spanTrace(unscored, 0, "no score", lacking, { color: color("faint"), symbol: "line-ns-open", size: 5, width: 5 })];
 }
 
@@ -75,12 +100,12 @@ function drawAsset(name, span) {
   if (priced) {
     line("reconstructed_close", "reconstructed close", "y", { color: color("made"), dash: "dot" });
     line("close", "close", "y", { color: color("price") });
-    traces.push(...flaggedTraces(flagged, "close", "y", true));
+    traces.push(...flaggedTraces(flagged, "close", "y", true), ...repairTraces(asset));
   }
   line("score", "score", "y2", { color: color("score") });
   line("threshold", "threshold", "y2", { color: color("threshold"), dash: "dash" }, 1.5);
   traces.push(...flaggedTraces(flagged, "score", "y2", !priced), ...checkedTraces(asset));
-  const { unscored } = asset, strip = asset.findings.start.length + unscored.start.length > 0;
+  const { unscored } = asset, strip = asset.findings.start.length + asset.beside.start.length + unscored.start.length > 0;
   const zone = data.zone ? `time, ${escaped(data.zone)}` : "";
   draw("bars-plot", traces, {
     hovermode: "closest", uirevision: span ? JSON.stringify([name, span]) : name,
@@ -90,7 +115,7 @@ function drawAsset(name, span) {
       fillcolor: color("faint"), opacity: 0.18,
     })),
     yaxis: { title: { text: "price" }, domain: priced ? [0.42, 1] : [0.99, 1], visible: priced },
-    yaxis3: { domain: priced ? [0.365, 0.415] : [0.94, 0.99], range: [-0.8, 1.8], visible: false, fixedrange: true },
+    yaxis3: { domain: priced ? [0.365, 0.415] : [0.94, 0.99], range: [-0.8, 2.8], visible: false, fixedrange: true },
     yaxis2: {
       title: { text: "score" }, domain: priced ? [0, 0.36] : [0, strip ? 0.93 : 1],
       type: element("logarithmic").checked ? "log" : "linear",
@@ -109,34 +134,111 @@ function select(name, span) {
   element("asset").value = name;
   history.replaceState(null, "", "#asset=" + encodeURIComponent(name));
   drawAsset(name, span);
-  if (element("own-events").checked) fillEvents();
+  if (element("own-events").checked) showEvents();
   const own = data.windows.findIndex((window) => window.asset === name);
   if (own >= 0 && data.windows[element("window").value].asset !== name) drawWindow(own);
 }
 
 // ---- tables ----------------------------------------------------------------------------------------------------------
 
+// columns of each list: title, and what an event has there; a column that is empty throughout is left out
+const LISTS = {
+  named: [["kind", "kind"], ["probability", "probability"], ["second guess", "guess"]],
+  unusual: [["how often", "once_in"], ["kind", "kind"], ["second guess", "guess"], ["score at peak", "score"]],
+  checks: [["check", "kind"]],
+};
+const SPAN = [["start", "start"], ["end", "end"]], MORE = {
+  named: [["reason", "features"], ["proposed repair", "repair"]], unusual: [["reason", "features"], ["proposed repair", "repair"]],
+  checks: [["bars", "bars"], ["what was done", "done"]],
+};
+
 function fillEvents() {
-  const { events } = data, own = element("own-events").checked ? element("asset").value : null;
-  const rows = events.asset.map((_, n) => n).filter((n) => own === null || events.asset[n] === own);
-  const told = "found_by" in events; // whether the events say what found them
-  const rare = "once_in" in events; // and how often there is such a bar
-  const named = "probability" in events; // and how probable an error is, where the score names kinds
-  const cells = rows.map((n) => [events.asset[n], ...(told ? [events.found_by[n]] : []), events.kind[n],
-    ...(named ? [events.probability[n]] : []), events.score[n],
-    ...(rare ? [events.once_in[n]] : []), day(events.peak[n]), day(events.start[n]), day(events.end[n]), (events.features[n] ?? "").replaceAll(";", ", "),
-    ...(told ? [events.bars[n], events.done[n]] : [])]);
-  const more = told ? ["bars", "what was done"] : [];
-  fill("events", ["asset", ...(told ? ["found by"] : []), "kind", ...(named ? ["probability"] : []), "score at peak", ...(rare ? ["how often"] : []), "peak", "start", "end", "to blame", ...more], cells, (n) => {
-    const event = rows[n], name = events.asset[event], room = 40 * (data.assets[name]?.spacing ?? 864e5);
-    if (!Object.hasOwn(data.assets, name) || events.start[event] === null) return;
-    select(name, [events.start[event] - room, events.end[event] + room].map((t) => new Date(t).toISOString()));
-    element("bars").scrollIntoView({ behavior: "smooth" });
-  });
-  element("events-shown").textContent =
-    `${rows.length.toLocaleString("en")} of ${(events.total + events.found).toLocaleString("en")}: `
-    + `the model's, highest score first${events.found ? ", then what the checks found" : ""}.`;
+  const own = element("own-events").checked ? element("asset").value : null;
+  for (const [verdict, events] of Object.entries(data.events)) {
+    const rows = events.asset.map((_, n) => n).filter((n) => own === null || events.asset[n] === own);
+    const columns = [["asset", "asset"], ...LISTS[verdict], ...SPAN, ...MORE[verdict]]
+      .filter(([, key]) => key in events && events[key].some((value) => value !== null));
+    const cell = (key, n) => key === "start" || key === "end" ? day(events[key][n])
+      : key === "features" ? (events[key][n] ?? "").replaceAll(";", ", ") : events[key][n];
+    fill(`${verdict}-events`, columns.map(([title]) => title), rows.map((n) => columns.map(([, key]) => cell(key, n))),
+      (row) => show(events, rows[row]), verdict !== "checks" && data.run ? (row) => buttons(verdict, events, rows[row]) : undefined);
+    element(`${verdict}-events`).querySelector("p").textContent = `${rows.length.toLocaleString("en")} of ${events.total.toLocaleString("en")}`
+      + (verdict === "checks" ? "." : `, ${verdict === "named" ? "most probable" : "rarest"} first; ${events.by}.`);
+  }
 }
+
+function showEvents() {
+  fillEvents();
+  showDecisions();
+}
+
+function show(events, event) {
+  const name = events.asset[event], room = 40 * (data.assets[name]?.spacing ?? 864e5);
+  if (!Object.hasOwn(data.assets, name) || events.start[event] === null) return;
+  select(name, [events.start[event] - room, events.end[event] + room].map((t) => new Date(t).toISOString()));
+  element("bars").scrollIntoView({ behavior: "smooth" });
+}
+
+// ---- decisions about events ------------------------------------------------------------------------------------------
+
+const CHOICES = ["confirmed", "false alarm"], decided = new Map(); // key of an event -> decision, "" where it was taken back
+const decisionKey = (one) => JSON.stringify([one.verdict, one.asset, one.start, one.end]);
+const storage = () => `refold-decisions:${data.run}`;
+
+function loadDecisions() {
+  let kept = [];
+  try {
+    kept = JSON.parse(localStorage.getItem(storage()) ?? "[]");
+  } catch { /* the browser keeps nothing for this page, or something that is not ours */ }
+  for (const one of [...data.decisions, ...(Array.isArray(kept) ? kept : [])])
+    if (one !== null && ["asset", "start", "end", "kind"].every((name) => typeof one[name] === "string")
+      && ["named", "unusual"].includes(one.verdict) && ["", ...CHOICES].includes(one.decision)) decided.set(decisionKey(one), one);
+}
+
+function decide(one, choice) {
+  decided.set(decisionKey(one), { ...one, decision: decided.get(decisionKey(one))?.decision === choice ? "" : choice });
+  try {
+    localStorage.setItem(storage(), JSON.stringify([...decided.values()]));
+  } catch { /* the file that is saved has them */ }
+  showDecisions();
+}
+
+function buttons(verdict, events, n) {
+  const one = { verdict, asset: events.asset[n], start: events.from[n], end: events.to[n], kind: events.kind[n] ?? "" };
+  return CHOICES.map((choice) => {
+    const button = document.createElement("button");
+    button.textContent = choice;
+    button.dataset.event = decisionKey(one);
+    button.addEventListener("click", (click) => {
+      click.stopPropagation(); // the row would zoom
+      decide(one, choice);
+    });
+    return button;
+  });
+}
+
+function showDecisions() {
+  document.querySelectorAll("#events td button").forEach((button) =>
+    button.setAttribute("aria-pressed", decided.get(button.dataset.event)?.decision === button.textContent));
+  const parts = ["named", "unusual"].map((verdict) => {
+    const own = [...decided.values()].filter((one) => one.verdict === verdict && one.decision);
+    const right = own.filter((one) => one.decision === "confirmed").length;
+    return own.length ? `${right} of ${own.length} ${verdict} events confirmed (precision ${(right / own.length).toFixed(2)})` : "";
+  }).filter(Boolean);
+  element("decided").textContent = parts.join(", ");
+  element("save-decisions").disabled = !parts.length;
+}
+
+function saveDecisions() {
+  const decisions = [...decided.values()].filter((one) => one.decision), link = document.createElement("a");
+  const text = JSON.stringify({ refold_decisions: 1, run: data.run, decisions }, null, 1);
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  link.download = `decisions_${data.run}.json`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+// ---- other tables ------------------------------------------------------------------------------------------------------
 
 function fillDrift() {
   const { columns, rows, total } = data.drift;
@@ -254,7 +356,8 @@ function listen() {
   element("before").addEventListener("click", () => step(-1));
   element("after").addEventListener("click", () => step(1));
   element("logarithmic").addEventListener("change", () => drawAsset(element("asset").value));
-  element("own-events").addEventListener("change", fillEvents);
+  element("own-events").addEventListener("change", showEvents);
+  element("save-decisions").addEventListener("click", saveDecisions);
   element("window").addEventListener("change", () => drawWindow(Number(element("window").value)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 }
@@ -276,7 +379,10 @@ async function start() {
   element("tools").hidden = !names.length;
   document.querySelector("main").hidden = false;
   drawAll();
-  if (data.events) fillEvents();
+  for (const verdict of Object.keys(LISTS)) element(`${verdict}-events`).hidden = !(data.events && verdict in data.events);
+  element("decisions").hidden = !data.run;
+  loadDecisions();
+  if (data.events) showEvents();
   if (data.drift) fillDrift();
   addTables("alarms");
   addTables("baselines");

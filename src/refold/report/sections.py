@@ -10,7 +10,7 @@ from refold.report.html_page import json_number, milliseconds, typed_array, wall
 from refold.report.projection import first_two_axes
 
 MOST_EVENTS = 1_000
-"""Rows of the table of events, highest scores first."""
+"""Rows of each list of events, highest scores first."""
 
 MOST_DRIFTING = 200
 """Rows of the table of drift: all assets together, then the assets that look most changed."""
@@ -40,43 +40,51 @@ class WindowExample(NamedTuple):
     reconstruction: np.ndarray
 
 
-def split_events(events: pl.DataFrame | None) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
-    """Divide events into those of the model and those that checks found.
+def split_events(events: pl.DataFrame | None) -> dict[str, pl.DataFrame]:
+    """Divide events by the verdict that raised them; what the checks found stands apart.
 
     Args:
-        events: asset, start, end, peak, score, features, kind, perhaps found_by; None if there are none.
+        events: asset, start, end, peak, score, features, kind; perhaps verdict (named or unusual) and found_by; None if
+            there are none.
 
     Returns:
-        Both tables; the second is None where the events do not say what found them.
+        "named" and "unusual" -> its events, and "checks" where the events say what found them; empty without events.
     """
-    if events is None or "found_by" not in events.columns:
-        return events, None
-    checked = pl.col("found_by") == "checks"
-    return events.filter(~checked), events.filter(checked)
+    if events is None:
+        return {}
+    found = {}
+    if "found_by" in events.columns:
+        found["checks"] = events.filter(found_by="checks")
+        events = events.filter(pl.col("found_by") != "checks")
+    if "verdict" not in events.columns:
+        return {"unusual": events, **found}
+    return {"named": events.filter(verdict="named"), "unusual": events.filter(verdict="unusual"), **found}
 
 
-def event_table(alarms: pl.DataFrame | None, findings: pl.DataFrame | None) -> dict[str, Any]:
-    """Return the columns of the highest-scoring events and of the first findings, and how many there are in all.
+def event_lists(parts: Mapping[str, pl.DataFrame], scorers: Mapping[str, str]) -> dict[str, dict[str, Any]] | None:
+    """Return the lists of events: of each verdict those with the highest scores, of the checks the first.
 
     Args:
-        alarms: events of the model: asset, start, end, peak, score, features, kind.
-        findings: events that checks found: also bars and done.
+        parts: as `split_events` returns them, with from and to (texts of a decisions file), perhaps repair (a text).
+        scorers: verdict -> what judged.
+
+    Returns:
+        Verdict, or "checks" -> columns and how many there are in all; None without any event.
     """
-    parts = [alarms.sort("score", descending=True, nulls_last=True).head(MOST_EVENTS)] if alarms is not None else []
-    parts += [findings.head(MOST_EVENTS)] if findings is not None else []
-    most = pl.concat(parts, how="diagonal_relaxed")
+    return {name: _event_list(part, scorers.get(name, "")) for name, part in parts.items() if part.height} or None
+
+
+def _event_list(events: pl.DataFrame, by: str) -> dict[str, Any]:
+    """Return the columns of some events of one verdict."""
+    most = events.sort("score", descending=True, nulls_last=True, maintain_order=True).head(MOST_EVENTS)
     spans = most.select(milliseconds(name) for name in ("start", "end", "peak"))
-    told = {name: most[name].to_list() for name in ("found_by", "bars", "done", "once_in") if name in most.columns}
-    if "probability" in most.columns:
-        told["probability"] = [json_number(value) for value in most["probability"]]
+    texts = ("asset", "kind", "guess", "features", "found_by", "bars", "done", "once_in", "from", "to", "repair")
+    numbers = ("score", "probability")
     return {
-        "total": 0 if alarms is None else alarms.height,
-        "found": 0 if findings is None else findings.height,
-        "asset": most["asset"].to_list(),
-        "score": [json_number(value) for value in most["score"]],
-        "kind": most["kind"].to_list(),
-        "features": most["features"].to_list(),
-        **told,
+        "total": events.height,
+        "by": by,
+        **{name: most[name].to_list() for name in texts if name in most.columns},
+        **{name: [json_number(value) for value in most[name]] for name in numbers if name in most.columns},
         **{name: spans[name].to_list() for name in spans.columns},
     }
 
