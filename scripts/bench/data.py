@@ -4,6 +4,7 @@
     python scripts/bench data memory     peak memory of one epoch against the bytes of the series, in fresh processes
     python scripts/bench data build      tables of 10 and 40 million rows, from nothing to the first batch
     python scripts/bench data mapped     100 million bars mapped from disk: seconds and memory to the first steps
+    python scripts/bench data check      `refold check` on a million rows, from Parquet and CSV, imports included
     python scripts/bench data            all of them, as the tables of docs/benchmarks.md
 
 Letters: B windows, T bars, F features. Times are medians; memory is the resident set of a process, in MiB.
@@ -12,6 +13,7 @@ Letters: B windows, T bars, F features. Times are medians; memory is the residen
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -136,11 +139,14 @@ def bench_memory() -> list[str]:
     return [f"{bars:,} bars, {F} features, stride 1.", "", *rows]
 
 
-def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
+FEATURES = ["log_return", "parkinson_range", "intraday_return", "trailing_volatility_20", "relative_volume_20"]
+
+
+def module_of(source: Csv | Parquet, folder: str, kind: Literal["prices", "series"]) -> WindowDataModule:
     policies = {name: "warn" if "warn" in check.policies else "error" for name, check in CHECKS.items()}
     return WindowDataModule(
         source=source,
-        features=["log_return", "parkinson_range", "intraday_return", "trailing_volatility_20", "relative_volume_20"],
+        features=FEATURES if kind == "prices" else None,
         layout="per_asset",
         min_assets=1.0,
         window_size=64,
@@ -161,7 +167,7 @@ def module_of(source: Csv | Parquet, folder: str) -> WindowDataModule:
             calendar="union",
             stale_bars=5,
             split_tolerance=0.03,
-            kind="prices",
+            kind=kind,
         ),
         overnight="keep",
         scale="pooled",
@@ -196,12 +202,12 @@ def write_assets(folder: Path, kind: str, rows: int, assets: int) -> Path:
     return path
 
 
-def first_batch(path: str, folder: str) -> dict[str, float]:
+def first_batch(path: str, folder: str, kind: Literal["prices", "series"]) -> dict[str, float]:
     """In a fresh process: seconds and peak memory from a file to the first batch, cache built on the way."""
     imports = resident()
     started, worked = time.perf_counter(), time.process_time()  # the latter of all threads
     table = Table(
-        kind="prices",
+        kind=kind,
         shape="auto",
         columns={},
         timestamp_format=None,
@@ -213,7 +219,7 @@ def first_batch(path: str, folder: str) -> dict[str, float]:
         values=None,
     )
     source = Csv(path=path, separator=",", table=table) if path.endswith("csv") else Parquet(path=path, table=table)
-    module = module_of(source, folder)
+    module = module_of(source, folder, kind)
     next(iter(module.train_dataloader()))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "cpu": time.process_time() - worked, "peak": peak(), "imports": imports}
@@ -225,15 +231,20 @@ def bench_build() -> list[str]:
         "| table | rows | MiB of float64 | what is done | s to first batch | CPU, s | rows/s | peak, MiB | / table |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for kind, rows, assets in (("parquet", 10_000_000, 20), ("parquet", 40_000_000, 80), ("csv", 10_000_000, 20)):
+    million = 1_000_000
+    for kind, read, rows, assets in (
+        ("parquet", "prices", 10 * million, 20), ("parquet", "prices", 40 * million, 80),
+        ("csv", "prices", 10 * million, 20), ("parquet", "series", million, 20),
+        ("parquet", "series", 10 * million, 20),
+    ):  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             path = write_assets(Path(folder), kind, rows, assets)
             size = rows * 7 * 8 / MIB  # timestamp, asset, open, high, low, close, volume
             for what in ("read, checked, cache built", "cache found"):
-                found = in_fresh_process("first_batch", str(path), f"{folder}/cache")
+                found = in_fresh_process("first_batch", str(path), f"{folder}/cache", read)
                 seconds, most = found["seconds"], found["peak"]
                 cells = (
-                    f"{kind}, {assets} assets",
+                    f"{kind}, {read}, {assets} assets",
                     f"{rows:,}",
                     f"{size:,.0f}",
                     what,
@@ -312,6 +323,28 @@ def bench_mapped() -> list[str]:
     ]
 
 
+def check_of(path: str) -> dict[str, float]:
+    """In a fresh process: seconds of `refold check`, as a user starts it."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "refold", "check", path], capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        sys.exit(done.stderr)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"seconds": time.perf_counter() - started, "cpu": used.ru_utime + used.ru_stime}
+
+
+def bench_check() -> list[str]:
+    """Medians of three; a machine with other work takes longer, but hardly more seconds of processor time."""
+    rows = ["| table | rows | s, start to end | CPU, s |", "|---|---|---|---|"]
+    for kind in ("parquet", "csv"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_assets(Path(folder), kind, 1_000_000, 20)
+            found = [in_fresh_process("check_of", str(path)) for _ in range(3)]
+        seconds, cpu = (statistics.median(one[name] for one in found) for name in ("seconds", "cpu"))
+        rows.append(f"| {kind}, 20 assets | 1,000,000 | {seconds:.1f} | {cpu:.1f} |")
+    return rows
+
+
 def in_fresh_process(function: str, *arguments: str | int) -> dict[str, float]:
     """Peak memory is of a whole process: each measurement gets its own."""
     command = [sys.executable, __file__, json.dumps([function, *arguments])]
@@ -326,6 +359,7 @@ BENCHES: dict[str, Callable[[], list[str]]] = {
     "memory": bench_memory,
     "build": bench_build,
     "mapped": bench_mapped,
+    "check": bench_check,
 }
 
 

@@ -16,6 +16,8 @@ from refold.config.compose import compose_settings, without_hydra
 from tests.data.makers import random_bars
 from tests.data.spoilt import SOUND, cell, scaled, wide
 
+OHLC = ("open", "high", "low", "close")
+
 
 @pytest.fixture
 def bars(tmp_path):
@@ -111,6 +113,19 @@ def test_a_shorter_window_is_named_where_the_default_leaves_none(tmp_path, monke
     assert fewer["overrides"][2:] == ["data.features=[log_return]", "data.window_size=3"]
     short = as_json(monkeypatch, capsys, written(tmp_path, SOUND[:3]))
     assert short["obstacles"]
+
+
+@pytest.mark.parametrize("clock", ["intraday", "midnight"])
+def test_a_column_of_times_of_the_day_is_a_part_of_the_time_or_not_used(clock, tmp_path, monkeypatch, capsys):
+    """As MetaTrader and stooq write them."""
+    hours = range(9, 17) if clock == "intraday" else [0]
+    times = [f"2024.01.{day:02}\t{hour:02}:00:00" for day in range(1, 32) for hour in hours]
+    rows = [f"{time}\t{100 + n % 7}\t{108 + n % 3}\t{99 - n % 3}\t{100 + n % 5}" for n, time in enumerate(times)]
+    path = written(tmp_path, ["<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>", *rows])
+    found = as_json(monkeypatch, capsys, path, "data.window_size=4", "data.features=[intraday_return]")
+    parts = {column["name"]: column["part"] for column in found["columns"]}
+    time = "timestamp" if clock == "intraday" else "not used"
+    assert parts == {"DATE": "timestamp", "TIME": time, **{name.upper(): name for name in OHLC}}
 
 
 def test_columns_that_are_not_used_are_named(tmp_path, monkeypatch, capsys):

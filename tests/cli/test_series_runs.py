@@ -26,10 +26,11 @@ def walk(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def skab(path):
-    values = walk(1100, len(SKAB))
-    frame = pl.DataFrame(
-        {"datetime": times(1100, timedelta(seconds=1)), **{name: values[:, n] for n, name in enumerate(SKAB)}}
-    )
+    """Rows come every second, and one of 23 is not there, as in SKAB's files."""
+    seconds = times(1150, timedelta(seconds=1))
+    seconds = seconds.filter(pl.Series(np.arange(1150) % 23 != 22))
+    values = walk(len(seconds), len(SKAB))
+    frame = pl.DataFrame({"datetime": seconds, **{name: values[:, n] for n, name in enumerate(SKAB)}})
     frame = frame.with_columns(anomaly=pl.lit(0.0), changepoint=pl.lit(0.0))
     frame.write_csv(path / "skab.csv", separator=";", datetime_format="%Y-%m-%d %H:%M:%S")
     return "skab.csv", []

@@ -108,6 +108,30 @@ def test_thin_trade_has_no_timetable_to_keep():
     assert infer(NEW_YORK[:19]) is None
 
 
+@pytest.mark.parametrize("skips", [1, 2])
+def test_a_recorder_that_skips_a_moment_now_and_then_has_holes_only_where_more_is_missing(skips):
+    """As SKAB's files: 1,148 rows in 1,200 seconds."""
+    times = every(datetime(2020, 3, 9, 10, 14, 33), datetime(2020, 3, 9, 10, 34, 32), "1s")
+    row = np.arange(len(times))
+    kept = (row % (23 * skips) >= skips) | (row < 23)
+    found = infer(times.filter(pl.Series(kept)))
+    assert (found.interval, found.regular, found.slack) == ("1 s", True, skips)
+    assert holes(found, times.filter(pl.Series(kept)))[:2] == (0, 0)
+    assert f"often with {skips} missing" in describe({"A": found})[0]
+    left_out = (row > 600) & (row < 660)
+    assert holes(found, times.filter(pl.Series(kept & ~left_out)))[0] == 1
+    assert infer(times.filter(pl.Series(kept)), interval="1s").slack == 0  # held to what it is told
+    assert infer(times).slack == 0
+
+
+def test_a_skipped_moment_is_no_closed_market():
+    times = every(datetime(2020, 3, 9, 10), datetime(2020, 3, 9, 10, 20), "1s")
+    times = times.filter(pl.Series(np.arange(len(times)) % 23 > 0))
+    steps = read_steps(infer(times), times[:-1], times[1:])
+    assert (steps.slots > 1).any()
+    assert not steps.closing.any()
+
+
 @pytest.mark.parametrize(
     ("times", "first", "last", "expected"),
     [

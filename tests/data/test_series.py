@@ -63,6 +63,18 @@ def test_rows_without_a_time_are_numbered(tmp_path, caplog):
     assert "constant on the training rows: Level" in caplog.text
 
 
+def test_dates_of_another_form_are_the_time_and_a_message_says_what_reads_them(tmp_path):
+    days = pl.date_range(pl.date(2020, 1, 1), pl.date(2021, 3, 1), eager=True).dt.strftime("%d.%m.%Y")
+    rows = [f"{day};{n % 7},{n % 10}5" for n, day in enumerate(days)]
+    (tmp_path / "werte.csv").write_text("\n".join(["Datum;Wert", *rows]))
+    with pytest.raises(DataError, match=r"column 'Datum'.* it is a date with .*timestamp_format='%d.%m.%Y'"):
+        source(tmp_path / "werte.csv").load()
+    bars = source(tmp_path / "werte.csv", timestamp_format="%d.%m.%Y").load()
+    assert bars.columns == ["timestamp", "asset", "Wert"]
+    assert str(bars["timestamp"][-1]).startswith("2021-03-01")
+    assert bars["Wert"][11] == 4.15
+
+
 def test_texts_are_not_used_and_said(tmp_path, caplog):
     say.cache_clear()
     with caplog.at_level(logging.INFO):

@@ -228,11 +228,13 @@ def _columns(raw: RawTable, empty: Collection[str]) -> tuple[Column, ...]:
         assert series is not None
         parts = {column: part for part, column in series.keys.items()} | dict.fromkeys(series.values, "value")
         parts |= dict.fromkeys(empty, "empty, not used")
-        return tuple(Column(name, parts.get(name, "not used")) for name in raw.columns)
-    found = raw.table.find(raw.columns, raw.where)
-    parts = {column: part for part, column in found.items()}
-    if raw.table.is_wide(found):
-        parts |= {name: f"close of {name}" for name in raw.columns if name not in parts and raw.table.keeps(name)}
+    else:
+        present = [name for name in raw.columns if name in raw.frame.columns]
+        found = raw.table.find(present, raw.where)
+        parts = {column: part for part, column in found.items()}
+        if raw.table.is_wide(found):
+            parts |= {name: f"close of {name}" for name in present if name not in parts and raw.table.keeps(name)}
+    parts |= dict.fromkeys(raw.joined, "timestamp")
     return tuple(Column(name, parts.get(name, "not used")) for name in raw.columns)
 
 

@@ -139,6 +139,7 @@ def _week(timetable: Timetable) -> _Week:
 def read_steps(timetable: Timetable, before: pl.Series, after: pl.Series, open_days: pl.Series | None = None) -> Steps:
     """Count the bars that are missing between bars.
 
+    Up to `Timetable.slack` bars in a row may be missing.
     A session may end early or begin late by `EARLY_CLOSE`, and `Timetable.closed` days may have no bar at all: that is
     a closed market. With the days of an exchange, any of its days without a bar is missing, and no other day is.
 
@@ -151,7 +152,8 @@ def read_steps(timetable: Timetable, before: pl.Series, after: pl.Series, open_d
     left, right = slots(timetable, before), slots(timetable, after)
     apart = right - left
     if timetable.always or timetable.unit in ("week", "month"):
-        return Steps(np.maximum(apart - 1, 0), apart, np.zeros(len(apart), dtype=bool), left + 1)
+        missing = _beyond_slack(timetable, np.maximum(apart - 1, 0))
+        return Steps(missing, apart, np.zeros(len(apart), dtype=bool), left + 1)
     week = _week(timetable)
     slots_a_week, bars_a_week, days_a_week = len(week.before) - 1, len(week.place), len(week.days) - 1
     turns, place = np.divmod(left - week.origin, slots_a_week)
@@ -184,7 +186,13 @@ def read_steps(timetable: Timetable, before: pl.Series, after: pl.Series, open_d
         high = _date_of_day(timetable, last_day - early_end)
         usual &= (whole == 0) | (np.searchsorted(opened, high, "right") - np.searchsorted(opened, low) <= 0)
     missing = np.where(usual, 0, missing)
-    return Steps(missing, apart, (missing == 0) & (apart > 1) & timetable.intraday, first)
+    closing = (missing == 0) & (apart > 1) & timetable.intraday
+    return Steps(_beyond_slack(timetable, missing), apart, closing, first)
+
+
+def _beyond_slack(timetable: Timetable, missing: np.ndarray) -> np.ndarray:
+    """Return the numbers of missing bars, with 0 where so few of them are no hole."""
+    return np.where(missing <= timetable.slack, 0, missing)
 
 
 def _date_of_day(timetable: Timetable, day: np.ndarray) -> np.ndarray:

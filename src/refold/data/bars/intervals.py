@@ -19,6 +19,7 @@ from refold.data.bars.timetable import (
     CLOSED_DAILY,
     CLOSED_INTRADAY,
     DAY,
+    MOST_SLACK,
     WEEK,
     Timetable,
     Unit,
@@ -35,6 +36,8 @@ FEWEST = 20
 """Bars below which an asset has no timetable."""
 REGULAR = 0.95
 """Share of the steps from bar to bar that a timetable has to explain; two of them it never has to."""
+RARE = 0.01
+"""Share of the steps from which on missing bars come so often that one or two in a row are no hole."""
 WITHIN = 0.8
 """Share of the bars that come within the hours of a timetable."""
 ALL_DAY = 0.8
@@ -148,7 +151,8 @@ def _words(timetable: Timetable | None) -> str:
             f"no regular interval {{}}: usually {timetable.interval}; no bar is expected beside those of other assets"
         )
     clock = f", {timetable.clock}" if timetable.intraday and not timetable.always else ""
-    return f"every {timetable.interval} {{}}, {timetable.sessions}{clock}"
+    skips = f", often with {timetable.slack} missing, which is no hole" if timetable.slack else ""
+    return f"every {timetable.interval} {{}}, {timetable.sessions}{clock}{skips}"
 
 
 def infer(times: pl.Series, interval: str | None = None, week: str | None = None) -> Timetable | None:
@@ -186,8 +190,19 @@ def _infer(times: pl.Series, sample: pl.Series, interval: str | None, week: str 
     faults = int((read.missing > 0).sum()) + int((read.slots <= 0).sum())
     odd = unit == "day" and count > 1  # bars every other day are those of a daily asset with holes
     within = 1 - outside_hours(made, sample).mean() >= WITHIN
+    slack = 0 if interval or made.unit != "second" else _slack(read.missing)
     regular = bool(interval or week) or (within and not odd and faults <= max(2, (1 - REGULAR) * len(steps)))
-    return replace(made, regular=regular)
+    return replace(made, regular=regular, slack=slack if regular else 0)
+
+
+def _slack(missing: np.ndarray) -> int:
+    """Return the least number of bars in a row of which `RARE` of the steps, or two of them, lack more.
+
+    Args:
+        missing: (N,) bars that are missing in each step of a sample.
+    """
+    rare = max(2, RARE * len(missing))
+    return next((bars for bars in range(MOST_SLACK) if (missing > bars).sum() <= rare), MOST_SLACK)
 
 
 def _usual(steps: np.ndarray) -> tuple[Unit, float]:
@@ -207,7 +222,7 @@ def _usual(steps: np.ndarray) -> tuple[Unit, float]:
 
 def _made(unit: Unit, count: float, sample: pl.Series, zone: str | None, week: str | None) -> Timetable:
     """Make the timetable of a sample for an interval and a clock."""
-    made = Timetable(unit, count, 0.0, (), zone, ALL_WEEK, regular=True, grid=True, closed=0)
+    made = Timetable(unit, count, 0.0, (), zone, ALL_WEEK, regular=True, grid=True, closed=0, slack=0)
     if unit in ("week", "month") or (unit == "day" and count > 1):
         return replace(made, phase=float(slots(replace(made, count=1.0), sample[:1])[0] % count))
     if unit == "day":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from refold.data.bars.cells import CellFormat, say
+from refold.data.bars.dates import date_forms
 from refold.data.bars.label_names import holds_zeros_and_ones, named_like_labels
 from refold.errors import DataError
 
@@ -18,6 +19,7 @@ _ASSET_NAMES = ("unique_id", "series_id", "item_id")
 _EPOCH_NAMES = ("ts", "ds", "epoch", "unix", "unixtime", "unix_time", "time_stamp")
 """Usual names of columns of seconds, milliseconds and so on since 1970, which no value says by itself."""
 
+_OTHER_DAY = r"^\d{1,4}[-./ ]\w{1,9}[-./ ]\d{1,4}\b"
 _DAY = r"^\d{4}[-./]\d\d[-./]\d\d([T ].*)?$"
 _RESERVED = ("timestamp", "asset", "label")
 
@@ -69,6 +71,7 @@ def find_series_columns(
         keys["asset"] = asset
     rest = [name for name in rest if name not in keys.values()]
     times = [name for name in rest if _holds_times(head[name])]
+    times = times or [name for name in rest if _holds_other_dates(head[name])]
     if "timestamp" not in keys and times:
         if len(times) > 1:
             raise DataError(
@@ -150,6 +153,15 @@ def _holds_times(column: pl.Series) -> bool:
     texts = column.str.strip_chars().drop_nulls()
     texts = texts.filter(texts != "")
     return len(texts) > 0 and bool(texts.str.contains(_DAY).all())
+
+
+def _holds_other_dates(column: pl.Series) -> bool:
+    """Test whether a column holds dates of another form, such as 31.12.2024, which a setting reads and is no number."""
+    if column.dtype != pl.String:
+        return False
+    texts = column.str.strip_chars().drop_nulls()
+    texts = texts.filter(texts != "")
+    return bool(texts.str.contains(_OTHER_DAY).all()) and bool(date_forms(texts))
 
 
 def _holds_numbers(column: pl.Series, cells: CellFormat) -> bool:

@@ -22,6 +22,10 @@ Unit = Literal["second", "day", "week", "month"]
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
+MOST_SLACK = 2
+"""Most bars in a row that may be missing and are no hole."""
+
+
 @dataclass(frozen=True)
 class Timetable:
     """When an asset's bars come.
@@ -37,6 +41,7 @@ class Timetable:
         regular: whether the bars keep to the timetable; if not, nothing is expected of them.
         grid: whether their times lie on the grid; if not, they are only said to come once in each slot.
         closed: days in a row without a bar that count as a closed market, at least 0.
+        slack: bars in a row that may be missing and are no hole, at least 0: some recorders skip a moment now and then.
     """
 
     unit: Unit
@@ -48,6 +53,7 @@ class Timetable:
     regular: bool
     grid: bool
     closed: int
+    slack: int
 
     @property
     def intraday(self) -> bool:
@@ -120,6 +126,7 @@ class Timetable:
             or not all(start < end for start, end in hours)
             or (one.regular and not hours)
             or not _is_number_between(one.closed, 0, 1e9)
+            or not _is_number_between(one.slack, 0, MOST_SLACK)
         ):
             raise ValueError(f"its timetable {str(dict(plain))[:200]!r} is out of bounds")
         if one.zone is not None:

@@ -174,6 +174,7 @@ class Csv:
             where=str(self.path),
             single_asset=asset_of(self.path),
             columns=tuple(name for name in (texts if form.tickers else read).columns if name != ROW),
+            joined=form.day_and_time[1:] if form.day_and_time else (),
             form=form.described(),
             advised=self._advised,
         )

@@ -36,6 +36,7 @@ class RawTable:
         where: what it is, for messages.
         single_asset: name of the asset of a long table without an asset column.
         columns: names of all columns that it has, those that are not in `frame` too.
+        joined: those of them that are read as a part of the time, such as a column of times of the day.
         form: what was found of how it is written, in words, such as "separator" -> "';'".
         advised: context that adds advice to a refusal of the table.
     """
@@ -45,6 +46,7 @@ class RawTable:
     where: str
     single_asset: str
     columns: tuple[str, ...]
+    joined: tuple[str, ...] = ()
     form: dict[str, str] = field(default_factory=dict)
     advised: Callable[[], AbstractContextManager[None]] = nullcontext
 
