@@ -70,6 +70,25 @@ def test_a_table_is_trained_on_and_new_bars_are_judged(trained):
     assert verdicts.filter(~pl.col("flagged"))["to_blame"].null_count() == 300 - verdicts["flagged"].sum()
 
 
+@pytest.mark.parametrize("cell", ["Date", "Close"])
+def test_no_row_is_lost_that_lacks_a_date_or_a_price(trained, cell):
+    """A row without a date is no bar: it comes last, with its reason, and all others are judged as without it."""
+    bars = closes(300, seed=1, deviation=0.02)
+    spoilt = bars.with_columns(pl.when(pl.int_range(pl.len()) == 120).then(None).otherwise(cell).alias(cell))
+    place = 299 if cell == "Date" else 120
+    scored, made = trained.score(spoilt), trained.reconstruct(spoilt)
+    assert scored.height == made.height == 300
+    assert scored["reason"][place] == ("missing_timestamp" if cell == "Date" else "missing_value")
+    assert scored["score"][place] is made["reconstructed_close"][place] is None
+    assert made["timestamp"].equals(scored["timestamp"])
+    assert scored["timestamp"].null_count() == (cell == "Date")
+    kinds = trained.events(spoilt).filter(found_by="checks")["kind"].to_list()
+    assert kinds[:1] + kinds[-1:] == [scored["reason"][place]] * 2 or scored["reason"][place] in kinds
+    rest = trained.score(spoilt.drop_nulls(cell)) if cell == "Date" else trained.score(bars)
+    far = np.r_[0:100, 145:299] if cell == "Price" else np.r_[0:100, 145:290]
+    np.testing.assert_allclose(scored["score"].to_numpy()[far], rest["score"].to_numpy()[far], rtol=1e-5)
+
+
 def test_pandas_goes_in_and_comes_out(trained):
     bars = closes(300, seed=1, deviation=0.02)
     frame = pd.DataFrame({"Date": bars["Date"].to_numpy(), "Close": bars["Close"].to_numpy()})

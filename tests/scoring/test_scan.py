@@ -2,6 +2,7 @@
 
 import logging
 import re
+from copy import copy
 from datetime import date, datetime
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from conftest import slow_but
 from polars.testing import assert_frame_equal
 
+from refold.data import Scaler
 from refold.data.bars.findings import merge
 from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.sources import csv as csv_files
@@ -249,6 +251,41 @@ def test_assets_that_the_run_does_not_know_are_named(caplog):
         assert not caplog.text
         warn_of_unknown(judge, ordered(judge, bars), "these")
     assert "these has assets that the run was not trained on: C, D, E, F, G, H, I, J, K, L and 3 more" in caplog.text
+
+
+def calm_and_wild(bars: pl.DataFrame) -> pl.DataFrame:
+    """Bars whose asset B moves five times as much."""
+    names = ("open", "high", "low", "close")
+    wild = [(100 * (pl.col(name) / 100) ** 5).alias(name) for name in names]
+    return pl.concat([bars.filter(asset="A"), bars.filter(asset="B").with_columns(wild)])
+
+
+def test_scale_level_and_rarity_are_the_assets_own_and_an_unknown_asset_has_those_of_all():
+    judge = fitted(
+        calm_and_wild(random_bars([1900, 1900])), scale="per_asset", threshold=Quantile(share=0.9, per_asset=True)
+    )
+    assert judge.rarity is not None
+    assert judge.rarity.pooled == set()
+    new = calm_and_wild(random_bars([200, 200], seed=9))
+    stranger = new.filter(asset="B").with_columns(asset=pl.lit("C"))
+    table = whole_table(judge, pl.concat([new, stranger])).with_columns(pl.col("asset").cast(pl.String))
+    assert dict(table.group_by("asset").len().iter_rows()) == dict.fromkeys("ABC", 200)  # no row is lost
+    table = table.filter(pl.col("score").is_not_null())
+    pooled = copy(judge)
+    pooled.scaler = Scaler(judge.scaler.mean, judge.scaler.std)
+    expected = whole_table(pooled, stranger)["score"].drop_nulls()
+    np.testing.assert_allclose(table.filter(asset="C")["score"], expected, rtol=1e-5)
+    assert expected.mean() > 1.5 * table.filter(asset="B")["score"].mean()  # B is wild by the measure of all alone
+    scores, asset = judge.validation["scores"].numpy(), judge.validation["asset"].numpy()
+    known = {"A": scores[asset == 0], "B": scores[asset == 1], "C": scores}
+    levels = {"A": judge.threshold.own["A"].level, "B": judge.threshold.own["B"].level, "C": judge.threshold.level}
+    for name, own in known.items():
+        rows = table.filter(asset=name)
+        assert set(rows["threshold"]) == {float(levels[name])}
+        seen = rows.filter(pl.col("score") <= np.nanmax(own))
+        assert seen.height > 100
+        counted = [np.mean(own[np.isfinite(own)] >= score) for score in seen["score"]]
+        np.testing.assert_allclose(seen["rarity"], counted, atol=2.1 / len(own))  # a score's last bit may count one
 
 
 @pytest.mark.parametrize(
