@@ -204,10 +204,11 @@ def test_a_file_that_needs_three_settings_names_all_of_them(tmp_path, monkeypatc
 
 
 def test_any_numbers_are_described_and_numbers_below_0_are_no_prices(tmp_path, monkeypatch, capsys):
-    rows = [f"2020-01-{day:02} {hour:02}:00,{day % 7 - 3},{hour - 12}" for day in range(1, 31) for hour in range(24)]
-    path = written(tmp_path, ["datetime,flow,level", *rows])
+    rows = [f"2020-01-{day:02} {hour:02}:00,{day % 7 - 3},{hour - 12},5," for day in range(1, 31) for hour in range(24)]
+    path = written(tmp_path, ["datetime,flow,level,set point,spare", *rows])
     found = as_json(monkeypatch, capsys, path, "data=series")
-    assert [column["part"] for column in found["columns"]] == ["timestamp", "value", "value"]
+    parts = ["timestamp", "value", "value", "constant, not used", "empty, not used"]
+    assert [column["part"] for column in found["columns"]] == parts
     assert found["features"] == ["flow", "level"]
     assert found["windows"] == windows(found["overrides"])
     assert found["assets"][0]["interval"] == "1 h"

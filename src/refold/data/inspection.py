@@ -3,7 +3,7 @@
 All of this is done without torch.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -170,13 +170,15 @@ def inspect_table(source: Source, recipe: Recipe, *, stride: int) -> Inspection:
             outlook = shorter(bars, used, recipe, stride) or outlook
     if no_prices := _doubt(findings, bars, recipe):
         outlook = outlook._replace(obstacles=(no_prices,))
+    left_out = dict.fromkeys((name for name in recipe.features if name not in outlook.features), "constant, not used")
+    left_out |= dict.fromkeys(unread, "empty, not used")
     present = checked.bars.filter(pl.col(ROW).is_not_null())
     return Inspection(
         source=str(source),
         form={} if raw is None else raw.form,
         rows=bars.height if raw is None else raw.frame.height,
         bars=bars.height,
-        columns=() if raw is None else _columns(raw, unread if chosen else []),
+        columns=() if raw is None else _columns(raw, left_out if chosen else {}),
         assets=_assets(present, timetables.of),
         **_times(present, timetables.of),
         findings=_described(findings, runs, bars, numbers, recipe.checks.policies),
@@ -221,13 +223,13 @@ def _with_policies(recipe: Recipe, policies: Mapping[str, Policy]) -> Recipe:
 # ---- columns and times ----------------------------------------------------------------------------------------------
 
 
-def _columns(raw: RawTable, empty: Collection[str]) -> tuple[Column, ...]:
-    """Name the part that each column of the file plays; those of numbers may be empty."""
+def _columns(raw: RawTable, left_out: Mapping[str, str]) -> tuple[Column, ...]:
+    """Name the part that each column of the file plays, or why one of numbers is left out."""
     if raw.table.kind == "series":
         series = raw.table.settled(raw.frame.head(HEAD), raw.where).series
         assert series is not None
         parts = {column: part for part, column in series.keys.items()} | dict.fromkeys(series.values, "value")
-        parts |= dict.fromkeys(empty, "empty, not used")
+        parts |= left_out
     else:
         present = [name for name in raw.columns if name in raw.frame.columns]
         found = raw.table.find(present, raw.where)
