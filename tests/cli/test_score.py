@@ -20,6 +20,7 @@ from refold.config.change import choose_anew
 from refold.errors import ConfigError
 from refold.library.run import load_run
 from refold.runs.directory import atomic_folder
+from refold.runs.records import read_run
 from tests.report.test_page import payload
 
 CONF = ROOT / "conf"
@@ -125,6 +126,9 @@ def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
     own = facts["thresholds"]["quantile (chosen)"]
     assert own["validation"] == result["detector"]["val/alarms_per_asset_year"]
     assert own["test"] == pytest.approx(result["detector"]["test/alarms_per_asset_year"])
+    compared = read_run(run_dir).metrics  # by years, since its bars are days
+    assert compared["test/alarms_per_asset_year"] == result["detector"]["test/alarms_per_asset_year"]
+    assert "test/alarms_per_asset_day" not in compared
     assert pl.read_csv(tmp_path / "mine/findings.csv").equals(pl.read_csv(run_dir / "findings.csv"))
     assert table.filter(part="val")["verdict"].mean() == pytest.approx(0.005, abs=0.002)  # the default quantile
 
