@@ -62,6 +62,8 @@ def mistakes(*overrides: str) -> str:
         (["bridge=latent_pca", "bridge.normalize_windows=true"], "bridge.linear_path is pca; with bridge.normalize"),
         (["data/corruption=hidden_bars", "data.corruption.share=1"], "data.corruption.share is 1; it must be in (0"),
         (["data/corruption=hidden_bars", "data.corruption.longest=0"], "data.corruption.longest is 0; it must be at"),
+        (["data/corruption=planted_errors", "data.corruption.copies=0"], "data.corruption.copies is 0; it must be at"),
+        (["data/corruption=planted_errors", "data.corruption.kinds.wick.smallest=-1"], "kinds.wick.smallest is -1"),
         (["data.corruption=hidden_bars"], "data.corruption is 'hidden_bars'; it must be"),
         (["data.shuffle_bars=often"], "data.shuffle_bars is 'often'; it must be a valid boolean"),
         (["bridge.linear_path=pcs"], "bridge.linear_path is 'pcs'; it must be one of none, pca; did you mean pca?"),

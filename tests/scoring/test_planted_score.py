@@ -267,3 +267,33 @@ def test_any_number_of_steps_trains(steps):
     examples = Examples(windows, torch.zeros_like(windows), torch.zeros(8, 1), labels, blame)
     train_head(head, examples, steps=steps, batch_size=4, lr=1e-2, last_bars=None, seed=0)
     assert head(windows, torch.zeros_like(windows), torch.zeros(8, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize(("causal", "width"), [(False, 5), (True, 5), (False, 1), (True, 3)])
+def test_the_fast_convolutions_are_those_over_channels_first(causal, width):
+    """The plain twin: Conv1d over padded bars, and torch's own asinh."""
+    torch.manual_seed(0)
+    head = Head(num_features=3, code_size=4, kinds=2, channels=6, width=width, causal=causal).double()
+    torch.nn.init.normal_(head.out.weight)
+    windows, rebuilt = (3 * torch.randn(5, 9, 3, dtype=torch.float64) for _ in range(2))
+    windows[0, 2], windows[1, 3, 0] = 0.0, 1e4
+    codes = torch.randn(5, 4, dtype=torch.float64)
+
+    def plain() -> torch.Tensor:
+        present = (windows != 0).any(dim=2, keepdim=True)
+        error = (windows - rebuilt) * present
+        usual = error.abs().mean(dim=2, keepdim=True).median(dim=1, keepdim=True).values + 1e-3
+        step = torch.nn.functional.pad(windows.diff(dim=1).abs(), (0, 0, 1, 0), value=1.0)
+        parts = [windows.asinh(), error.asinh(), (error / usual).asinh(), (step + 1e-3).log(), present.double()]
+        code = head.code(codes.asinh()).unsqueeze(1).expand(-1, 9, -1)
+        bars = torch.cat([*parts, usual.log().expand(-1, 9, -1), code], dim=2).transpose(1, 2)
+        for layer in (head.first, head.second):
+            bars = torch.nn.functional.gelu(layer(torch.nn.functional.pad(bars, (head.before, head.after))))
+        return head.out(bars).transpose(1, 2)
+
+    twin, fast = plain(), head(windows, rebuilt, codes)
+    torch.testing.assert_close(fast, twin, rtol=0, atol=1e-10)
+    weights = list(head.parameters())
+    gradients = [torch.autograd.grad(made.square().sum(), weights) for made in (fast, twin)]
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)

@@ -11,11 +11,12 @@ import polars as pl
 import torch
 from lightning import LightningDataModule
 
-from refold.bounds import at_least, checked, complaint
+from refold.bounds import at_least, checked
 from refold.data.bars.checks import Checks
 from refold.data.bars.entries import Entry, find_feature
 from refold.data.long import cache as caching
 from refold.data.long.ordered import read_sorted
+from refold.data.part_bars import part_bars
 from refold.data.pipeline import Prepared, prepare
 from refold.data.recipe import (
     Fold,
@@ -35,7 +36,7 @@ from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
 from refold.data.windows.split import PARTS, Part, Split
 from refold.data.windows.views import Windows
-from refold.data.windows.weighting import AssetWeights, Draws, weigh_assets
+from refold.data.windows.weighting import AssetWeights, Draws, refuse_weights, weigh_assets
 from refold.errors import DataError
 
 
@@ -126,7 +127,7 @@ class WindowDataModule(LightningDataModule):
         )
         if max_masked >= shortest:  # a window without a present bar has nothing to learn from
             raise ValueError(f"data.max_masked is {max_masked}; it must be below data.{key}, {shortest}")
-        _refuse_weights(asset_weights, layout)
+        refuse_weights(asset_weights, layout)
         if scale not in (None, "pooled") and layout == "panel":
             raise ValueError(
                 f"data.scale is {scale}; it must be pooled for data.layout=panel: each asset is a "
@@ -282,6 +283,9 @@ class WindowDataModule(LightningDataModule):
             )
             for part in PARTS
         }
+        if self.corruption is not None and self.corruption.reads_bars:
+            train = part_bars(self.source.load(), self.recipe)["train"]
+            self.corruption.prepare(train, self.recipe, self.scaler, prepared.series, self.seed)
 
     def _build(self, folder: Path) -> Prepared:
         """Read the source some rows at a time, and build the arrays of the series in a folder."""
@@ -388,16 +392,3 @@ def _refuse_shuffled(entries: Sequence[Entry], shuffle_bars: bool) -> None:
         raise ValueError(
             f"data.shuffle_bars is true; it must be false for {relative[0]}, which is relative to the first bar"
         )
-
-
-def _refuse_weights(weights: AssetWeights | None, layout: Layout) -> None:
-    """Raise a ValueError for weights that are not numbers, or that windows of all assets cannot have."""
-    if weights is not None and layout == "panel":
-        raise ValueError(
-            "data.asset_weights must be null for data.layout=panel: each window there holds all assets; leave assets "
-            "out with data.source.table.assets"
-        )
-    for name, weight in weights.items() if isinstance(weights, Mapping) else ():
-        wrong = complaint(Annotated[float, at_least(0)], weight)
-        if wrong:
-            raise ValueError(f"data.asset_weights.{name} is {weight!r}; {wrong}")

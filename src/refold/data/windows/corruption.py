@@ -3,19 +3,53 @@
 Letters: B windows in a batch, T bars in a window, F features.
 """
 
-from abc import ABC, abstractmethod
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
+import polars as pl
 
 from refold.bounds import at_least, checked, within
+from refold.data.recipe import Recipe
+from refold.data.windows.scaler import Scaler
+from refold.data.windows.views import Series
 
 
-class Corruption(ABC):
-    """Base class: choose what of training windows the model does not get to see."""
+class Corruption:
+    """Base class: choose what of training windows the model does not get to see. By default it sees them as they are.
 
-    @abstractmethod
-    def hidden(self, windows: int, bars: int, generator: np.random.Generator) -> np.ndarray:
+    Attributes:
+        reads_bars: `prepare` has something to do.
+    """
+
+    reads_bars: ClassVar[bool] = False
+
+    def prepare(self, bars: pl.DataFrame, recipe: Recipe, scaler: Scaler, series: Series, seed: int) -> None:
+        """Learn what the windows are cut from.
+
+        Args:
+            bars: canonical, of the training part.
+            recipe: how they become windows.
+            scaler: the scale.
+            series: of all parts.
+            seed: of what is drawn.
+
+        Raises:
+            DataError: nothing can be spoilt in such bars.
+        """
+
+    def series(self, clean: Series, generator: np.random.Generator) -> Series:
+        """Choose the series that the windows of a batch are cut from for the model.
+
+        Args:
+            clean: the series that they are cut from as the target.
+            generator: of this batch of this epoch.
+
+        Returns:
+            A series of the same rows.
+        """
+        return clean
+
+    def hidden(self, windows: int, bars: int, generator: np.random.Generator) -> np.ndarray | None:
         """Choose the bars that are hidden.
 
         Args:
@@ -24,8 +58,9 @@ class Corruption(ABC):
             generator: of this batch of this epoch.
 
         Returns:
-            (B, T) bool, True at bars whose features are set to 0, their scaled mean.
+            (B, T) bool, True at bars whose features are set to 0, their scaled mean; None hides nothing.
         """
+        return None
 
 
 class HiddenBars(Corruption):

@@ -143,22 +143,31 @@ class WindowLoader:
         mask, full = windows.mask(mine), windows.mask(everyone)
         weight = self._share(mask, full, len(mine), len(everyone))
         values = windows.gather(mine)
+        generator = np.random.default_rng([self.seed, self.epoch, number, windows.window_size, _CORRUPTION])
+        given = None if self.corruption is None else self._spoilt(windows, values, mine, generator)
         if self.shuffle_bars:
             order = self._orders(number, len(everyone), windows.window_size)[self.rank :: self.world_size]
             order = torch.from_numpy(order).to(values.device)
             values = values.take_along_dim(order[..., None], dim=1)
+            given = given if given is None else given.take_along_dim(order[..., None], dim=1)
             mask = mask if mask is None else mask.take_along_dim(order, dim=1)
-        given = self._given(values, number, len(everyone))
+        given = given if given is None else self._hidden(given, len(everyone), generator)
         return Batch(values, mask, torch.from_numpy(mine), weight, self._ahead(windows, mine, everyone), given)
 
-    def _given(self, values: Tensor, number: int, count: int) -> Tensor | None:
-        """Spoil this process's windows (B, T, F) of a batch of so many over all processes; None: nothing is spoilt."""
-        if self.corruption is None:
-            return None
-        bars = values.shape[1]
-        generator = np.random.default_rng([self.seed, self.epoch, number, bars, _CORRUPTION])
-        hidden = self.corruption.hidden(count, bars, generator)[self.rank :: self.world_size]
-        return values.masked_fill(torch.from_numpy(hidden).to(values.device).unsqueeze(2), 0.0)
+    def _spoilt(self, windows: Windows, values: Tensor, mine: np.ndarray, generator: np.random.Generator) -> Tensor:
+        """Cut this process's windows (B, T, F) from the series that the corruption chooses for the batch."""
+        assert self.corruption is not None
+        series = self.corruption.series(windows.series, generator)
+        return values if series is windows.series else windows.of(series).gather(mine)
+
+    def _hidden(self, given: Tensor, count: int, generator: np.random.Generator) -> Tensor:
+        """Hide bars of this process's windows (B, T, F) of a batch of so many over all processes."""
+        assert self.corruption is not None
+        hidden = self.corruption.hidden(count, given.shape[1], generator)
+        if hidden is None:
+            return given
+        hidden = torch.from_numpy(hidden[self.rank :: self.world_size])
+        return given.masked_fill(hidden.to(given.device).unsqueeze(2), 0.0)
 
     def _ahead(self, windows: Windows, mine: np.ndarray, everyone: np.ndarray) -> Ahead | None:
         """Gather the bars after this process's share of a batch."""

@@ -171,6 +171,16 @@ class Windows:
         shorter.first_rows = self.first_rows + first
         return shorter
 
+    def of(self, series: Series) -> "Windows":
+        """Return the same windows of another series.
+
+        Args:
+            series: with the same rows.
+        """
+        others = copy(self)
+        others.series = series
+        return others
+
     @property
     def per_asset(self) -> np.ndarray:
         """Count the windows of each asset of the series, (A,) int64; windows are numbered asset after asset."""

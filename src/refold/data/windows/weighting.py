@@ -7,10 +7,12 @@ the shares of processes and the position that a resumed run starts from need no 
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from refold.bounds import at_least, complaint
+from refold.data.recipe import Layout
 from refold.errors import DataError
 
 AssetWeights = Literal["balanced"] | Mapping[str, float]
@@ -84,3 +86,16 @@ class Draws:
         turn = np.random.default_rng([self.seed, epoch]).random(len(self.counts))[asset]
         place = (nth * count + (turn * count).astype(np.int64)) // drawn % count
         return self.first_window[asset] + place
+
+
+def refuse_weights(weights: AssetWeights | None, layout: Layout) -> None:
+    """Raise a ValueError for weights that are not numbers, or that windows of all assets cannot have."""
+    if weights is not None and layout == "panel":
+        raise ValueError(
+            "data.asset_weights must be null for data.layout=panel: each window there holds all assets; leave assets "
+            "out with data.source.table.assets"
+        )
+    for name, weight in weights.items() if isinstance(weights, Mapping) else ():
+        wrong = complaint(Annotated[float, at_least(0)], weight)
+        if wrong:
+            raise ValueError(f"data.asset_weights.{name} is {weight!r}; {wrong}")
