@@ -18,7 +18,7 @@ SOCKET = "refold-plot-leet"
 
 
 def screen(folder: Path) -> str:
-    """What leet shows of all runs in a folder, with escape sequences of colours."""
+    """Return the screen that leet shows for all runs in a folder, with escape sequences of colours."""
     runs = sum(1 for path in folder.iterdir() if path.is_dir())
     leet = f"TERM=xterm-256color COLORTERM=truecolor '{Path(sys.executable).with_name('wandb')}' leet '{folder}'"
     _tmux("-f", "/dev/null", "new-session", "-d", "-x", str(COLUMNS), "-y", str(LINES), leet)

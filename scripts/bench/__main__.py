@@ -111,7 +111,10 @@ def draw_coins(coin: str, ratio: float, B: int, T: int, seed: int) -> Tensor | N
 
 
 def contestants(case: Case) -> dict[str, Callable[[int], None]]:
-    """What is timed: naive loop, ours, and the fused LSTM fed the truth. Each takes the number of a draw of coins."""
+    """Return the functions to time: naive loop, ours, and the fused LSTM fed the truth.
+
+    Each takes the number of a draw of coins.
+    """
     (B, T, F, H, L), Z = case.sizes, CONDITIONING_SIZE
     torch.manual_seed(0)
     sizes = {"output_size": F, "conditioning_size": Z, "hidden_size": H, "num_layers": L, "dropout": 0.0}
@@ -280,7 +283,7 @@ NOT_MEASURED = (
 
 
 def not_measured(devices: list[str], left_out: tuple[str, ...] = ()) -> list[str]:
-    """What a table lacks, so that nobody takes silence for a figure."""
+    """Name what a table leaves out, so that nobody takes a gap for a figure."""
     missing = [*left_out, *([] if "cuda" in devices else ["CUDA"])]
     return ["", f"Not measured: {'; '.join(missing)}."] if missing else []
 

@@ -1,4 +1,4 @@
-"""How long a comparison of many runs takes, from the command line, with plain files as training leaves them.
+"""Measure how long a comparison of many runs takes from the command line, on plain files as training leaves them.
 
     python scripts/bench/compare.py 500
 

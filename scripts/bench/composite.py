@@ -89,7 +89,7 @@ def trained(kind: str, seed: int, epochs: int, data: WindowDataModule) -> tuple[
 
 
 class Known:
-    """What was measured, one line of JSON for each model; a measurement that has a line is not made again.
+    """The file of measurements, one line of JSON for each model; a measurement that has a line is not repeated.
 
     Args:
         log: the file, or None.

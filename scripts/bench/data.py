@@ -45,7 +45,7 @@ MIB = 1 << 20
 
 
 class PerItem(Dataset):
-    """What a tutorial would write: one window per item, sliced from the series."""
+    """The dataset of a tutorial: one window per item, sliced from the series."""
 
     def __init__(self, values: torch.Tensor, window_size: int) -> None:
         self.values = values

@@ -1,4 +1,4 @@
-"""What becomes of the first bar of a session: what `data.overnight` costs in alarms, and what is found.
+"""Measure what `data.overnight` does to the first bar of a session: alarms, lost scores, and ticks that are found.
 
     python scripts/bench overnight                              # three models of each kind
     python scripts/bench overnight --seeds 1 --epochs 2
@@ -36,7 +36,7 @@ TEST_DAYS = 17
 
 
 class Outcome(NamedTuple):
-    """What a model finds.
+    """The findings of one model.
 
     alarms: per asset and day of the clean test part. first: share of the flagged bars that are the first of a day.
     scored: share of the bars that have a score. inside: share of the ticks found that were planted within days.

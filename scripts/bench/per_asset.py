@@ -54,7 +54,7 @@ QUIET = ["trainer=cpu", "trainer.devices=1", "logger=csv", "optimizer.lr=8e-3"]
 
 
 class Outcome(NamedTuple):
-    """What a threshold found with one model.
+    """The findings of a threshold with one model.
 
     found: share of the planted ticks. alarms: per asset and year of the clean test part, of all assets. worst: of the
     asset with the most. share: of all flags of the clean test part, those of the asset with the most. own: share of the

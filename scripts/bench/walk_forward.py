@@ -47,7 +47,7 @@ MARGIN = 10
 
 
 class Outcome(NamedTuple):
-    """What a level did in a year.
+    """The alarms of a level in one year.
 
     alarms: per asset and year. found: share of the planted ticks. others: share of the alarms, with ticks planted, that
     are no tick.

@@ -1,4 +1,4 @@
-"""How this process was started, so that the commands in messages can be typed as they stand."""
+"""Find how this process was started, so that a reader can type the commands in messages as they stand."""
 
 import re
 import sys

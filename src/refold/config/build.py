@@ -200,7 +200,7 @@ class Parts:
 
     @cached_property
     def drift(self) -> "DriftLimits":
-        """How rarely the test of drift takes bars like those of validation for others."""
+        """Read the settings of the test of drift: how rarely it may give a false alarm."""
         return _instantiate(self.cfg, "drift")
 
     @cached_property

@@ -33,7 +33,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a job runs on this machine.
+    """The devices, processes and precision with which a job runs on this machine.
 
     Attributes:
         settings: the trainer's, without `auto`.

@@ -34,7 +34,7 @@ _SHOWN = 80  # characters of a value that a message repeats
 
 
 class Decision(NamedTuple):
-    """What a reader decided about one event.
+    """A reader's decision about one event.
 
     Attributes:
         verdict: of the event.

@@ -1,4 +1,4 @@
-"""What a predictor has to beat, measured on the bars after the windows of validation and test."""
+"""Baselines that a predictor has to beat, measured on the bars after the windows of validation and test."""
 
 from typing import Any
 

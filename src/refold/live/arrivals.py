@@ -58,7 +58,7 @@ class Arrived(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What a timetable says of n steps: bars that are missing, where the market closed, times of the missing bars."""
+    """The verdict of a timetable on n steps: missing bars, closings of the market, and times of the missing bars."""
 
     missing: np.ndarray
     closing: np.ndarray

@@ -48,7 +48,7 @@ Frame = Any
 
 @dataclass(frozen=True)
 class Origin:
-    """What a live detector was made of.
+    """The run and the settings that a live detector was made from.
 
     Attributes:
         run: hash of the run's weights and settings, which a state file must have too.

@@ -1,4 +1,4 @@
-"""What a server of live bars counts, for Prometheus."""
+"""Counters of a server of live bars, for Prometheus."""
 
 import time
 from collections.abc import Iterable, Sequence

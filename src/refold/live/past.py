@@ -1,4 +1,4 @@
-"""What is kept of each asset's past: arrays of a fixed number of bars, which do not grow with the bars that come.
+"""The kept past of each asset: arrays of a fixed number of bars, which do not grow as bars come.
 
 Letters: A assets, n of them, L bars that are kept, C columns, F features, V values that a score measures.
 """

@@ -1,4 +1,4 @@
-"""What all assets did at the moments that are near: which had a bar, and how many jumped.
+"""The moves of all assets at nearby moments: which asset had a bar, and how many jumped.
 
 The twin of `refold.data.bars.market.survey` and `refold.data.bars.expected.with_expected` for bars that come singly.
 Letters: M moments that are kept, K kinds of assets.

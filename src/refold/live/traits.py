@@ -1,4 +1,4 @@
-"""What a run says of each asset: its scale, level, rarity, peers and timetable. Nothing of it changes with the bars.
+"""The properties that a run gives each asset: scale, level, rarity, peers and timetable. Bars do not change them.
 
 Letters: A assets, F features.
 """

@@ -1,4 +1,4 @@
-"""What is said of a live bar."""
+"""The verdict on a live bar."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ ahead of the clock, and one that cannot be read."""
 
 
 class Verdict(NamedTuple):
-    """What is said of one bar.
+    """The verdict on one bar.
 
     Attributes:
         timestamp: of the bar, as a date, or as a datetime in the zone of the feed; None if it cannot be read.

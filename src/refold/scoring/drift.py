@@ -1,4 +1,4 @@
-"""Whether the bars that a run judges are still like those of validation: a sequential test, a block of bars at a time.
+"""Test whether the bars that a run judges are still like those of validation, one block of bars after the other.
 
 A block's mean rank, less what the blocks before it let expect, is its surprise. A surprise is ranked among those of
 validation and those seen since: a conformal p-value. A jumper bets against these p-values being uniform, and Shiryaev

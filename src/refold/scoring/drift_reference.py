@@ -1,4 +1,4 @@
-"""What validation says of an asset's scores and features, for the test of `refold.scoring.drift`.
+"""The validation part's scores and features of each asset, as a reference for the test of `refold.scoring.drift`.
 
 Letters: N bars, M blocks of bars, A assets and the pool of all of them, F features, C = 1 + F values of a bar,
 S = 1 + 2 F streams of ranks, Q quantiles, E edges between ranges.

@@ -1,4 +1,4 @@
-"""How rare a score is: the share of the validation bars of its asset that score as high, also beyond the last of them.
+"""Measure how rare a score is: the share of its asset's validation bars that score as high.
 
 Letters: N bars, V validation scores.
 """

@@ -78,7 +78,7 @@ def bar_seconds(times: np.ndarray, asset: np.ndarray, dtype: pl.DataType) -> flo
 
 
 class AlarmCounts(NamedTuple):
-    """How many alarms there are: runs of neighbouring flagged bars.
+    """The number of alarms: runs of neighbouring flagged bars.
 
     Attributes:
         per_asset_year: per asset and year of scored bars; NaN if there are fewer than two moments.

@@ -1,4 +1,4 @@
-"""What `score=planted` names: errors of sizes that it was taught and of others, and kinds that it was not taught.
+"""Measure which errors `score=planted` names: of sizes and kinds that it was taught, and of others.
 
 Beside them stand real events and alarms on clean bars; beside the head stand one without an autoencoder, one on PCA,
 and the rules.

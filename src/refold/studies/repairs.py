@@ -1,4 +1,4 @@
-"""How near proposed values are to the truth, on planted errors, beside plain ways to fill in a value.
+"""Measure how near proposed values are to the truth on planted errors, beside plain ways to fill in a value.
 
     python -m refold.studies.repairs docs/repair.md
 

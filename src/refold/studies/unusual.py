@@ -1,4 +1,4 @@
-"""What finds bars that are unlike their history, part by part of the model; five seeds.
+"""Measure which part of the model finds bars that are unlike their history; five seeds.
 
     python -m refold.studies.unusual docs/unusual.md
 

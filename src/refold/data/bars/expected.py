@@ -1,4 +1,4 @@
-"""Which bars of a table are expected and missing: what the timetables of its assets say, applied to all of its bars.
+"""Find the bars that a table should have and lacks: apply the timetables of its assets to all of its bars.
 
 Bars of an asset are expected at the places of its own timetable, and wherever an asset with the same one has a bar.
 """

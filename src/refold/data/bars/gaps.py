@@ -1,4 +1,4 @@
-"""Where an asset lacks bars: those that its timetable expects, and those that its peers have.
+"""Find the gaps of each asset: bars that its timetable expects, or that its peers have.
 
 Letters: N bars of all assets, M moments of the calendar.
 """

@@ -1,4 +1,4 @@
-"""When an asset's bars come: interval, days and hours, and words for them."""
+"""The timetable of an asset's bars: interval, days and hours, and words for them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a kind of planted error is made of, and the bars that it is planted into.
+"""The base classes of kinds of planted errors, and the bars that an error is planted into.
 
 Letters: N bars of some assets.
 """

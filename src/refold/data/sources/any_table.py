@@ -72,7 +72,7 @@ class AnyTable:
 
     @property
     def table(self) -> Table:
-        """How the table is read."""
+        """Return the settings with which the table is read."""
         return self.source.table
 
     @table.setter

@@ -19,7 +19,7 @@ Question = Literal["named", "unusual"]
 
 
 class NamedBars(NamedTuple):
-    """How probable it is that each of N bars is an error, and what kind it would be.
+    """The probability that each of N bars is an error, and the likely kind.
 
     Attributes:
         probability: (N,) float64, NaN at absent bars.
