@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from refold.data.bars.calendar import sessions
+from refold.data.bars.expected import find_timetables
 from refold.data.bars.holes import missing_times, off_grid, read_steps
-from refold.data.bars.intervals import describe, infer, infer_timetables, parse_interval
+from refold.data.bars.intervals import describe, infer, parse_interval
 from refold.data.bars.timetable import Timetable
 from tests.data.lookalikes import crypto, currency, days_of, every, futures, in_zone, new_york, tokyo, without
 
@@ -249,7 +250,7 @@ def test_assets_with_the_same_timetable_are_named_together():
             ("X", NEW_YORK[:5]),
         )
     ]
-    found = infer_timetables(pl.concat(frames).sample(fraction=1.0, shuffle=True, seed=0))
+    found = find_timetables(pl.concat(frames).sort("asset", "timestamp").lazy(), len(frames), None, None).of
     assert list(found) == ["SPX", "A", "B", "X"]  # by their first bars
     assert describe(found) == [
         "every 1 d (SPX), Mon-Fri",

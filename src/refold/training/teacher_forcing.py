@@ -101,10 +101,9 @@ class Constant:
         return self.ratio
 
 
-@checked("teacher_forcing.schedule")
 @dataclass(frozen=True)
-class Linear:
-    """Follow a straight line from `start` to `end` over `steps` optimizer steps, then keep `end`.
+class Ramp:
+    """The horizon of a schedule that moves from `start` to `end` over `steps` optimizer steps, then keeps `end`.
 
     Args:
         start: ratio at step 0, in [0, 1].
@@ -125,9 +124,17 @@ class Linear:
         """The final ratio, and the optimizer steps until it."""
         return self.end, math.ceil(_known(self.steps, "steps"))
 
+    def done(self, step: int) -> float:
+        """Return the share of the way that is done at an optimizer step, in [0, 1]."""
+        return min(step / _known(self.steps, "steps"), 1.0)
+
+
+@checked("teacher_forcing.schedule")
+class Linear(Ramp):
+    """Follow a straight line; see `Ramp`."""
+
     def __call__(self, step: int) -> float:
-        done = min(step / _known(self.steps, "steps"), 1.0)
-        return self.start + (self.end - self.start) * done
+        return self.start + (self.end - self.start) * self.done(step)
 
 
 @checked("teacher_forcing.schedule")
@@ -193,32 +200,11 @@ class InverseSigmoid:
 
 
 @checked("teacher_forcing.schedule")
-@dataclass(frozen=True)
-class Cosine:
-    """Follow half a cosine wave from `start` to `end` over `steps` optimizer steps, then keep `end`.
-
-    Args:
-        start: ratio at step 0, in [0, 1].
-        end: ratio from the last of the steps on, in [0, 1].
-        steps: from start to end, as a share of the run in (0, 1], or optimizer steps, at least 1.
-    """
-
-    start: Ratio
-    end: Ratio
-    steps: Horizon
-
-    def over(self, total: int) -> Self:
-        """Return the schedule in steps of a run that has `total` of them."""
-        return replace(self, steps=in_steps(self.steps, total))
-
-    @property
-    def arrival(self) -> tuple[float, int]:
-        """The final ratio, and the optimizer steps until it."""
-        return self.end, math.ceil(_known(self.steps, "steps"))
+class Cosine(Ramp):
+    """Follow half a cosine wave; see `Ramp`."""
 
     def __call__(self, step: int) -> float:
-        done = min(step / _known(self.steps, "steps"), 1.0)
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * self.done(step))) / 2
 
 
 class TeacherForcing:

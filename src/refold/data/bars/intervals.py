@@ -102,28 +102,6 @@ def parse_interval(text: str) -> tuple[Unit, float]:
     return unit, count
 
 
-def infer_timetables(
-    bars: pl.DataFrame, interval: str | None = None, week: str | None = None
-) -> dict[str, Timetable | None]:
-    """Infer the timetable of each asset of a table.
-
-    Args:
-        bars: canonical table, in any order; rows without a time or an asset do not count.
-        interval: as for `infer`.
-        week: as for `infer`.
-
-    Returns:
-        Asset -> its timetable, in order of their first bars; None for an asset with too few bars.
-    """
-    known = bars.select(pl.col("asset").cast(pl.String), "timestamp").drop_nulls()
-    found = {}
-    for (asset,), own in known.group_by("asset", maintain_order=True):
-        times = own["timestamp"]
-        found[str(asset)] = times.sort().unique(maintain_order=True).head(HEAD)
-    ordered = sorted(found, key=lambda asset: (found[asset][0], asset))
-    return {asset: infer(found[asset], interval, week) for asset in ordered}
-
-
 def describe(timetables: Mapping[str, Timetable | None]) -> list[str]:
     """Describe timetables, one line for assets with the same one.
 
