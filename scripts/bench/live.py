@@ -30,7 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from refold.data.bars.table import Table
-from refold.live.detector import LiveDetector, Origin
+from refold.live.live_detector import LiveDetector, Origin
 from refold.scoring.thresholds import StreamingPeaks
 from scripts.bench.data import resident
 from scripts.bench.score import FEATURES, F, autoencoder, detector_of

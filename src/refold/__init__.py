@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refold.api import compose, retrain, train
     from refold.errors import ConfigError, DataError, RefoldError
     from refold.library.run import Run, load_run
-    from refold.live.detector import LiveDetector
+    from refold.live.live_detector import LiveDetector
 
 __version__ = version("refold")
 __all__ = [
@@ -37,7 +37,7 @@ _MODULES = {
     "train": "api",
     "ConfigError": "errors",
     "DataError": "errors",
-    "LiveDetector": "live.detector",
+    "LiveDetector": "live.live_detector",
     "RefoldError": "errors",
     "Run": "library.run",
     "load_run": "library.run",

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.long.ordered import read_sorted
-from refold.live.detector import LiveDetector, Origin
+from refold.live.live_detector import LiveDetector, Origin
 from refold.live.verdict import Verdict
 from refold.scoring.detector import Detector
 from refold.scoring.events import OTHER

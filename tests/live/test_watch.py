@@ -14,9 +14,9 @@ from conftest import clean_environment, compose_run
 from refold.cli.watch import watch
 from refold.config.build import build_data
 from refold.library.run import load_run
-from refold.live.detector import LiveDetector
 from refold.live.feed import Feed
 from refold.live.lines import LineReader
+from refold.live.live_detector import LiveDetector
 
 
 @pytest.fixture(scope="module")

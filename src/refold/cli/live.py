@@ -28,8 +28,8 @@ def open_feed(settings: dict[str, str], own: tuple[str, ...], trust: list[str]) 
     import torch
 
     from refold.library.run import load_run
-    from refold.live.detector import LiveDetector
     from refold.live.feed import Feed
+    from refold.live.live_detector import LiveDetector
 
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")

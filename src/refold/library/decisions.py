@@ -20,7 +20,7 @@ import polars as pl
 from refold.errors import ConfigError, first_line
 from refold.runs.bounded_files import read_text
 from refold.scoring.moments import moments
-from refold.scoring.scores.base import Question
+from refold.scoring.scores.base_score import Question
 
 FORMAT = 1
 

@@ -11,7 +11,7 @@ from refold.data.bars.table import Table
 from refold.library.chosen import not_own
 from refold.library.frames import FrameSource, to_polars
 from refold.library.judge import Judge
-from refold.live.detector import LiveDetector, Origin
+from refold.live.live_detector import LiveDetector, Origin
 from refold.scoring.protocols import TrainedRun
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from refold.data import Scaler
     from refold.data.bars.entries import Entry
     from refold.library.judge import Judge
-    from refold.live.detector import LiveDetector
+    from refold.live.live_detector import LiveDetector
     from refold.models import Autoencoder
     from refold.scoring.detector import Detector
 

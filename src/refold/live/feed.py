@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refold.live.detector import LiveDetector
+from refold.live.live_detector import LiveDetector
 from refold.live.verdict import MALFORMED, Verdict
 
 

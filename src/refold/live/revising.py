@@ -10,7 +10,7 @@ import numpy as np
 
 from refold.data.bars.expected import OF
 from refold.errors import ConfigError
-from refold.live.features import FeatureMaker
+from refold.live.feature_maker import FeatureMaker
 from refold.live.judging import learns
 from refold.live.past import RESULTS, Kept
 from refold.live.reading import Unread
@@ -19,7 +19,7 @@ from refold.live.verdict import LATE, Verdict
 from refold.scoring.detector import Detector
 
 if TYPE_CHECKING:
-    from refold.live.detector import LiveDetector
+    from refold.live.live_detector import LiveDetector
 
 SAME = 1e-6
 """Relative difference from which on scores and levels have changed: float32 in another order differs by less."""

@@ -11,7 +11,7 @@ import numpy as np
 from refold.data.feature_table import spans_night
 from refold.data.unscored import REASONS
 from refold.live.arrivals import BIT, NAMES, Arrivals, Arrived
-from refold.live.features import Bars, FeatureMaker
+from refold.live.feature_maker import Bars, FeatureMaker
 from refold.live.past import NEVER, Past
 from refold.live.traits import Traits
 

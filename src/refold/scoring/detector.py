@@ -26,7 +26,7 @@ from refold.scoring.planting import fit_head
 from refold.scoring.rarity import Rarity, tell_pooled
 from refold.scoring.scored import Scores, alarm_rate, bar_seconds, known_scores, microseconds, timed_scores
 from refold.scoring.scores import PlantedErrors, Score
-from refold.scoring.scores.base import asset_rows
+from refold.scoring.scores.base_score import asset_rows
 from refold.scoring.thresholds import Threshold
 
 FORMAT = 3

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refold.scoring.scores.base import asset_rows
+from refold.scoring.scores.base_score import asset_rows
 from refold.scoring.thresholds import FEWEST_OWN
 
 BLOCK_BARS = 10

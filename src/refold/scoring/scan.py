@@ -23,7 +23,7 @@ from refold.scoring.drift import DriftTest
 from refold.scoring.events import CONTEXT, CONTRIBUTION, likely_looks
 from refold.scoring.measuring import Watch
 from refold.scoring.scored import Scores, microseconds
-from refold.scoring.scores.base import asset_rows
+from refold.scoring.scores.base_score import asset_rows
 from refold.scoring.thresholds import Memory, running_levels
 
 PIECE = 100_000

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 
-from refold.scoring.scores.base import NamedBars
+from refold.scoring.scores.base_score import NamedBars
 from refold.scoring.thresholds import ValidationScores, asset_days, count_alarms, per_asset_year
 
 Times = TypeVar("Times", np.ndarray, np.float64)

@@ -18,7 +18,7 @@ from torch import Tensor
 from refold.bounds import at_least, checked, within
 from refold.errors import ConfigError
 from refold.scoring.fitted import Fitted
-from refold.scoring.scores.base import asset_rows
+from refold.scoring.scores.base_score import asset_rows
 from refold.scoring.tails import Tail, fit_tail
 
 log = logging.getLogger("refold.score")

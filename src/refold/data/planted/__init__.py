@@ -1,7 +1,6 @@
 """Errors of price feeds, and real moves beside them, planted into copies of bars. One class and one YAML each."""
 
-from refold.data.planted.base import Kind, PlantedBars, Sized
-from refold.data.planted.errors import (
+from refold.data.planted.feed_errors import (
     BadTick,
     LevelShift,
     OpenTick,
@@ -15,6 +14,7 @@ from refold.data.planted.errors import (
     WholeBar,
     Wick,
 )
+from refold.data.planted.kinds import Kind, PlantedBars, Sized
 from refold.data.planted.plant import Planted, plant, usable_kinds
 from refold.data.planted.real import Crash, FlashCrash, HalfDay, Halt, RealJump
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from refold.data.bars.table import Kind as TableKind
 from refold.data.bars.table import value_columns
-from refold.data.planted.base import Kind, PlantedBars
+from refold.data.planted.kinds import Kind, PlantedBars
 from refold.errors import DataError
 
 SPACING = 5  # untouched bars of the same asset between two episodes, so that each has its own surroundings

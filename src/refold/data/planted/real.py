@@ -4,7 +4,7 @@ import math
 from typing import Annotated
 
 from refold.bounds import at_least, checked, more_than, within
-from refold.data.planted.base import Kind, PlantedBars, Sized, SizeUnit, refuse_reversed
+from refold.data.planted.kinds import Kind, PlantedBars, Sized, SizeUnit, refuse_reversed
 
 
 class RealJump(Sized):

@@ -1,6 +1,6 @@
 """Scores: one number for each bar and its reconstruction, larger = stranger. One class and one YAML each."""
 
-from refold.scoring.scores.base import Score
+from refold.scoring.scores.base_score import Score
 from refold.scoring.scores.cloze import ClozeScore
 from refold.scoring.scores.gauss import GaussDynamic, GaussDynamicKernel, GaussStatic
 from refold.scoring.scores.latent import LatentNeighbours

@@ -13,7 +13,7 @@ from refold.errors import ConfigError
 from refold.models import Cloze
 from refold.models.cloze import student_surprise
 from refold.models.masks import mean_of_windows
-from refold.scoring.scores.base import Score
+from refold.scoring.scores.base_score import Score
 from refold.scoring.scores.student import StudentTails
 
 log = logging.getLogger("refold.score")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from refold.bounds import at_least, checked, more_than
-from refold.scoring.scores.base import Score, asset_rows, log_survival
+from refold.scoring.scores.base_score import Score, asset_rows, log_survival
 
 
 def _mean_and_mean_square(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from refold.bounds import at_least, checked
-from refold.scoring.scores.base import Score
+from refold.scoring.scores.base_score import Score
 
 
 class LatentNeighbours(Score):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from refold.bounds import checked
-from refold.scoring.scores.base import Score
+from refold.scoring.scores.base_score import Score
 
 
 class Mahalanobis(Score):

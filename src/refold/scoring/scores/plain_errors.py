@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from refold.bounds import checked
-from refold.scoring.scores.base import Score
+from refold.scoring.scores.base_score import Score
 
 
 class SquaredError(Score):

@@ -14,7 +14,7 @@ from torch import Tensor
 from refold.bounds import at_least, checked, more_than, within
 from refold.data.planted import Kind
 from refold.errors import ConfigError
-from refold.scoring.scores.base import NamedBars, Score
+from refold.scoring.scores.base_score import NamedBars, Score
 from refold.scoring.scores.head import Examples, Head, calibrate, train_head
 
 _OF_PART = {"train": 7919, "val": 104729, "rules": 15485863}

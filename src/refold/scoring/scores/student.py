@@ -6,7 +6,7 @@ from torch import Tensor
 
 from refold.bounds import checked
 from refold.scoring.fitted import Fitted
-from refold.scoring.scores.base import Score
+from refold.scoring.scores.base_score import Score
 
 _DEGREES = (2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 30.0)
 _MOST_ROWS = 50_000  # rows that tails are fitted to, spread evenly

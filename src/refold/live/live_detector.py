@@ -14,11 +14,11 @@ import polars as pl
 
 from refold.data.bars.expected import NOTHING
 from refold.data.bars.table import Table
-from refold.live import state
+from refold.live import state_file
 from refold.live.arrivals import Arrivals
 from refold.live.causal import refuse_ahead
 from refold.live.clock import Clock
-from refold.live.features import FeatureMaker
+from refold.live.feature_maker import FeatureMaker
 from refold.live.judging import Judging, learns
 from refold.live.past import Past
 from refold.live.peers import Peers
@@ -194,10 +194,10 @@ class LiveDetector:
         Raises:
             ConfigError: the file cannot be written.
         """
-        state.save(self, Path(path))
+        state_file.save(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike, run: "state.GoesLive") -> "LiveDetector":
+    def load(cls, path: str | os.PathLike, run: "state_file.GoesLive") -> "LiveDetector":
         """Read a state that `save` wrote; the next verdicts are those of a detector that never stopped.
 
         Args:
@@ -207,7 +207,7 @@ class LiveDetector:
         Raises:
             ConfigError: the file is not there, is truncated, or is of another run or version.
         """
-        return state.load(Path(path), run)
+        return state_file.load(Path(path), run)
 
     # ---- bars --------------------------------------------------------------------------------------------------------
 

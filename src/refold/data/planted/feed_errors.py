@@ -11,7 +11,7 @@ import numpy as np
 
 from refold.bounds import at_least, checked, within
 from refold.data.bars.table import OHLCV
-from refold.data.planted.base import Kind, PlantedBars, Sized, refuse_reversed
+from refold.data.planted.kinds import Kind, PlantedBars, Sized, refuse_reversed
 
 
 class BadTick(Sized):

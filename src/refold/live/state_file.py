@@ -18,7 +18,7 @@ from refold.scoring.discoveries import Block
 from refold.scoring.tails import Tail
 
 if TYPE_CHECKING:
-    from refold.live.detector import LiveDetector
+    from refold.live.live_detector import LiveDetector
 
 FORMAT = 1
 """Of the file."""
