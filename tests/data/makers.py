@@ -10,7 +10,7 @@ import polars as pl
 from refold.data import WindowDataModule
 from refold.data.bars.checks import Checks
 from refold.data.bars.findings import CHECKS
-from refold.data.bars.table import Kind, Table
+from refold.data.bars.table import Table, TableKind
 from refold.data.windows.split import ByFraction
 
 
@@ -72,7 +72,7 @@ def checks(
     calendar: str | None = "union",
     interval: str | None = None,
     stale_bars: int = 5,
-    kind: Kind = "prices",
+    kind: TableKind = "prices",
     **policies,
 ) -> Checks:
     """Checks with the policies of conf/data/base/windows.yaml and some others."""

@@ -34,7 +34,7 @@ from refold.data.sources.source import Source, batches_of
 from refold.data.windows.corruption import Corruption
 from refold.data.windows.loader import WindowLoader
 from refold.data.windows.scaler import Scaler
-from refold.data.windows.split import PARTS, Part, Split
+from refold.data.windows.split import PARTS, Part, SplitRule
 from refold.data.windows.views import Windows
 from refold.data.windows.weighting import AssetWeights, Draws, refuse_weights, weigh_assets
 from refold.errors import DataError
@@ -100,7 +100,7 @@ class WindowDataModule(LightningDataModule):
         max_masked: MaxMasked,
         batch_size: Annotated[int, at_least(1)],
         batch_size_per_device: Annotated[int | None, at_least(1)],
-        split: Split,
+        split: SplitRule,
         fold: Fold,
         checks: Checks,
         overnight: Overnight,

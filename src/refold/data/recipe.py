@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from refold.bounds import at_least, within
 from refold.data.bars.checks import Checks
 from refold.data.bars.entries import Entry, choose, find_all, name_of
-from refold.data.windows.split import Split
+from refold.data.windows.split import SplitRule
 
 Overnight = Literal["keep", "mask", "break"]
 """Ways to treat the first bar after the market was closed, of bars within the day: see `Recipe`."""
@@ -50,7 +50,7 @@ class Recipe:
     min_assets: MinAssets
     window_size: WindowSize
     max_masked: MaxMasked
-    split: Split
+    split: SplitRule
     fold: Fold
     checks: Checks
     overnight: Overnight

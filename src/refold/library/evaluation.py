@@ -43,7 +43,7 @@ from refold.training.saving import AtomicCheckpointIO, Checkpoints
 
 log = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind", bound=L.Callback)
+Wanted = TypeVar("Wanted", bound=L.Callback)
 
 
 def evaluate_run(
@@ -204,7 +204,7 @@ def scored_bars(test: ScoredPart, data: WindowDataModule) -> pl.DataFrame:
     return pl.DataFrame([times, pl.Series("asset", names[test.scores.asset]), pl.Series("score", test.scores.score)])
 
 
-def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind:
+def find_callback(trainer: L.Trainer, kind: type[Wanted]) -> Wanted:
     """Find the trainer's callback of a class.
 
     Args:

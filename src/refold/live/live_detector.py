@@ -24,7 +24,7 @@ from refold.live.past import Past
 from refold.live.peers import Peers
 from refold.live.reading import Bar, BarReader, Unread
 from refold.live.revising import adjust, context_bars, revise
-from refold.live.steps import Round, Steps
+from refold.live.steps import Round, Stepper
 from refold.live.traits import Traits
 from refold.live.verdict import DUPLICATE, FUTURE, LATE, MALFORMED, Verdict
 from refold.scoring.detector import Detector
@@ -369,7 +369,7 @@ class LiveDetector:
         self.peers = Peers(self.detector.recipe.checks.timetables or NOTHING)
         self.traits = Traits(self.detector, self.peers)
         self.arrivals = Arrivals(past, self.peers, self.traits, self.clock)
-        self.steps = Steps(self.arrivals, past, self.traits, self.maker)
+        self.steps = Stepper(self.arrivals, past, self.traits, self.maker)
         self.judging = Judging(past, self.peers, self.traits, self.clock)
 
 

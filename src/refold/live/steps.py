@@ -60,7 +60,7 @@ class Round(NamedTuple):
     lost: np.ndarray
 
 
-class Steps:
+class Stepper:
     """Turn bars that arrive into windows, and record their rows in the past.
 
     Args:

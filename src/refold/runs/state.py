@@ -20,7 +20,7 @@ STATE = "state.json"
 Ended = Literal["stopped", "failed"]
 
 
-class State(NamedTuple):
+class RunState(NamedTuple):
     """Say how a run stands that has no result.
 
     Attributes:
@@ -80,14 +80,14 @@ def record_refusal(directory: Path, error: RefoldError) -> None:
     os.close(file)
 
 
-def find_state(directory: Path) -> State:
+def find_state(directory: Path) -> RunState:
     """Read what state.json and its lock say of a run directory."""
     try:
         with (directory / STATE).open() as file:
             running = try_lock(file.fileno(), fcntl.LOCK_SH) is False
             text = file.read()
     except OSError:
-        return State(running=False, began=False, ended=None, reason="")
+        return RunState(running=False, began=False, ended=None, reason="")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):  # cut while it was written
@@ -95,7 +95,7 @@ def find_state(directory: Path) -> State:
     content = content if isinstance(content, dict) else {}
     ended = content.get("ended")
     ended = None if running or ended not in ("stopped", "failed") else ended
-    return State(running, began=True, ended=ended, reason=str(content.get("reason") or ""))
+    return RunState(running, began=True, ended=ended, reason=str(content.get("reason") or ""))
 
 
 def try_lock(file: int, kind: int) -> bool | None:

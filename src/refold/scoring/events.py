@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.market import survey
-from refold.data.bars.table import Kind
+from refold.data.bars.table import TableKind
 from refold.scoring.guesses import split_guesses
 from refold.scoring.rules import RULES
 
@@ -32,12 +32,12 @@ DONE = {"warn": "kept as it is", "mask": "kept without values", "drop": "dropped
 DONE_TO_GAP = {"warn": "series ends", "mask": "filled with bars without values"}
 
 
-def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: Kind = "prices") -> pl.Series:
+def likely_kinds(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: TableKind = "prices") -> pl.Series:
     """Name the kind of error that each bar looks like; see `likely_looks`, of which this is the first column."""
     return likely_looks(bars, market, kind)["kind"]
 
 
-def likely_looks(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: Kind = "prices") -> pl.DataFrame:
+def likely_looks(bars: pl.DataFrame, market: pl.DataFrame | None = None, kind: TableKind = "prices") -> pl.DataFrame:
     """Name the kind of error that each bar looks like: the most telling of those whose rule fires there or beside it.
 
     Where no rule fires and a second guess is a split, it looks like a split.

@@ -92,7 +92,7 @@ class Ridge:
         """Learn the map from training windows to the bars after them."""
         return self.fit_inputs(train_windows, lambda windows: windows.flatten(1))
 
-    def fit_inputs(self, train_windows: Windows, read: "Reader") -> Self:
+    def fit_inputs(self, train_windows: Windows, read: "InputReader") -> Self:
         """Learn a map from what is read of training windows to the bars after them.
 
         Args:
@@ -126,7 +126,7 @@ class Ridge:
         return (inputs.double() @ self.weights + self.intercept).unflatten(1, self.shape)
 
 
-class Reader(Protocol):
+class InputReader(Protocol):
     """Compute the inputs of a regression from windows."""
 
     def __call__(self, windows: Tensor, /) -> Tensor:

@@ -35,7 +35,7 @@ log = logging.getLogger("refold.score")
 
 
 @dataclass(frozen=True)
-class Copy:
+class PlantedCopy:
     """A copy of some bars with planted errors, as one series on a given scale.
 
     Attributes:
@@ -78,7 +78,7 @@ class Planter:
         features = [find_feature(entry) for entry in recipe.entries or ()]
         self.warm_up = max(1, longest_lookback(features) + recipe.scale_bars - 1)
 
-    def copy(self, bars: pl.DataFrame, generator: np.random.Generator) -> Copy:
+    def copy(self, bars: pl.DataFrame, generator: np.random.Generator) -> PlantedCopy:
         """Plant into a copy of some of the bars, and make a series of it; see `plant`.
 
         Args:
@@ -91,7 +91,7 @@ class Planter:
         here = np.where(made.origin >= 0, labels[made.origin], -1)
         if made.series.present is not None:
             here[~made.series.present.numpy()] = -1
-        return Copy(made, here, _blame(made, clean, here))
+        return PlantedCopy(made, here, _blame(made, clean, here))
 
     def plant(self, bars: pl.DataFrame, generator: np.random.Generator) -> tuple[Planted, np.ndarray]:
         """Plant into a copy of some of the bars.
@@ -209,7 +209,7 @@ def planted_windows(planter: Planter, score: PlantedErrors, measurer: Measurer, 
     return joined(made)
 
 
-def _by_asset(measurer: Measurer, windows: Windows, number: np.ndarray, copy: Copy) -> Examples:
+def _by_asset(measurer: Measurer, windows: Windows, number: np.ndarray, copy: PlantedCopy) -> Examples:
     """Return windows of each asset for itself: (n, T, A F) -> (n A, T, F)."""
     truth, codes, reconstruction = measurer.reconstruct(windows, number, windows.mask(number))
     rows = windows.rows(number)

@@ -30,7 +30,7 @@ from refold.scoring.rules import RULES, LargestRank, OnOneScale
 from refold.scoring.scores import PlantedErrors
 from refold.scoring.thresholds import count_alarms
 from refold.studies.inject import KINDS
-from refold.studies.price_errors import ALL, RULES_ALONE, Copy, NaturalTest, pooled, spoil
+from refold.studies.price_errors import ALL, RULES_ALONE, NaturalTest, SpoiltCopy, pooled, spoil
 
 HEAD = "head"
 WITHOUT = "head without autoencoder"
@@ -122,7 +122,7 @@ class NamedErrors:
 
     def _sets(
         self, parts: Mapping[Part, pl.DataFrame], score: PlantedErrors, warm_up: int, generator: np.random.Generator
-    ) -> dict[str, dict[str, list[Copy]]]:
+    ) -> dict[str, dict[str, list[SpoiltCopy]]]:
         """Plant each set of kinds into copies of validation and test: title -> part -> copies."""
         taught = [kind for kind in score.planted if kind.name in score.names]
         fixed = [KINDS[name] for name in ("bad tick", "wick", "stale", "split", "unit")]
@@ -137,7 +137,7 @@ class NamedErrors:
         detector: Detector,
         data: WindowDataModule,
         parts: Mapping[Part, pl.DataFrame],
-        copies: Mapping[str, list[Copy]],
+        copies: Mapping[str, list[SpoiltCopy]],
     ) -> list[dict[str, Any]]:
         """Train a head without each kind, and measure it on that kind; the other kinds decide its threshold."""
         rows = []
@@ -197,11 +197,11 @@ def _without(score: Any, name: str) -> PlantedErrors:
     return other
 
 
-def _threshold(scorer: Scorer, copies: Sequence[Copy]) -> float:
+def _threshold(scorer: Scorer, copies: Sequence[SpoiltCopy]) -> float:
     return best_threshold(pooled((one, scorer.score(one.bars)) for one in copies))["threshold"]
 
 
-def _measure(scorer: Scorer, copies: Sequence[Copy], threshold: float) -> list[dict[str, Any]]:
+def _measure(scorer: Scorer, copies: Sequence[SpoiltCopy], threshold: float) -> list[dict[str, Any]]:
     """Measure a scorer on each copy, and on all together."""
     scored = [(one, scorer.score(one.bars)) for one in copies]
     rows = []

@@ -107,7 +107,7 @@ def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[s
 
 
 @dataclass(frozen=True)
-class Copy:
+class SpoiltCopy:
     """A copy of a part with errors of one kind.
 
     Attributes:
@@ -140,7 +140,7 @@ class Copy:
 
 def spoil(
     bars: pl.DataFrame, kind: str | Kind, *, per_thousand: float, warm_up: int, generator: np.random.Generator
-) -> Copy:
+) -> SpoiltCopy:
     """Plant errors of one kind, and as many real jumps, into a copy of a part.
 
     Args:
@@ -161,7 +161,7 @@ def spoil(
     number = np.arange(len(asset))
     after = np.append(False, error[:-1] & (asset[1:] == asset[:-1])) & ~error
     warm = number - np.searchsorted(asset, asset) >= warm_up
-    return Copy(name, spoilt, warm & ~after, error, jump)
+    return SpoiltCopy(name, spoilt, warm & ~after, error, jump)
 
 
 class PriceErrors:
@@ -246,7 +246,7 @@ class PriceErrors:
                 natural.append({"scorer": name, **self.natural.judge(scorer, threshold)})
         return {"errors": rows, "checks": found, "natural": natural}
 
-    def _measure(self, scored: Sequence[tuple[Copy, np.ndarray]], threshold: float) -> dict[str, float | None]:
+    def _measure(self, scored: Sequence[tuple[SpoiltCopy, np.ndarray]], threshold: float) -> dict[str, float | None]:
         seen = pooled(scored)
         measured = {
             "average_precision": average_precision(seen),
@@ -261,7 +261,7 @@ class PriceErrors:
         return {name: value if math.isfinite(value) else None for name, value in measured.items()}  # JSON has no NaN
 
 
-def pooled(scored: Iterable[tuple[Copy, np.ndarray]]) -> LabelledScores:
+def pooled(scored: Iterable[tuple[SpoiltCopy, np.ndarray]]) -> LabelledScores:
     """Put the bars that count of several scored copies one after another, asset by asset."""
     return pool(series for one, scores in scored for series in one.series(scores))
 

@@ -38,7 +38,7 @@ from refold.data.bars.findings import CHECKS, EVERY_ROW, FINDINGS, ROW, Findings
 from refold.data.bars.gaps import Gaps, find_gaps
 from refold.data.bars.intervals import parse_interval
 from refold.data.bars.market import goes_on, in_order, survey
-from refold.data.bars.table import OWN, Kind, value_columns
+from refold.data.bars.table import OWN, TableKind, value_columns
 from refold.errors import DataError
 
 _KNOWN = f"{OWN}known"
@@ -100,7 +100,7 @@ class Checks:
         calendar: str | None,
         stale_bars: Annotated[int, at_least(2)],
         split_tolerance: Annotated[float, more_than(0)],
-        kind: Kind,
+        kind: TableKind,
     ) -> None:
         for key, chosen in (("policies", policies), ("scoring_policies", scoring_policies)):
             refuse_policies(key, chosen)
@@ -115,7 +115,7 @@ class Checks:
         self.calendar = calendar
         self.stale_bars = stale_bars
         self.split_tolerance = split_tolerance
-        self.kind: Kind = kind
+        self.kind: TableKind = kind
         self.timetables: Timetables | None = None
 
     def knowing(self, timetables: Timetables | None) -> "Checks":

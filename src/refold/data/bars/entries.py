@@ -21,7 +21,7 @@ from refold.data.bars import features as built_in
 from refold.data.bars import transforms
 from refold.data.bars.expressions import parse
 from refold.data.bars.features import Feature
-from refold.data.bars.table import NOT_VALUES, OHLCV, OWN, PRICES, Kind
+from refold.data.bars.table import NOT_VALUES, OHLCV, OWN, PRICES, TableKind
 from refold.errors import DataError
 
 Entry = str | Mapping[str, Any]
@@ -139,7 +139,7 @@ def columns_of(entries: Sequence[Entry]) -> set[str]:
     return {column for entry in entries for column in find_feature(entry).columns}
 
 
-def choose(available: Sequence[str], kind: Kind) -> tuple[Entry, ...]:
+def choose(available: Sequence[str], kind: TableKind) -> tuple[Entry, ...]:
     """Choose the features of a table whose data.features is null.
 
     Args:
@@ -165,7 +165,7 @@ def choose(available: Sequence[str], kind: Kind) -> tuple[Entry, ...]:
     )
 
 
-def usable_columns(bars: pl.LazyFrame, columns: Sequence[str], kind: Kind) -> list[str]:
+def usable_columns(bars: pl.LazyFrame, columns: Sequence[str], kind: TableKind) -> list[str]:
     """Return the columns that features are chosen from.
 
     Of prices, a volume that is 0 somewhere is left out, since its log is no number. Of a series, columns without any

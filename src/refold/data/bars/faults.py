@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import polars as pl
 
 from refold.data.bars.market import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, same_asset
-from refold.data.bars.table import PRICES, Kind, value_columns
+from refold.data.bars.table import PRICES, TableKind, value_columns
 
 
 def faults_of_values(
-    columns: Sequence[str], market: pl.DataFrame, kind: Kind, stale_bars: int, split_tolerance: float
+    columns: Sequence[str], market: pl.DataFrame, kind: TableKind, stale_bars: int, split_tolerance: float
 ) -> dict[str, pl.Expr]:
     """Return the checks of the values of a sorted table, each with an expression that is true for its faulty bars.
 

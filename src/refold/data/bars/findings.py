@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import polars as pl
 
 from refold.data.bars.dates import moment_in_words
-from refold.data.bars.table import OWN, Kind, value_columns
+from refold.data.bars.table import OWN, TableKind, value_columns
 from refold.errors import DataError
 
 Policy = Literal["error", "warn", "mask", "drop"]
@@ -65,10 +65,10 @@ class Findings:
         kind: of the table; values of a series are named in messages under their own names.
     """
 
-    def __init__(self, policies: Mapping[str, Policy], counted: pl.Expr, kind: Kind = "prices") -> None:
+    def __init__(self, policies: Mapping[str, Policy], counted: pl.Expr, kind: TableKind = "prices") -> None:
         self.policies = policies
         self.counted = counted
-        self.kind: Kind = kind
+        self.kind: TableKind = kind
         self.tables = [pl.DataFrame(schema=FINDINGS)]
         self.runs: list[pl.DataFrame] = []
 

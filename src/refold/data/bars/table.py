@@ -36,7 +36,7 @@ OWN = "refold/"
 """Begins the names of columns that travel with bars for a while, so that they are no values of a series."""
 
 Shape = Literal["auto", "long", "wide"]
-Kind = Literal["prices", "series"]
+TableKind = Literal["prices", "series"]
 
 # lower case, blanks and dashes as underscores
 _USUAL_NAMES = {
@@ -75,7 +75,7 @@ class Table:
     def __init__(
         self,
         *,
-        kind: Kind,
+        kind: TableKind,
         shape: Shape,
         columns: Mapping[str, str | None],
         timestamp_format: str | None,
@@ -379,7 +379,7 @@ def _is_fixed_point(bars: pl.DataFrame) -> bool:
     return bars.select(pl.all_horizontal(fits.all())).item() if set(PRICES) & set(bars.columns) else False
 
 
-def value_columns(columns: Iterable[str], kind: Kind) -> list[str]:
+def value_columns(columns: Iterable[str], kind: TableKind) -> list[str]:
     """List the columns of canonical bars that hold values.
 
     Args:

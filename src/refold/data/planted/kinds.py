@@ -12,8 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 
 from refold.bounds import checked, more_than
-from refold.data.bars.table import PRICES
-from refold.data.bars.table import Kind as TableKind
+from refold.data.bars.table import PRICES, TableKind
 
 SizeUnit = Literal["move", "price"]
 """What a size is a multiple of: the usual move of the asset from one bar to the next, or the price itself."""

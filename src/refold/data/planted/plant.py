@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from refold.data.bars.table import Kind as TableKind
-from refold.data.bars.table import value_columns
+from refold.data.bars.table import TableKind, value_columns
 from refold.data.planted.kinds import Kind, PlantedBars
 from refold.errors import DataError
 

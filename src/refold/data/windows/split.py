@@ -30,7 +30,7 @@ class Interval(NamedTuple):
     end: int
 
 
-class Split(Protocol):
+class SplitRule(Protocol):
     """Decide which moments of a calendar belong to which part, in one of several folds.
 
     Attributes:
@@ -55,7 +55,7 @@ class Split(Protocol):
         ...
 
 
-def divide(split: Split, fold: int, calendar: pl.Series, occurs: np.ndarray) -> list[Interval]:
+def divide(split: SplitRule, fold: int, calendar: pl.Series, occurs: np.ndarray) -> list[Interval]:
     """Divide a calendar that has moments without any bar, which do not count for the shares of the parts.
 
     Args:
