@@ -114,14 +114,14 @@ def test_jobs_that_cannot_be_compared_are_no_failure_of_the_sweep(tmp_path, monk
         (tmp_path / name).mkdir()
         (tmp_path / name / "resolved.yaml").write_text("of another version")
     monkeypatch.setattr(sweep.Sweep, "directory", tmp_path)
-    sweep.print_outcome()
+    sweep.print_sweep_outcome()
     assert "2 of 2 runs cannot be read" in capsys.readouterr().out
 
     def monitors_differ(runs):
         raise DataError("checkpoint.monitor differs between these runs")
 
     monkeypatch.setattr(comparison, "compare", monitors_differ)
-    sweep.print_outcome()
+    sweep.print_sweep_outcome()
     assert "no table of this sweep: checkpoint.monitor differs" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ import pytest
 from refold.data.bars.calendar import sessions
 from refold.data.bars.expected import find_timetables
 from refold.data.bars.holes import missing_times, off_grid, read_steps
-from refold.data.bars.intervals import describe, infer, parse_interval
+from refold.data.bars.intervals import describe_timetables, infer, parse_interval
 from refold.data.bars.timetable import Timetable
 from tests.data.lookalikes import crypto, currency, days_of, every, futures, in_zone, new_york, tokyo, without
 
@@ -252,7 +252,7 @@ def test_assets_with_the_same_timetable_are_named_together():
     ]
     found = find_timetables(pl.concat(frames).sort("asset", "timestamp").lazy(), len(frames), None, None).of
     assert list(found) == ["SPX", "A", "B", "X"]  # by their first bars
-    assert describe(found) == [
+    assert describe_timetables(found) == [
         "every 1 d (SPX), Mon-Fri",
         f"every 5 min (A, B), {EXCHANGE}, the clock of the timestamps",
         "too few bars for an interval (X): fewer than 20",

@@ -11,7 +11,7 @@ from conftest import compose_run, leave_pictures_blank, train_tiny
 import refold
 from refold.config.build import build_data
 from refold.errors import ConfigError, DataError
-from refold.library.challenge import _standard_error, challenger_settings, compare, decide, refuse_seen
+from refold.library.challenge import _standard_error, challenger_settings, compare_pair, decide, refuse_seen
 from refold.library.run import load_run
 
 
@@ -46,7 +46,7 @@ def test_bars_of_the_same_stretch_count_as_one():
 
 
 def test_a_run_does_not_beat_itself(champion):
-    outcome = compare(champion, champion, {})
+    outcome = compare_pair(champion, champion, {})
     assert outcome.keep == "champion"
     errors = outcome.measures["share of the variance that is not reconstructed"]
     assert errors["champion"] == errors["challenger"] > 0

@@ -11,7 +11,7 @@ from refold.errors import ConfigError
 from refold.scoring.baselines import Blank
 from refold.scoring.scores import Mahalanobis, SquaredError
 from refold.studies.pages import BEGIN, END, fill_page
-from refold.studies.unusual import all_scorers, tell
+from refold.studies.unusual import tell, unusual_scorers
 from tests.data.makers import random_bars, ready
 from tests.scoring.test_cloze_score import score
 from tests.scoring.test_detector import detector
@@ -40,7 +40,7 @@ def test_another_score_is_a_copy_around_the_same_model():
 def test_the_page_has_a_row_for_each_scorer_in_both_tables():
     page = (ROOT / "docs/unusual.md").read_text()
     data = ready(BARS)
-    scorers = all_scorers(detector(data, autoencoder=Blank(), score=score()), data, 0)
+    scorers = unusual_scorers(detector(data, autoencoder=Blank(), score=score()), data, 0)
     for name in scorers:
         assert len(re.findall(rf"^ +{re.escape(name)}  +\d", page, flags=re.MULTILINE)) == 2, name
 

@@ -28,7 +28,7 @@ CHOSEN = ("score.", "threshold.")
 """Begin the keys that may be chosen beside `KEYS`, such as threshold.risk."""
 
 
-def describe(run: "Run", anew: dict[str, str]) -> str:
+def describe_fit(run: "Run", anew: dict[str, str]) -> str:
     """Say what was fitted for settings that are not the run's own, and what of it the file does not do.
 
     Args:
@@ -70,5 +70,5 @@ def main() -> None:
         console.print("takes asset (B,): the place of each window's asset in the notes' assets, -1 for any other")
     outputs = ", ".join(writer.output_names(run.autoencoder.horizon))
     if anew:
-        console.print(f"fitted anew, to the run's own data: {describe(run, anew)}")
+        console.print(f"fitted anew, to the run's own data: {describe_fit(run, anew)}")
     console.print(f"gives {outputs}; differs from PyTorch by at most {difference:.0e}")

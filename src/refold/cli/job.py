@@ -80,7 +80,7 @@ def start(arguments: list[str], run_composed: Callable[[DictConfig], float], tra
         finally:
             if world:
                 cluster.dismiss(world)
-            sweep.print_outcome()
+            sweep.print_sweep_outcome()
 
 
 def join(cfg: DictConfig, run_dir: Path, train: Train) -> None:

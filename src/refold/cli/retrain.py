@@ -96,7 +96,7 @@ def retrain(champion: Run, given: dict[str, str], run_dir: Path) -> challenge.Ch
         discard_unused(run_dir)
         raise
     challenger = load_run(run_dir, trust=EVERYTHING)  # the parts are those of the champion, which was trusted
-    return challenge.compare(champion, challenger, given)
+    return challenge.compare_pair(champion, challenger, given)
 
 
 def print_outcome(outcome: challenge.Challenge, champion: Path) -> None:

@@ -34,7 +34,7 @@ class Sweep(Callback):
     directory: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Keep the directory of the sweep for `print_outcome`."""
+        """Keep the directory of the sweep for `print_sweep_outcome`."""
         Sweep.directory = Path(config.hydra.sweep.dir)
         hide_secrets(config)  # Hydra writes multirun.yaml
 
@@ -143,7 +143,7 @@ def read_result(directory: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and "metrics" in result else None
 
 
-def print_outcome() -> None:
+def print_sweep_outcome() -> None:
     """Print the table of a sweep's jobs and the names of those that failed, in the process that started the sweep."""
     if Sweep.directory is None or not Sweep.directory.is_dir():
         return

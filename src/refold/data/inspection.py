@@ -14,7 +14,7 @@ from refold.data.bars.dates import moment_in_words
 from refold.data.bars.entries import choose, columns_of, usable_columns
 from refold.data.bars.expected import Timetables
 from refold.data.bars.findings import CHECKS, ROW, Policy
-from refold.data.bars.intervals import describe
+from refold.data.bars.intervals import describe_timetables
 from refold.data.bars.market import in_order
 from refold.data.bars.series_columns import HEAD
 from refold.data.bars.table import value_columns
@@ -272,7 +272,7 @@ def _times(bars: pl.DataFrame, timetables: Mapping[str, Timetable | None]) -> di
         "first": moment_in_words(times.min()),
         "last": moment_in_words(times.max()),
         "time_zone": zone or none,
-        "sessions": tuple(describe(timetables)),
+        "sessions": tuple(describe_timetables(timetables)),
     }
 
 

@@ -108,7 +108,7 @@ def refuse_seen(champion: "Run", cfg: DictConfig) -> None:
         )
 
 
-def compare(champion: "Run", challenger: "Run", given: Mapping[str, str]) -> Challenge:
+def compare_pair(champion: "Run", challenger: "Run", given: Mapping[str, str]) -> Challenge:
     """Compare two runs on the bars of the challenger's test part that the champion was not fitted to either.
 
     Args:

@@ -19,7 +19,7 @@ import polars as pl
 
 from refold.errors import ConfigError, first_line
 from refold.runs.bounded_files import read_text
-from refold.scoring.moments import moments
+from refold.scoring.moments import naive_times
 from refold.scoring.scores.base_score import Question
 
 FORMAT = 1
@@ -130,7 +130,7 @@ class Decisions:
             yield self._dismiss(table, verdict)
 
     def _dismiss(self, table: pl.DataFrame, verdict: Question) -> pl.DataFrame:
-        flagged = table.with_row_index("row").filter("verdict").select("row", "asset", moments("timestamp"))
+        flagged = table.with_row_index("row").filter("verdict").select("row", "asset", naive_times("timestamp"))
         taken = [row for row, asset, moment in flagged.iter_rows() if self._is_dismissed(verdict, asset, moment)]
         self.dismissed_bars += len(taken)
         if not taken:

@@ -3,7 +3,7 @@
 import polars as pl
 
 
-def moments(column: str) -> pl.Expr:
+def naive_times(column: str) -> pl.Expr:
     """Return an expression of a column of times as naive datetimes in microseconds, of UTC if they have a zone."""
 
     def plain(times: pl.Series) -> pl.Series:
@@ -20,5 +20,5 @@ def moment_texts(times: pl.Series) -> list[str | None]:
     Args:
         times: dates or datetimes.
     """
-    plain = times.to_frame("time").select(moments("time")).to_series()
+    plain = times.to_frame("time").select(naive_times("time")).to_series()
     return plain.dt.strftime("%Y-%m-%d" if times.dtype == pl.Date else "%Y-%m-%dT%H:%M:%S%.6f").to_list()

@@ -36,7 +36,7 @@ _WIDTH = 128
 _CODE_SIZE = 16
 
 
-def all_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str, Scorer]:
+def unusual_scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str, Scorer]:
     """Return name -> scorer, not fitted, the plainest first.
 
     Args:
@@ -70,7 +70,7 @@ def measure(seed: int) -> dict[str, Any]:
     assert data.scaler is not None
     assert isinstance(parts.evaluation, PriceErrors)
     detector = build_detector(cfg, cast(Any, Blank()), data.recipe, data.scaler, data.feature_names, parts)
-    scorers = all_scorers(detector, data, seed)
+    scorers = unusual_scorers(detector, data, seed)
     found = parts.evaluation.measure(bars, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)
     return {"seed": seed, **found}
 

@@ -5,7 +5,7 @@ import polars as pl
 from refold.errors import DataError
 
 
-def adjust(bars: pl.DataFrame, where: str) -> pl.DataFrame:
+def adjust_prices(bars: pl.DataFrame, where: str) -> pl.DataFrame:
     """Scale open, high, low and close by adjusted close / close, and volume by the inverse: price x volume stays.
 
     Args:

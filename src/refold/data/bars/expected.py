@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.holes import missing_times, off_grid, read_steps
-from refold.data.bars.intervals import HEAD, describe, infer
+from refold.data.bars.intervals import HEAD, describe_timetables, infer
 from refold.data.bars.timetable import DAY, Timetable
 
 ALIKE = 0.8
@@ -74,7 +74,7 @@ class Timetables:
 
     def describe(self) -> list[str]:
         """Describe the timetables in lines such as `every 5 min (AAPL, MSFT), Mon-Fri 09:30-16:00`."""
-        return describe(self.of)
+        return describe_timetables(self.of)
 
     def to_plain(self) -> dict[str, dict | None]:
         """Return plain values, for JSON and checkpoints."""

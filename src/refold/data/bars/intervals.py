@@ -102,7 +102,7 @@ def parse_interval(text: str) -> tuple[Unit, float]:
     return unit, count
 
 
-def describe(timetables: Mapping[str, Timetable | None]) -> list[str]:
+def describe_timetables(timetables: Mapping[str, Timetable | None]) -> list[str]:
     """Describe timetables, one line for assets with the same one.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import polars as pl
 
 from refold.bounds import checked, more_than
-from refold.data.bars.adjusting import adjust
+from refold.data.bars.adjusting import adjust_prices
 from refold.data.bars.cells import PLAIN, CellFormat, CellReader, say
 from refold.data.bars.dates import as_moment, date_setting, moment_in_words
 from refold.data.bars.label_names import tell_labels
@@ -162,7 +162,7 @@ class Table:
             pl.col(name) * self.price_scale for name in (*PRICES, "adjusted_close") if name in bars.columns
         )
         if self.adjusted:
-            bars = adjust(bars, where)
+            bars = adjust_prices(bars, where)
         elif "adjusted_close" in bars.columns:
             adjusted = found["adjusted_close"]
             say(f"{where}: column {adjusted!r} is not used; data.source.table.adjusted=true adjusts all prices by it")
