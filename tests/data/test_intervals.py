@@ -118,7 +118,7 @@ def test_a_recorder_that_skips_a_moment_now_and_then_has_holes_only_where_more_i
     found = infer(times.filter(pl.Series(kept)))
     assert (found.interval, found.regular, found.slack) == ("1 s", True, skips)
     assert holes(found, times.filter(pl.Series(kept)))[:2] == (0, 0)
-    assert f"often with {skips} missing" in describe({"A": found})[0]
+    assert f"often with {skips} missing" in describe_timetables({"A": found})[0]
     left_out = (row > 600) & (row < 660)
     assert holes(found, times.filter(pl.Series(kept & ~left_out)))[0] == 1
     assert infer(times.filter(pl.Series(kept)), interval="1s").slack == 0  # held to what it is told
