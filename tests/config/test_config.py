@@ -137,13 +137,12 @@ def test_every_key_carries_a_comment_and_every_file_says_when_to_choose_it():
             assert "python train.py" in text, f"{path} shows no command"
 
 
-def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
-    cfg, result = tiny_run("trainer.max_epochs=2")
-    loaded = load_run(tmp_path / "run")
-    data = config.build_data(cfg)
+def test_a_run_comes_back_from_its_directory_bit_for_bit(run_dir):
+    loaded = load_run(run_dir)
+    data = config.build_data(loaded.config)
     data.setup()
-    module = config.build_module(cfg, data.num_features)
-    checkpoint = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    module = config.build_module(loaded.config, data.num_features)
+    checkpoint = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     module.eval()
     windows = data.test_windows.gather(torch.arange(8))
@@ -152,7 +151,7 @@ def test_a_run_comes_back_from_its_directory_bit_for_bit(tiny_run, tmp_path):
     assert loaded.features == data.feature_names
     assert torch.equal(loaded.scaler.transform(torch.ones(1, 5)), data.scaler.transform(torch.ones(1, 5)))
     assert OmegaConf.to_container(loaded.config)["layers"]["hidden_size"] == 8
-    assert set(result["metrics"]) >= {"val/reconstruction_mse", "test/reconstruction_mse", "test/r2"}
+    assert set(loaded.result["metrics"]) >= {"val/reconstruction_mse", "test/reconstruction_mse", "test/r2"}
 
 
 @pytest.mark.parametrize("name", slow_but(["stocks"], ["stocks", "panel"]))

@@ -150,6 +150,7 @@ def test_a_schedule_that_reached_its_end_or_feeds_nobody_is_not_spoken_of(tiny_r
     assert not [text for text in reached["warnings"] + unfed["warnings"] if "teacher forcing" in text]
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_a_test_part_that_stands_still_has_no_r2_and_says_why(tiny_run, tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)

@@ -86,7 +86,7 @@ INTRADAY = {"features": ["intraday_return"], "window_size": T, "checks": checks(
 
 
 @pytest.mark.parametrize("row", slow_but([0, T, 99], [0, 1, T - 1, T, 50, 98, 99, 100, 101, 150, 179]))
-@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("alignment", slow_but(["mean", "last"], ALIGNMENTS))
 def test_what_is_planted_at_a_bar_is_reported_at_that_bar(alignment, row):
     """Two assets of 100 and 80 bars: rows 0, 99, 100 and 179 are first and last bars of a series."""
     bars = random_bars([100, 80])

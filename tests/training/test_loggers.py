@@ -5,7 +5,6 @@ import logging
 import tracemalloc
 
 import pytest
-from conftest import slow_but
 
 from refold.config import build as config
 from refold.training import loggers
@@ -158,7 +157,8 @@ def test_a_page_shows_settings_without_noise():
     assert config.without_noise(settings) == {"a": {"b": 1}}
 
 
-@pytest.mark.parametrize("decoder", slow_but(["autoregressive"], ["autoregressive", "repeat"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["autoregressive", "repeat"])
 def test_every_run_logs_what_a_comparison_needs(decoder, tiny_run, tmp_path, caplog):
     caplog.set_level(logging.INFO, "refold.training.callbacks")
     _, result = tiny_run("trainer.max_epochs=3", f"decoder={decoder}")
