@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from refold.errors import ConfigError
-from refold.live.past import Past
 from refold.scoring.budget import Pace
 from refold.scoring.discoveries import Block
 from refold.scoring.tails import Tail
@@ -154,7 +153,7 @@ def _restore(live: "LiveDetector", content: Mapping[str, Any]) -> None:
     if len(past.peaks) != len(past) or len(past.memories) != len(past):
         raise ValueError("a tail lacks")
     live.traits.add(past.names)
-    _restore_peers(live, past, content["peers"])
+    _restore_peers(live, content["peers"])
 
 
 def _plain(memory: Any) -> dict[str, Any] | None:
@@ -177,7 +176,7 @@ def _memory(plain: Mapping[str, Any] | None) -> Any:
     return MEMORIES[str(parts.pop("kind"))](**parts)
 
 
-def _restore_peers(live: "LiveDetector", past: Past, stored: list[torch.Tensor]) -> None:
+def _restore_peers(live: "LiveDetector", stored: list[torch.Tensor]) -> None:
     times, counts = (part.numpy() for part in stored)
     peers = live.peers
     used = peers.used = len(times)

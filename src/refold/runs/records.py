@@ -69,12 +69,11 @@ class RunRecord:
         return self.settings.get("seed")
 
 
-def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> list[RunRecord]:
+def find_runs(places: Sequence[str | Path]) -> list[RunRecord]:
     """Read all runs in or below some directories, in order of their names, each once.
 
     Args:
-        places: directories, or `group=NAME` for the runs of that sweep anywhere below `outputs`.
-        outputs: the folder in which runs of a sweep are looked for.
+        places: directories, or `group=NAME` for the runs of that sweep anywhere below outputs/.
 
     Raises:
         DataError: a place is no run and holds none.
@@ -82,7 +81,7 @@ def find_runs(places: Sequence[str | Path], outputs: Path = Path("outputs")) -> 
     found: dict[Path, RunRecord] = {}
     for place in places:
         group = str(place).removeprefix("group=") if str(place).startswith("group=") else None
-        directory = outputs if group is not None else Path(place)
+        directory = Path("outputs") if group is not None else Path(place)
         records = [read_run(path) for path in run_directories(directory)]
         if group is not None:
             # a sweep that went on where an earlier one stopped holds runs of that one

@@ -113,7 +113,7 @@ class NamedErrors:
             natural.append({"scorer": name, **self.natural.judge(scorer, threshold)})
             alarms = {part: _alarms(scorer, parts[part], threshold) for part in ("val", "test")}
             clean.append({"scorer": name, **alarms, "fit_cpu_s": fitted - began, "threshold": threshold})
-        rows += self._left_out(detector, data, parts, sets[FIXED])
+        rows += self._left_out(detector, parts, sets[FIXED])
         return {"seed": seed, "errors": rows, "checks": {}, "natural": natural, "clean": clean}
 
     def metrics(self, measured: dict[str, Any]) -> dict[str, float]:
@@ -135,7 +135,6 @@ class NamedErrors:
     def _left_out(
         self,
         detector: Detector,
-        data: WindowDataModule,
         parts: Mapping[Part, pl.DataFrame],
         copies: Mapping[str, list[SpoiltCopy]],
     ) -> list[dict[str, Any]]:
