@@ -336,7 +336,7 @@ def main() -> None:
     table.add_argument("--threads", type=int, default=1, help="of the CPU")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
     table = tables.add_parser("live", help="verdicts on live bars against the model's own pass; needs all of refold")
-    table.add_argument("names", nargs="*", help="push, many, memory, start; all, if none is named")
+    table.add_argument("names", nargs="*", help="push, many, memory, start, watch; all, if none is named")
     table.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between this page's markers")
     table = tables.add_parser("per_asset", help="what is found in a calm asset, and who is flagged; trains models")
     table.add_argument(

@@ -38,6 +38,7 @@ from refold.data.long import cache
 from refold.data.pipeline import Prepared
 from refold.data.sources import Csv, Parquet
 from refold.data.windows.split import ByFraction
+from scripts.bench.memory import anonymous, peak, resident
 
 F, B = 5, 256
 REPEATS = 7
@@ -98,24 +99,6 @@ def bench_gather() -> list[str]:
         "",
         *rows,
     ]
-
-
-def resident() -> float:
-    """MiB of the process now, mapped pages of files included."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-
-
-def peak() -> float:
-    """MiB that the process had at most. Not getrusage: a child's ru_maxrss counts its parent's memory before exec."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def anonymous() -> float:
-    """MiB that the process holds now for itself alone: without pages of files, which the kernel takes back at need."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
 def epoch_memory(T: int, bars: int) -> dict[str, float]:

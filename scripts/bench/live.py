@@ -4,6 +4,7 @@
     python scripts/bench live many            a bar of each of 3,000 assets at once
     python scripts/bench live memory          resident memory over a million bars of 3,000 assets
     python scripts/bench live start           from a new process to the first verdict, with the state of 3,000 assets
+    python scripts/bench live watch           bars per second of `refold watch` from a pipe
 
 Features, checks, score, the level of SPOT and the verdict are included. Times are CPU time of one thread. Letters: B
 windows, T bars, F features, H hidden size.
@@ -13,6 +14,7 @@ import gc
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,12 +34,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from refold.data.bars.table import Table
 from refold.live.live_detector import LiveDetector, Origin
 from refold.scoring.thresholds import StreamingPeaks
-from scripts.bench.data import resident
+from scripts.bench.memory import MIB, resident
 from scripts.bench.score import FEATURES, F, autoencoder, detector_of
 
 T, H, ASSETS = 32, 64, 3_000
 PUSHES, REPEATS = 3_000, 9
-MIB = 1 << 20
+WATCHED = 20_000
 
 
 TABLE = Table(
@@ -171,24 +173,29 @@ print(time.process_time() - began[0], time.perf_counter() - began[1])
 """
 
 
+def trained(where: Path) -> Path:
+    """The directory of a new run on two assets, whose own alignment is last."""
+    two_assets().write_parquet(where / "train.parquet")
+    settings = ["data=parquet", f"data.path={where / 'train.parquet'}", f"data.features=[{','.join(FEATURES)}]"]
+    settings += ["logger=csv", "trainer.accelerator=cpu", "trainer.max_steps=20", f"hydra.run.dir={where / 'run'}"]
+    settings += ["alignment=last", "threshold=spot", "threshold.start=0.9", f"layers.hidden_size={H}"]
+    subprocess.run([sys.executable, "train.py", *settings], check=True, capture_output=True)
+    return where / "run"
+
+
 def bench_start() -> list[str]:
+    import refold
+
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        two_assets().write_parquet(where / "train.parquet")
-        settings = ["data=parquet", f"data.path={where / 'train.parquet'}", f"data.features=[{','.join(FEATURES)}]"]
-        settings += ["logger=csv", "trainer.accelerator=cpu", "trainer.max_steps=20", f"hydra.run.dir={where / 'run'}"]
-        settings += ["alignment=last", "threshold=spot", "threshold.start=0.9", f"layers.hidden_size={H}"]
-        subprocess.run([sys.executable, "train.py", *settings], check=True, capture_output=True)
-        import refold
-
-        live, following = refold.load_run(where / "run").live(), feed(ASSETS)
+        run = trained(where)
+        live, following = refold.load_run(run).live(), feed(ASSETS)
         for _ in range(T):
             live.push_many(following())
         live.save(where / "live.state")
         size = (where / "live.state").stat().st_size / MIB
-        bar = {**following()[0]}
-        bar["timestamp"] = bar["timestamp"].isoformat()
-        command = [sys.executable, "-c", START, str(where / "run"), str(where / "live.state"), json.dumps(bar)]
+        bar = in_json(following()[0])
+        command = [sys.executable, "-c", START, str(run), str(where / "live.state"), bar]
         seen = [
             list(map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
             for _ in range(5)
@@ -200,11 +207,40 @@ def bench_start() -> list[str]:
     ]
 
 
+def in_json(bar: dict[str, Any]) -> str:
+    """A bar as a line of a feed."""
+    return json.dumps({**bar, "timestamp": bar["timestamp"].isoformat()})
+
+
+def bench_watch() -> list[str]:
+    following = feed(10)
+    lines = [in_json(bar) + "\n" for _ in range(WATCHED // 10) for bar in following()]
+
+    def cpu_seconds(run: Path, count: int) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command, text = [sys.executable, "-m", "refold", "watch", f"run={run}"], "".join(lines[:count])
+        told = subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if told.count("\n") != count:
+            sys.exit(f"{told.count(chr(10))} verdicts on {count} bars")
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = trained(Path(folder))
+        starts, wholes = zip(*((cpu_seconds(run, 10), cpu_seconds(run, WATCHED)) for _ in range(3)), strict=True)
+    start, whole = statistics.median(starts), statistics.median(wholes)
+    return [
+        f"`refold watch`, {WATCHED:,} bars of 10 assets as JSON lines from a pipe: {WATCHED / (whole - start):,.0f} "
+        f"bars per second of CPU time, and {start:.1f} s to start; {WATCHED / whole:,.0f} bars per second with it.",
+    ]
+
+
 BENCHES: dict[str, Callable[[], list[str]]] = {
     "push": bench_push,
     "many": bench_many,
     "memory": bench_memory,
     "start": bench_start,
+    "watch": bench_watch,
 }
 
 

@@ -39,7 +39,7 @@ from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTM
 from refold.scoring.detector import Detector
 from refold.scoring.scores import SquaredError
 from refold.scoring.thresholds import Quantile
-from scripts.bench.data import peak
+from scripts.bench.memory import peak
 from tests import naive
 
 ROOT = Path(__file__).resolve().parents[2]

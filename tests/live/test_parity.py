@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from refold.scoring.budget import AlarmBudget
 from refold.scoring.discoveries import FalseDiscoveries
-from refold.scoring.scores import GaussDynamic, GaussDynamicKernel, LatentNeighbours, Mahalanobis, SquaredError
+from refold.scoring.scores import (
+    ClozeScore,
+    GaussDynamic,
+    GaussDynamicKernel,
+    LatentNeighbours,
+    Mahalanobis,
+    SquaredError,
+    StudentScore,
+)
 from refold.scoring.thresholds import Quantile, StreamingPeaks
 from tests.data.makers import ALL_FEATURES, checks, random_bars, with_value
 from tests.live.live_bars import assert_same, batch, fitted, in_time, live_of
@@ -35,6 +43,11 @@ CASES = {
     "gauss_d": {"score": GaussDynamic(memory=10, floor=1e-3), **SPOT, **MASKED},
     "gauss_d_k": {"score": GaussDynamicKernel(memory=10, floor=1e-3, width=1.0, centred=False), **MASKED},
     "latent": {"score": LatentNeighbours(neighbours=3, references=50)},
+    "student": {"score": StudentScore(), **MASKED},
+    "cloze": {
+        "score": ClozeScore(hidden_size=8, num_layers=1, margin=0, degrees=4.0, scale_power=0.5, steps=3, batch_size=16,
+                            lr=3e-3, seed=0), **MASKED,
+    },
     "budget": {"threshold": AlarmBudget(alarms=20.0, per="asset_year", adapt=0.5, per_asset=False)},
     "fdr": {"threshold": FalseDiscoveries(share=0.3, block=20, per_asset=False)},
     "weekdays": {"checks": checks(calendar="24x7", interval="1d"), "threshold": Quantile(share=0.9, per_asset=True)},
@@ -87,6 +100,24 @@ def test_live_bars_get_what_a_batch_gives_them(judges, name):
     assert_same([live.push(bar) for bar in in_time(bars, np.random.default_rng(0))], scored)
     at_once = live_of(judge)
     assert_same(at_once.push_many(bars), scored)
+
+
+def test_a_series_of_any_numbers_is_judged_as_a_batch_judges_it():
+    draw = np.random.default_rng(0)
+    numbers = {name: draw.normal(size=500).cumsum() + 50 for name in ("load", "heat")}
+    bars = (
+        random_bars([300, 200])
+        .select("timestamp", "asset")
+        .with_columns(**{k: pl.Series(v) for k, v in numbers.items()})
+    )
+    features = [{"name": name, "column": name} for name in numbers] + ["diff(load)", "zscore_5(heat)"]
+    judge = fitted(bars=bars, features=features, checks=checks(kind="series", missing_value="mask", gap="mask"), **SPOT)
+    new = with_value(bars.filter(pl.int_range(pl.len()) % 97 != 50), range(100, 104), "load", None)
+    new = with_value(new, range(320, 330), "heat", 50.0)
+    scored, live = batch(judge, new), live_of(judge, kind="series")
+    assert_same([live.push(bar) for bar in in_time(new, np.random.default_rng(0))], scored)
+    assert_same(live_of(judge, kind="series").push_many(new), scored)
+    assert scored["score"].count() > 300
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from refold.live.feed import Feed
 from refold.live.recent import SHOWN, Recent
 from refold.live.server import PAGE, Limits, Service, make_app
 from refold.live.verdict import Verdict
+from tests.live.browser import Browser
 
 TOKEN = "a-token-for-tests-0123"
 
@@ -139,6 +141,28 @@ def test_a_body_that_holds_no_bars_is_refused(content, kind, status, told, last_
     assert told in answer.json()["detail"]
 
 
+def test_a_bar_that_stands_twice_in_one_request_is_no_mistake(last_run, bars):
+    http, one = client(last_run), bars[0]
+    answer = http.post("/bars", json=[one, one, {**one, "close": one["close"] * 1.01}, bars[-1], one])
+    assert [said["status"] for said in answer.json()["verdicts"]] == [200, 200, 409, 200, 200]
+    assert answer.json()["accepted"] == 2
+
+
+def test_a_body_that_does_not_end_is_given_up(last_run):
+    service = Service(Feed(load_run(last_run).live(), None, 1), "run")
+    limits = Limits(token=None, body=10**6, rate=1000, hosts={"testserver"}, seconds=0.2)
+
+    async def slowly():
+        for _ in range(100):
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    answer = Client(make_app(service, limits)).post(
+        "/bars", content=slowly(), headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["detail"]) == (408, "the body did not come within 0.2 s")
+
+
 def test_more_requests_than_the_rate_wait(last_run):
     http = client(last_run, rate=2)
     answers = [http.post("/bars", json=[]) for _ in range(4)]
@@ -246,13 +270,109 @@ def test_a_port_in_use_and_an_address_that_is_none_are_named():
         serve.bind("no.such.host.invalid", 0)
 
 
+@pytest.fixture
+def served(last_run, tmp_path):
+    """(settings, token) -> a server of its own process, and its address; it is ended if the test does not end it."""
+    started: list[subprocess.Popen] = []
+
+    def start(*settings: str, token: str | None = None) -> tuple[subprocess.Popen, str]:
+        environment = {**clean_environment(tmp_path), **({"REFOLD_TOKEN": token} if token else {})}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "refold", "serve", f"run={last_run}", "port=0", *settings], cwd=tmp_path,
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        address = re.match(r"(http://127.0.0.1:\d+), ctrl-C ends it", process.stderr.readline())
+        assert address
+        return process, address[1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(60)
+        process.stderr.close()
+
+
 @pytest.mark.slow
-def test_a_server_streams_survives_its_readers_and_saves_when_it_ends(last_run, bars, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "refold", "serve", f"run={last_run}", "port=0", "state=live.pt"], cwd=tmp_path,
-        env={**clean_environment(tmp_path), "REFOLD_TOKEN": TOKEN}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    address = re.match(r"(http://127.0.0.1:\d+), ctrl-C ends it", process.stderr.readline())[1]
+def test_slow_clients_are_bounded_and_the_others_are_served(served, bars):
+    """200 readers that never read, 50 bodies that never end, 50 heads that never end: 100 readers may stay."""
+    process, address = served()
+    port = int(address.rpartition(":")[2])
+
+    def opened(text: str) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+        connection.sendall(text.encode())
+        return connection
+
+    host = "Host: localhost\r\n"
+    readers = [opened(f"GET /verdicts HTTP/1.1\r\n{host}\r\n") for _ in range(200)]
+    told = [connection.recv(12) for connection in readers]
+    assert (told.count(b"HTTP/1.1 200"), told.count(b"HTTP/1.1 503")) == (MOST_READERS, 200 - MOST_READERS)
+    kind = "Content-Type: application/json\r\nContent-Length: 100\r\n"
+    bodies = [opened(f"POST /bars HTTP/1.1\r\n{host}{kind}\r\n[") for _ in range(50)]
+    heads = [opened("GET /health HTTP/1.1\r\n") for _ in range(50)]
+    before = memory_of(process)
+    with httpx.Client(base_url=address, timeout=60) as http:
+        for day in range(0, len(bars), 100):
+            assert http.post("/bars", json=bars[day : day + 100]).status_code == 200
+        assert http.get("/health").json()["bars"] == len(bars)
+    assert memory_of(process) < before + 150
+    for connection in heads:  # closed by the server
+        assert connection.recv(1) == b""
+    assert bodies[0].recv(12) == b"HTTP/1.1 408"
+    for connection in (*readers, *bodies, *heads):
+        connection.close()
+    process.send_signal(signal.SIGINT)
+    errors = process.stderr.read()
+    assert process.wait(timeout=60) == 0, errors
+    assert "Traceback" not in errors
+
+
+def memory_of(process: subprocess.Popen) -> float:
+    """MiB that a process has."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@pytest.mark.slow
+def test_a_browser_shows_bars_verdicts_and_charts_as_they_come(served, bars, tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    process, address = served(token=TOKEN)
+    assets = sorted({bar["asset"] for bar in bars})
+    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as http:
+        browser = Browser(program, f"{address}/", tmp_path / "profile")
+        try:
+            browser.wait_for("document.getElementById('access')?.hidden === false")  # it asks for the token
+            browser.evaluate(
+                f"document.getElementById('token').value = '{TOKEN}'; document.querySelector('#access button').click()"
+            )
+            while not http.get("/metrics").text.count("refold_readers 1.0"):
+                time.sleep(0.1)
+            assert http.post("/bars", json=bars[:-50]).status_code == 200
+            rows = "document.querySelectorAll('#assets tr')"
+            assert browser.wait_for(f"{rows}.length == {len(assets)} && [...{rows}].map(row => row.dataset.asset)")
+            wild = {**bars[-50], "high": bars[-50]["high"] * 3, "close": bars[-50]["close"] * 3}
+            assert http.post("/bars", json=wild).json()["verdicts"][0]["flagged"]
+            first = "document.querySelector('#verdicts tr')"
+            assert browser.wait_for(f"{first}.className == 'flagged' && {first}.dataset.asset") == wild["asset"]
+            browser.evaluate(f"document.querySelector(`#assets tr[data-asset='{assets[1]}']`).click()")
+            browser.wait_for(f"document.getElementById('asset').textContent.startsWith('{assets[1]},')")
+            charts = browser.evaluate("[...document.querySelectorAll('#charts path')].map(path => path.dataset.line)")
+            assert charts[:2] == ["score", "level"]
+            assert charts.count("as reconstructed") == charts.count("as it came") >= 2
+            assert browser.evaluate("document.getElementById('problem').textContent") == ""
+        finally:
+            browser.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+def test_a_server_streams_survives_its_readers_and_saves_when_it_ends(served, bars, tmp_path):
+    process, address = served("state=live.pt", token=TOKEN)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with httpx.Client(base_url=address, headers=headers, timeout=60) as http:
         idle = [socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) for _ in range(200)]
@@ -274,5 +394,3 @@ def test_a_server_streams_survives_its_readers_and_saves_when_it_ends(last_run, 
     assert "Traceback" not in errors
     assert TOKEN not in errors
     assert TOKEN.encode() not in (tmp_path / "live.pt").read_bytes()
-    time.sleep(0)
-    process.stderr.close()

@@ -1,10 +1,13 @@
 """`refold watch`: bars in, a line per verdict out, a state that is saved, and an end without a traceback."""
 
+import contextlib
 import io
 import json
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from refold.library.run import load_run
 from refold.live.feed import Feed
 from refold.live.lines import LineReader
 from refold.live.live_detector import LiveDetector
+
+KILLS = 4
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +147,58 @@ def test_a_reader_that_ends_ends_it_and_the_state_is_saved(last_run, csv, tmp_pa
     assert (tmp_path / "live.pt").exists()
     process.stdin.close()
     process.stderr.close()
+
+
+@pytest.mark.slow
+def test_killed_and_fed_again_it_loses_no_bar(last_run, csv, tmp_path):
+    """After each SIGKILL the feed begins anew: what the state has seen is refused, and each bar has one verdict."""
+    whole = {
+        (one["asset"], one["timestamp"]): one for one in judged(Feed(load_run(last_run).live(), None, 1), csv, 10**6)
+    }
+    told: dict[tuple, dict] = {}
+    draw, kills, refused = random.Random(0), 0, 0
+    two = csv.index(b"\n", csv.index(b"\n") + 1) + 1  # bytes of the header and a bar
+    while True:
+        process = started(last_run, tmp_path, "state=live.pt", "every=20")
+        process.stdin.write(csv[:two])  # what comes while it starts is judged at once
+        process.stdin.flush()
+        lines = [process.stdout.readline()]
+        feeder = threading.Thread(target=fed_slowly, args=(process.stdin, csv[two:]), daemon=True)
+        feeder.start()
+        if kills < KILLS:
+            lines += [process.stdout.readline() for _ in range(draw.randint(60, 150))]
+            process.kill()
+            kills += 1
+        lines += process.stdout.read().splitlines(keepends=True)
+        process.wait(60)
+        feeder.join(60)
+        for one in map(json.loads, [line for line in lines if line.endswith(b"\n")]):
+            key = one["asset"], one["timestamp"]
+            if not one["accepted"]:
+                assert one["reason"] in ("duplicate", "late")
+                assert key in told
+                refused += 1
+                continue
+            assert_same([one], [whole[key]])
+            told[key] = one
+        process.stdout.close()
+        process.stderr.close()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    assert kills == KILLS
+    assert refused > 20
+    assert told.keys() == whole.keys()
+
+
+def fed_slowly(stdin, data: bytes) -> None:
+    """Write bytes as a feed does, until the end or until nobody reads."""
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        for start in range(0, len(data), 600):
+            stdin.write(data[start : start + 600])
+            stdin.flush()
+            time.sleep(0.01)
+        stdin.close()
 
 
 @pytest.mark.slow

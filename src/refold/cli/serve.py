@@ -32,6 +32,9 @@ SHORTEST_TOKEN = 16
 MOST_CONNECTIONS = 1000
 """Connections at a time; a request beyond them gets 503."""
 
+SILENT_SECONDS = 10.0
+"""Seconds without a request, or within the head of one, after which a connection is closed."""
+
 
 def main() -> None:
     """Load the run, and serve until ctrl-C or SIGTERM."""
@@ -45,6 +48,7 @@ def main() -> None:
     try:
         import uvicorn
 
+        from refold.live.connections import closing_silent
         from refold.live.server import Limits, Service, make_app
     except ImportError as error:
         raise ConfigError(f'{error.name} is not installed, which serve needs: pip install "refold[serve]"') from None
@@ -56,7 +60,7 @@ def main() -> None:
         app = make_app(service, Limits(token=token, body=body, rate=rate, hosts=hosts))
         config = uvicorn.Config(
             app, log_level="warning", limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=5, server_header=False,
-            timeout_graceful_shutdown=3,
+            timeout_graceful_shutdown=3, http=closing_silent(SILENT_SECONDS),
         )  # fmt: skip
         shown = f"[{host}]" if ":" in host else host
         logging.getLogger("refold").info("http://%s:%d, ctrl-C ends it", shown, bound.getsockname()[1])

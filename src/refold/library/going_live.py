@@ -31,13 +31,16 @@ def go_live(run: TrainedRun, settings: Mapping[str, Any], fitted: Mapping[str, A
         RefoldError: a setting is wrong, or what it asks for needs later bars or those of other assets.
     """
     given = not_own(run, settings)
-    judge = Judge(run, pl.DataFrame(), given)
+    # a run on a file reads live bars as it read that: no option file is composed, which takes half a second
+    reads_files = {"path", "table"} <= set(run.config.data.source) and not any(key.startswith("data.") for key in given)
+    judge = Judge(run, None if reads_files else pl.DataFrame(), given)
     if fitted is not None and run.detector is not None:
         detector, state = _refitted(run.detector, judge, fitted), fitted
     else:
         detector = judge.detector
         state = detector.state_dict() if judge.refits or run.detector is None else None
     table = build_table(judge.cfg).with_optional_label()
+    table.start = table.end = None  # of the bars that it was trained on; live ones are later
     drift = build_drift_test(judge.cfg, detector)
     origin = Origin(_key(run), given, state)
     return LiveDetector(detector, table, lambda bars: _canonical(bars, table), origin, drift=drift)

@@ -333,11 +333,14 @@ class LiveDetector:
             place, asset = int(places[one]), assets[number[one]]
             same = arrays["time"][place] == time
             if same.any() or last[one] < time:
-                own = int(same.argmax())
-                equal = same.any() and np.array_equal(
-                    np.where(absent[number[one]], np.nan, values[number[one]]),
-                    np.where(arrays["raw_absent"][place, own], np.nan, arrays["raw"][place, own]), equal_nan=True,
-                )  # fmt: skip
+                if last[one] < time:  # it stands twice among these bars
+                    earlier = int(number[int((places == place).argmax())])
+                    there, lacks = values[earlier], absent[earlier]
+                else:
+                    own = int(same.argmax())
+                    there, lacks = arrays["raw"][place, own], arrays["raw_absent"][place, own]
+                given = np.where(absent[number[one]], np.nan, values[number[one]])
+                equal = np.array_equal(given, np.where(lacks, np.nan, there), equal_nan=True)
                 note = None if equal else "a bar of that time is there with other values; revise corrects it"
                 said[number[one]] = self.refused(asset, time, DUPLICATE, note)
             else:

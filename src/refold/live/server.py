@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from refold.live.broadcast import Broadcast, Reader
 from refold.live.feed import Feed
@@ -18,6 +19,9 @@ from refold.live.lines import LineReader
 from refold.live.measures import Measures
 from refold.live.recent import Recent
 from refold.live.verdict import DUPLICATE, MALFORMED, Verdict
+
+BODY_SECONDS = 30.0
+"""Seconds that a body may take to come."""
 
 MOST_WAITING = 64
 """Requests with bars that wait for their turn at most."""
@@ -41,10 +45,13 @@ class Limits:
         body: bytes of a body.
         rate: requests with bars per second, on average; as many may come at once.
         hosts: names under which the server may be called; None: any.
+        seconds: that a body may take to come.
     """
 
-    def __init__(self, *, token: str | None, body: int, rate: int, hosts: set[str] | None) -> None:
-        self.token, self.body, self.rate, self.hosts = token, body, rate, hosts
+    def __init__(
+        self, *, token: str | None, body: int, rate: int, hosts: set[str] | None, seconds: float = BODY_SECONDS
+    ) -> None:
+        self.token, self.body, self.rate, self.hosts, self.seconds = token, body, rate, hosts, seconds
         self._left, self._at = float(rate), time.monotonic()
 
     def refuse(self, request: Request) -> Response | None:
@@ -73,18 +80,23 @@ class Limits:
         """Read a body, as far as it may go.
 
         Raises:
-            HTTPException: 413 if it is too large.
+            HTTPException: 413 if it is too large, 408 if it does not come in time.
         """
         told = f"the body is larger than {self.body:,} bytes; send fewer bars at a time"
         length = request.headers.get("content-length", "0")
         if length.isdigit() and int(length) > self.body:
             raise HTTPException(413, told)
         parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.body:
-                raise HTTPException(413, told)
-            parts.append(part)
+        try:
+            async with asyncio.timeout(self.seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self.body:
+                        raise HTTPException(413, told)
+                    parts.append(part)
+        except TimeoutError:
+            close = {"Connection": "close"}
+            raise HTTPException(408, f"the body did not come within {self.seconds:g} s", close) from None
         return b"".join(parts)
 
 
@@ -122,6 +134,26 @@ def status_of(verdict: Verdict) -> int:
     if verdict.accepted or (verdict.reason == DUPLICATE and verdict.note is None):
         return 200
     return STATUS[str(verdict.reason)]
+
+
+class EventStream(StreamingResponse):
+    """Send a reader its events. It has its place from now on, so that requests that come at once cannot share one.
+
+    Args:
+        broadcast: of the verdicts.
+        reader: new.
+    """
+
+    def __init__(self, broadcast: Broadcast, reader: Reader) -> None:
+        super().__init__(broadcast.events(reader), media_type="text/event-stream")
+        self.broadcast, self.reader = broadcast, reader
+        broadcast.readers.add(reader)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.broadcast.readers.discard(self.reader)
 
 
 class Service:
@@ -225,7 +257,7 @@ def make_app(service: Service, limits: Limits) -> FastAPI:
         """Stream verdicts: of one asset, or on flagged bars alone, where asked. A slow reader loses the oldest."""
         if service.broadcast.full:
             raise HTTPException(503, "there are as many readers as may be", {"Retry-After": "10"})
-        return StreamingResponse(service.broadcast.events(Reader(asset, flagged)), media_type="text/event-stream")
+        return EventStream(service.broadcast, Reader(asset, flagged))
 
     @app.get("/health", summary="Whether the server lives")
     async def health() -> dict[str, Any]:
