@@ -204,8 +204,8 @@ def test_where_nothing_fires_the_rules_name_nothing():
         if change == 1:
             closes[place] *= draw.choice([0.8, 0.97, 1.03, 1.3])
         elif change in (2, 3):
-            factor = draw.choice([0.5, 2.0, 1.49, 100.0, 0.001])
-            closes[place:], opens[place:] = closes[place:] * factor, opens[place:] * factor
+            factor = draw.choice([0.5, 2.0, 1.49, 1.37, 0.73, 100.0, 0.001])
+            closes[place:], opens[place + change - 2 :] = closes[place:] * factor, opens[place + change - 2 :] * factor
         elif change == 4:
             closes[-4:] = closes[-1]
         bars = bars.with_columns(pl.Series("close", closes), pl.Series("open", opens))

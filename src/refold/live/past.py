@@ -123,7 +123,7 @@ class Past:
         room = len(self.arrays["bars"])
         if len(self.names) <= room:
             return
-        more = max(4, room)
+        more = max(4, room // 4)  # a fifth of the room is empty at most
         for name, (shape, dtype, empty) in self.fields.items():
             added = np.full((more, *shape), empty, dtype=dtype)
             self.arrays[name] = np.concatenate([self.arrays[name], added])

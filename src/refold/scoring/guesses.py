@@ -17,7 +17,8 @@ _LEAST = 1e-3  # smallest usual move, so that a price that stood still allows on
 _QUIET, _MOST = 2.0, 6.0  # usual moves beside the ratio that say nothing, and that a split's day makes at most
 _JUMP = 8.0  # usual moves that a split's jump makes at least
 _BUSY = 2.5  # usual trade in money on the day: the rule's four times those of the day before let a crash pass
-_SHARE = 0.25  # of the log ratio: a larger move would be what the jump consists of
+LARGEST_REST = 0.25
+"""Share of a log ratio that the day may have moved besides: a larger move would be what the jump consists of."""
 
 
 def split_guesses(bars: pl.DataFrame, market: pl.DataFrame) -> pl.Series:
@@ -62,11 +63,11 @@ def _guess(table: pl.DataFrame) -> list[str | None]:
     up = np.log(SPLIT_RATIOS)
     targets = np.concatenate([up, -up])
     guesses: list[str | None] = [None] * table.height
-    large = table["calm"].fill_null(True).to_numpy() & (np.abs(move) > (1 - _SHARE) * up.min())
+    large = table["calm"].fill_null(True).to_numpy() & (np.abs(move) > (1 - LARGEST_REST) * up.min())
     for row in np.flatnonzero(large & (np.abs(move) > _JUMP * usual)):
         target = targets[np.abs(move[row] - targets).argmin()]
         rest, night = move[row] - target, jump[row] - target
-        allowed = min(_MOST * usual[row], _SHARE * abs(target))
+        allowed = min(_MOST * usual[row], LARGEST_REST * abs(target))
         stays = not beside[row] > abs(target) / 2
         if abs(rest) <= allowed and abs(night) <= allowed and stays:
             percent = abs(np.expm1(rest))

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.market import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, survey
+from refold.scoring.guesses import LARGEST_REST
 from refold.scoring.protocols import Scorer
 
 _MANY_DEVIATIONS = 5.0  # Barndorff-Nielsen et al. take 10 from tick to tick; of daily returns that would miss most
@@ -161,7 +162,7 @@ RULES: dict[str, type[Rule]] = {
 
 
 def nothing_fires(opens: np.ndarray, closes: np.ndarray) -> bool:
-    """Tell whether none of `RULES`, fitted to nothing, can fire at the last bar of an asset or at the one before it.
+    """Tell whether no rule and no second guess of `likely_looks` can speak at an asset's last bar or the one before.
 
     It asks for less than the rules do and needs no table, so that a bar that comes alone costs microseconds: where it
     is True none fires, where it is False the rules have to be asked.
@@ -179,7 +180,9 @@ def nothing_fires(opens: np.ndarray, closes: np.ndarray) -> bool:
         return False
     jumps = np.abs(np.log(opens[-2:] / closes[-3:-1]))
     returns = np.diff(np.log(closes))
-    splits = jumps.max() >= math.log(min(SPLIT_RATIOS)) - _SPLIT_TOLERANCE - _MARGIN
+    smallest = math.log(min(SPLIT_RATIOS))
+    splits = jumps.max() >= smallest - _SPLIT_TOLERANCE - _MARGIN
+    splits |= np.abs(returns[-2:]).max() >= (1 - LARGEST_REST) * smallest - _MARGIN
     units = math.log10(closes.max() / closes.min()) >= math.log10(min(UNIT_RATIOS)) - _UNIT_TOLERANCE - _MARGIN
     if splits or units or (returns[-3:] == 0).any():
         return False
