@@ -28,7 +28,8 @@ def report(repeats: int) -> str:
         repeats: turns of each.
     """
     torch.set_num_threads(1)
-    lines = ["| B | by default, ms | memory kept, ms | ratio | ratios |", "|---" * 5 + "|"]
+    head = f"torch {torch.__version__}, one thread, {repeats} turns. Command: `python scripts/bench allocator`."
+    lines = [head, "", "| B | by default, ms | memory kept, ms | ratio | ratios |", "|---" * 5 + "|"]
     for B in SIZES:
         step = training_step(B)
         pairs = [(seconds(step, nullcontext()), seconds(step, keeping_freed_memory())) for _ in range(repeats)]
