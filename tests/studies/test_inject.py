@@ -6,7 +6,8 @@ import pytest
 
 from refold.data.planted.plant import SPACING
 from refold.errors import DataError
-from refold.studies.inject import KINDS, SPLIT_FACTORS, inject
+from refold.scoring.worth import SPLIT_FACTORS
+from refold.studies.inject import KINDS, inject
 from tests.data.makers import checks, random_bars
 
 BARS = random_bars([300, 300, 120], seed=3)

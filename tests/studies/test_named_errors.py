@@ -11,7 +11,18 @@ from refold.data.sources import Stocks
 from refold.errors import ConfigError
 from refold.scoring.rules import OnOneScale, StaleRun, UnitRatio
 from refold.scoring.scores import Mahalanobis
-from refold.studies.named_errors import FIXED, HEAD, OTHER, RULES_AND_HEAD, TAUGHT, UNTAUGHT, NamedErrors, NoAutoencoder
+from refold.studies.named_errors import (
+    FIXED,
+    HEAD,
+    NO_MODEL,
+    OTHER,
+    RULES_AND_HEAD,
+    TAUGHT,
+    UNTAUGHT,
+    UNUSUAL,
+    NamedErrors,
+    NoAutoencoder,
+)
 from refold.studies.named_table import RESULTS, TEXT, finish
 from refold.studies.price_errors import ALL, NaturalTest
 from tests.data.makers import random_bars, ready, table
@@ -59,7 +70,9 @@ def test_every_set_has_its_kinds_and_every_scorer_its_rows(made, tmp_path):
     assert kinds[TAUGHT] == {"unit", "stale", "split", ALL}
     assert {"whole bar", "unit", ALL} < kinds[OTHER]
     assert kinds[UNTAUGHT] == {"unit"}
-    assert rows.filter(pl.col("set") == FIXED).group_by("scorer").len()["len"].to_list() == [6] * 5
+    assert rows.filter(pl.col("set") == FIXED).group_by("scorer").len()["len"].to_list() == [6] * 7
+    assert set(rows.filter(pl.col("set") == UNTAUGHT)["scorer"]) == {HEAD, UNUSUAL, NO_MODEL}
+    assert all(row["score_cpu_s"] > 0 for row in measured["clean"])
     assert {row["scorer"] for row in measured["clean"]} == set(rows["scorer"])
     unit = rows.filter(scorer=HEAD, set=FIXED, kind="unit")["average_precision"].item()
     assert unit > 0.4

@@ -11,6 +11,7 @@ import polars as pl
 from omegaconf import DictConfig
 
 from refold.data import WindowDataModule
+from refold.data.part_bars import part_bars
 from refold.errors import RefoldError
 from refold.library.detection import DETECTION, measure_detection
 from refold.library.doubts import (
@@ -35,11 +36,15 @@ from refold.scoring.detector import Detector
 from refold.scoring.labelled import against_labels
 from refold.scoring.protocols import Evaluation
 from refold.scoring.scored import alarm_rate, alarm_unit, validation_rates
+from refold.scoring.worth import measure_worth
 from refold.training.callbacks import EpochReport
 from refold.training.facts import run_facts
 from refold.training.loggers import log_end
 from refold.training.module import AutoencoderModule
 from refold.training.saving import AtomicCheckpointIO, Checkpoints
+
+MOST_ROWS = 1_000_000
+"""Rows of a series up to which it is measured what the verdict is worth."""
 
 log = logging.getLogger(__name__)
 
@@ -251,5 +256,13 @@ def fit_detector(
         "alarms_per": alarm_unit(detector.validation["bar_seconds"]),
         **validation_rates(detector.validation),
         **alarm_rate(flagged, test, series.time_dtype).named("test/"),
+        "worth": _worth(detector, data),
     }
     return verdict, ScoredPart(test, levels, flagged)
+
+
+def _worth(detector: Detector, data: WindowDataModule) -> dict[str, Any] | None:
+    """Measure what the verdict is worth; None for a table that is cached or long, which is not read once more."""
+    if data.cache is not None or len(data.train_windows.series.times) > MOST_ROWS:
+        return None
+    return measure_worth(detector, part_bars(data.source.load(), data.recipe)["test"], data.seed)

@@ -73,6 +73,8 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
             f"{alarm_words(found, found['bar_seconds'], 'val/')} on validation, "
             f"{alarm_words(found, found['bar_seconds'], 'test/')} on test"
         )
+        if worth := found.get("worth"):
+            console.print(worth_words(worth))
     for warning in result["warnings"]:
         console.print(f"warning: {warning}")
     directory = shlex.quote(_relative_path(run_dir))
@@ -81,6 +83,20 @@ def print_summary(result: dict[str, Any], run_dir: Path) -> None:
         console.print(f"look at it:    wandb leet {directory}/wandb   (curves in the terminal), {directory}/figures/")
     else:
         console.print(f"look at it:    {directory}/figures/")
+
+
+def worth_words(worth: Mapping[str, Any]) -> str:
+    """Say what a run's verdict is worth, and where the other one is, a line each.
+
+    Args:
+        worth: as `refold.scoring.worth.measure_worth` returns it.
+    """
+    own = worth["verdict"]
+    other = "named: refold score ... beside=planted" if own == "unusual" else "unusual: refold score ... beside=student"
+    return (
+        f"{own}: {worth['flagged']:,} of {worth['errors']:,} errors planted into a copy of test are flagged, average "
+        f"precision {worth['average_precision']:.2f}\n{other} adds the other verdict"
+    )
 
 
 def _missing_lines(missing: Mapping[str, str]) -> list[str]:

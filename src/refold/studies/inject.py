@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from refold.data.planted import BadTick, Kind, PlantedBars, PriceUnit, RealJump, Split, Stale, Wick, plant
-
-SPLIT_FACTORS = (2.0, 3.0, 1.5, 10.0, 0.1)  # price before / after, had nobody adjusted it: 2:1, 3:1, 3:2, 10:1, 1:10
+from refold.data.planted import Kind, PlantedBars, RealJump, plant
+from refold.scoring.worth import ERRORS
 
 
 class BrokenBar(Kind):
@@ -49,11 +48,7 @@ class Gap(Kind):
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        BadTick("bad tick", 0.03, 0.2, "price"),
-        Wick("wick", 0.03, 0.2, "price"),
-        Stale("stale", 5, 20, 0.0),
-        Split("split", SPLIT_FACTORS),
-        PriceUnit("unit", (100.0, 0.01), 5),
+        *ERRORS,
         BrokenBar("broken bar"),
         Duplicate("duplicate"),
         Gap("gap"),

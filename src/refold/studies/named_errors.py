@@ -1,7 +1,7 @@
-"""Measure which errors `score=planted` names: of sizes and kinds that it was taught, and of others.
+"""Measure both verdicts: on errors of sizes that the head was taught and of others, and of kinds that it was not.
 
-Beside them stand real events and alarms on clean bars; beside the head stand one without an autoencoder, one on PCA,
-and the rules.
+Beside them stand real events, alarms on clean bars, and time; beside the head of `score=planted` stand one without an
+autoencoder, one on PCA, the rules, and two scores of unusual bars, which were shown no error.
 """
 
 import math
@@ -27,7 +27,7 @@ from refold.scoring.detector import Detector
 from refold.scoring.planting import Planter
 from refold.scoring.protocols import Scorer
 from refold.scoring.rules import RULES, LargestRank, OnOneScale
-from refold.scoring.scores import PlantedErrors
+from refold.scoring.scores import FeatureScore, PlantedErrors, StudentScore
 from refold.scoring.thresholds import count_alarms
 from refold.studies.inject import KINDS
 from refold.studies.price_errors import ALL, RULES_ALONE, NaturalTest, SpoiltCopy, pooled, spoil
@@ -36,6 +36,7 @@ HEAD = "head"
 WITHOUT = "head without autoencoder"
 ON_PCA = "head on PCA"
 RULES_AND_HEAD = "rules beside the head"
+UNUSUAL, NO_MODEL = "unusual: student", "unusual: features"
 FIXED, TAUGHT = "sizes of price_errors", "sizes of training"
 OTHER, UNTAUGHT = "other sizes", "kinds left out of training"
 
@@ -111,9 +112,11 @@ class NamedErrors:
             for title, copies in sets.items():
                 rows += [{"scorer": name, "set": title, **row} for row in _measure(scorer, copies["test"], threshold)]
             natural.append({"scorer": name, **self.natural.judge(scorer, threshold)})
+            began_scoring = time.process_time()
             alarms = {part: _alarms(scorer, parts[part], threshold) for part in ("val", "test")}
-            clean.append({"scorer": name, **alarms, "fit_cpu_s": fitted - began, "threshold": threshold})
-        rows += self._left_out(detector, parts, sets[FIXED])
+            times = {"fit_cpu_s": fitted - began, "score_cpu_s": time.process_time() - began_scoring}
+            clean.append({"scorer": name, **alarms, **times, "threshold": threshold})
+        rows += self._left_out(detector, parts, sets[FIXED], {name: scorers[name] for name in (UNUSUAL, NO_MODEL)})
         return {"seed": seed, "errors": rows, "checks": {}, "natural": natural, "clean": clean}
 
     def metrics(self, measured: dict[str, Any]) -> dict[str, float]:
@@ -137,17 +140,22 @@ class NamedErrors:
         detector: Detector,
         parts: Mapping[Part, pl.DataFrame],
         copies: Mapping[str, list[SpoiltCopy]],
+        unusual: Mapping[str, Scorer],
     ) -> list[dict[str, Any]]:
-        """Train a head without each kind, and measure it on that kind; the other kinds decide its threshold."""
+        """Train a head without each kind, and measure it on that kind, beside scores that were shown no error.
+
+        The other kinds decide all thresholds.
+        """
         rows = []
         for name in self.leave_out:
             head = detector.around(detector.autoencoder)
             head.score_function = _without(detector.score_function, name)
             head.fit(parts["train"], parts["val"])
             own = [one for one in copies["test"] if one.kind == name]
-            threshold = _threshold(head, [one for one in copies["val"] if one.kind != name])
-            measured = [row for row in _measure(head, own, threshold) if row["kind"] == name]
-            rows += [{"scorer": HEAD, "set": UNTAUGHT, **row} for row in measured]
+            others = [one for one in copies["val"] if one.kind != name]
+            for scorer_name, scorer in {HEAD: head, **unusual}.items():
+                measured = _measure(scorer, own, _threshold(scorer, others))
+                rows += [{"scorer": scorer_name, "set": UNTAUGHT, **row} for row in measured if row["kind"] == name]
         return rows
 
 
@@ -162,6 +170,8 @@ def _scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str,
         ON_PCA: detector.around(components),
         RULES_ALONE: LargestRank({kind: rule() for kind, rule in RULES.items()}, None, 0),
         RULES_AND_HEAD: OnOneScale(rules, detector, _planter(detector), _prior(detector)),
+        UNUSUAL: detector.judging_by(StudentScore()),
+        NO_MODEL: detector.judging_by(FeatureScore()),
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables that end `experiment=named_errors`: what the named verdict finds, over all seeds."""
+"""The tables that end `experiment=named_errors`: what the named verdict finds, beside the unusual one and the rules."""
 
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,11 @@ def _kinds_table(rows: pl.DataFrame, metric: str) -> Table:
 def _clean_lines(measured: list[dict[str, Any]]) -> list[str]:
     """Report the alarms on clean bars, the highest of all seeds among them, and how long fitting took."""
     rows = pl.DataFrame([row for one in measured for row in one["clean"]])
-    lines = ["alarms per asset and year on clean bars: validation, test, highest of a seed; CPU seconds to fit"]
+    lines = ["alarms per asset and year on clean bars: validation, test, highest of a seed; CPU s to fit, to score"]
     width = max(len(name) for name in rows["scorer"])
     for (scorer,), part in rows.group_by("scorer", maintain_order=True):
         highest = max(part["val"].max(), part["test"].max())  # pyright: ignore  numbers, as polars cannot know
         rates = f"{part['val'].mean():.2f}, {part['test'].mean():.2f}, at most {highest:.2f}"
-        lines.append(f"  {scorer:<{width}}  {rates};  {part['fit_cpu_s'].median():.0f} s")
+        times = f"{part['fit_cpu_s'].median():.0f} s, {part['score_cpu_s'].median():.2f} s"
+        lines.append(f"  {scorer:<{width}}  {rates};  {times}")
     return lines

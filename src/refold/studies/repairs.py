@@ -36,7 +36,7 @@ from refold.data.planted import (
     plant,
 )
 from refold.scoring.repair import EARLIER, apply_repairs, repair
-from refold.studies.inject import SPLIT_FACTORS
+from refold.scoring.worth import SPLIT_FACTORS
 from refold.studies.pages import fill_page
 from refold.studies.price_errors import part_bars
 
