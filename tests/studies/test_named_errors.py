@@ -90,7 +90,7 @@ def test_every_set_has_its_kinds_and_every_scorer_its_rows(made, tmp_path):
 
 def test_a_kind_to_leave_out_must_be_one_of_the_score(made):
     with pytest.raises(ConfigError, match=r"evaluation\.leave_out has 'wick'; it must be one of unit, stale, split"):
-        evaluation(leave_out=["wick"])._left_out(made[0], {}, {})
+        evaluation(leave_out=["wick"])._left_out(made[0], {}, {}, {})
 
 
 def test_a_stand_in_knows_nothing():

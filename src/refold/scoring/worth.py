@@ -12,7 +12,7 @@ from refold.errors import DataError
 from refold.scoring.detection_metrics import average_precision, pool
 from refold.scoring.detector import Detector
 from refold.scoring.planting import Planter
-from refold.scoring.scores.base import asset_rows
+from refold.scoring.scores.base_score import asset_rows
 from refold.scoring.thresholds import running_levels
 
 SPLIT_FACTORS = (2.0, 3.0, 1.5, 10.0, 0.1)  # price before / after, had nobody adjusted it: 2:1, 3:1, 3:2, 10:1, 1:10
