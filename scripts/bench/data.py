@@ -29,6 +29,8 @@ import polars as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # its measurements run it as a script
+
 from refold.data import Scaler, Series, WindowDataModule, WindowLoader, Windows
 from refold.data.bars.checks import Checks
 from refold.data.bars.expected import Timetables
