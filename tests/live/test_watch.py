@@ -172,6 +172,8 @@ def test_killed_and_fed_again_it_loses_no_bar(last_run, csv, tmp_path):
         lines += process.stdout.read().splitlines(keepends=True)
         process.wait(60)
         feeder.join(60)
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         for one in map(json.loads, [line for line in lines if line.endswith(b"\n")]):
             key = one["asset"], one["timestamp"]
             if not one["accepted"]:
