@@ -16,7 +16,7 @@ test: .venv/installed-for-tests lint
 
 # without the tests marked slow; each file in one process, which trains its runs once
 quick: .venv/installed-for-tests
-	$(PYTEST) --dist loadfile -m "not slow" $(ARGS)
+	$(PYTEST) --dist worksteal -m "not slow" $(ARGS)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .

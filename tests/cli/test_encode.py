@@ -22,6 +22,7 @@ def encode(run_dir, script) -> Callable[..., tuple[int, str, str]]:
     return partial(script, "encode", f"run={run_dir}")
 
 
+@pytest.mark.slow
 def test_the_runs_own_bars(run_dir, encode):
     status, out, _ = encode()
     assert status == 0

@@ -112,6 +112,7 @@ def test_new_bars_are_scored_into_a_folder_that_is_replaced_whole(run_dir, tmp_p
     assert (facts["score"], facts["threshold"], facts["alignment"]) == ("GaussDynamic", "PeaksOverThreshold", "last")
 
 
+@pytest.mark.slow
 def test_without_data_the_runs_own_parts_are_scored(run_dir, tmp_path, score):
     status, printed, errors = score(f"out={tmp_path / 'mine'}", "drift.watch_years=1")
     assert status == 0, errors
@@ -142,6 +143,7 @@ def spoilt_bars() -> pl.DataFrame:
     return pl.concat([bars.with_columns(broken), bars[[300]], lost]).drop("row")
 
 
+@pytest.mark.slow
 def test_a_file_with_faulty_bars_is_scored_and_nothing_that_was_found_is_lost(run_dir, tmp_path, score):
     bars = spoilt_bars()
     bars.write_csv(tmp_path / "spoilt.csv")

@@ -175,6 +175,7 @@ def test_surveys_of_pieces_add_up_and_tell_a_piece_what_the_market_did():
     assert checks().run(pieces[0], added).table.height == 0
 
 
+@pytest.mark.slow
 def test_a_check_does_not_look_ahead():
     """Flags of the first k bars are the same whether or not there are more."""
     spoilt = pl.concat([SPOILT["stale_run"][:60], jump(0.5)[60:]])

@@ -227,6 +227,7 @@ def fit(folder, *, resume=None, data: dict | None = None, **settings) -> Recorde
     return recorder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning", "ignore:.*dirpath has changed", "ignore:Checkpoint directory"
 )

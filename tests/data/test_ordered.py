@@ -65,6 +65,7 @@ def test_the_bars_around_a_bar_are_of_its_asset():
     assert found.rows_near(200, 10, 5) == (200, 206)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 50])
 def test_what_is_out_of_order_or_without_a_date_is_counted_as_in_the_whole_table(rows):
     bars = pl.concat([BARS[:100], BARS[[90, 20]], BARS[100:]])

@@ -212,6 +212,7 @@ def test_levels_relative_to_the_window_are_relative_to_the_bars_taken():
         assert (batch.windows[:, 0] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_run_with_lengths_and_weights(tiny_run):
     """The model trains on batches of any length, and is measured on windows of one."""
     _, result = tiny_run("data.shortest_window=5", "data.asset_weights=balanced", "trainer.limit_train_batches=8")

@@ -210,6 +210,7 @@ def graph_of(*overrides: str, columns: int | None = None):
     return run, trace(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "score",
     slow_but(
@@ -227,6 +228,7 @@ def test_survival_is_exact_near_and_far():
     torch.testing.assert_close(graph.portable_log_survival(z), -torch.special.log_ndtr(-z), rtol=1e-6, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", slow_but(["latent_knn"], ["mahalanobis", "latent_knn"]))
 def test_a_panel_is_scored_asset_by_asset(score):
     run, program = graph_of("data=panel", f"score={score}", columns=6)

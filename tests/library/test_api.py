@@ -101,6 +101,7 @@ def test_pandas_goes_in_and_comes_out(trained):
         assert verdicts["timestamp"].dt.date.tolist() == expected["timestamp"].to_list()
 
 
+@pytest.mark.slow
 def test_what_else_can_be_asked_of_a_run(trained, tmp_path):
     bars = closes(300, seed=1, deviation=0.02)
     verdicts, events = trained.score(bars), trained.events(bars)
@@ -128,6 +129,7 @@ def test_a_repair_needs_four_prices(trained):
         trained.repair(closes(300, seed=1, deviation=0.02))
 
 
+@pytest.mark.slow
 def test_a_repair_is_proposed_for_what_a_run_flags_and_the_table_stays(tmp_path, monkeypatch):
     leave_pictures_blank()
     monkeypatch.chdir(tmp_path)
@@ -272,6 +274,7 @@ def test_nanoseconds_of_pandas_are_kept_where_there_are_any():
     assert to_polars(pd.DataFrame({"t": moments.floor("s")}))["t"].dtype == pl.Datetime("us")
 
 
+@pytest.mark.slow
 def test_what_was_dismissed_is_not_raised_again_by_python_and_the_command_alike(trained, tmp_path, script):
     bars = closes(300, seed=1, deviation=0.02)
     bars.write_csv(tmp_path / "new.csv")

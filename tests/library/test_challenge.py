@@ -45,6 +45,7 @@ def test_bars_of_the_same_stretch_count_as_one():
     assert np.isnan(_standard_error(stretch[:5], times[:5], 2))
 
 
+@pytest.mark.slow
 def test_a_run_does_not_beat_itself(champion):
     outcome = compare_pair(champion, champion, {})
     assert outcome.keep == "champion"

@@ -24,6 +24,7 @@ def trained(tmp_path_factory):
     return *train_tiny(directory, *SETTINGS), directory
 
 
+@pytest.mark.slow
 def test_its_metrics_are_those_of_the_model_that_comes_back(trained):
     cfg, result, directory = trained
     run, data = load_run(directory), build_data(cfg)
@@ -41,6 +42,7 @@ def test_its_metrics_are_those_of_the_model_that_comes_back(trained):
     assert result["metrics"]["test/prediction_mse"] == pytest.approx((made - bars).square().mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_stands_beside_the_last_value_the_mean_and_a_regression(trained, capsys):
     _, result, directory = trained
     assert result["prediction"]["horizon"] == P
@@ -58,6 +60,7 @@ def test_it_stands_beside_the_last_value_the_mean_and_a_regression(trained, caps
     assert "ridge on the window" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_number_of_it_is_logged(trained):
     _, result, directory = trained
     names, *rows = [line.split(",") for line in (directory / "metrics.csv").read_text().splitlines()]
@@ -70,6 +73,7 @@ def test_every_number_of_it_is_logged(trained):
     assert {"train/prediction_loss", "val/prediction_mse", "val/prediction_r2_1"} <= held
 
 
+@pytest.mark.slow
 def test_no_predictor_logs_nothing_of_it(run_dir):
     result = json.loads((run_dir / "result.json").read_text())
     assert "prediction" not in result
@@ -77,6 +81,7 @@ def test_no_predictor_logs_nothing_of_it(run_dir):
     assert compose_run([]).predictor is None
 
 
+@pytest.mark.slow
 def test_a_finished_run_judges_bars_by_what_it_predicts_and_one_without_a_predictor_says_why_not(trained, run_dir):
     cfg, _, directory = trained
     bars = build_data(cfg).source.load().group_by("asset", maintain_order=True).head(150)

@@ -102,6 +102,7 @@ def test_live_bars_get_what_a_batch_gives_them(judges, name):
     assert_same(at_once.push_many(bars), scored)
 
 
+@pytest.mark.slow
 def test_a_series_of_any_numbers_is_judged_as_a_batch_judges_it():
     draw = np.random.default_rng(0)
     numbers = {name: draw.normal(size=500).cumsum() + 50 for name in ("load", "heat")}

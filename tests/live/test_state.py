@@ -67,6 +67,7 @@ def test_a_run_goes_live_and_agrees_with_its_scores(run, live, tmp_path):
     assert isinstance(fresh, refold.LiveDetector)
 
 
+@pytest.mark.slow
 def test_what_goes_on_from_a_file_is_what_never_stopped(run, live, tmp_path):
     whole, stopped = (run.live(alignment="last", fitted=live.origin.fitted) for _ in range(2))
     bars = in_time(NEW)

@@ -28,6 +28,7 @@ def make_model(kind=parity.DECODERS[0], *, F=3, H=4, L=1, bidirectional=False, r
     return Autoencoder(encoder.double(), bridge.double(), parity.make_decoder(kind, F=F, Z=Z, H=H, reverse=reverse))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(data=st.data())
 def test_encoder_state_is_that_of_the_present_bars_alone(data):

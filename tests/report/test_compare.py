@@ -186,6 +186,7 @@ def test_a_run_that_did_not_finish_is_shown_as_what_it_is(tmp_path):
     assert "5 of 6 runs did not finish" in text
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_running_again(tmp_path):
     directory = write_run(tmp_path / "0_a", settings_of(), metrics=None)
     with pytest.raises(Interrupted), lock_run(directory):

@@ -58,6 +58,7 @@ def payload(page) -> dict:
     return json.loads(gzip.decompress(base64.b64decode(found[1])))
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_run_its_curves_and_the_same_windows(sweep, tmp_path):
     page = tmp_path / "page.html"
     write_comparison(page, compare(find_runs([sweep])), title="a <b>title</b>")

@@ -14,6 +14,7 @@ LOGGING, COMPARE = ((ROOT / f"docs/{name}.md").read_text() for name in ("logging
 COMMANDS = re.findall(r"^    (python scripts/compare\.py .*?)(?:\s{2,}#.*)?$", COMPARE, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_table_names_all_that_a_run_logs_and_nothing_else(tiny_run, tmp_path):
     cells = re.findall(r"^\| (`[^|]+`[^|]*) \|", LOGGING, flags=re.MULTILINE)
     documented = {name for cell in cells for name in re.findall(r"`(\w+/[\w/]+)`", cell)}

@@ -144,6 +144,7 @@ def judged(bars: pl.DataFrame, **others) -> Detector:
     return judge.fit(bars.filter(pl.col("timestamp") < days[200]), bars.filter(pl.col("timestamp") >= days[200]))
 
 
+@pytest.mark.slow
 def test_a_long_table_is_sampled_and_shows_the_same_windows(monkeypatch):
     bars = random_bars([400, 380])
     judge = judged(bars)

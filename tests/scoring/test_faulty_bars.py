@@ -94,6 +94,7 @@ def test_rows_without_a_date_or_an_asset_are_kept_aside(judge):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", slow_but([37], [37, 150]))
 def test_the_runs_and_reasons_of_pieces_are_those_of_the_whole_table(judge, piece):
     bars = random_bars([260, 180, 230, 7], seed=5)

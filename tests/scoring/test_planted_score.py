@@ -141,6 +141,7 @@ def test_under_last_nothing_after_a_bar_counts(last):
     assert (before[60:90] != after[60:90]).any()
 
 
+@pytest.mark.slow
 def test_each_asset_of_a_panel_has_a_verdict_of_its_own():
     bars = BARS.drop("volume")
     data = ready(bars, features=FEATURES, layout="panel")
@@ -159,6 +160,7 @@ def test_each_asset_of_a_panel_has_a_verdict_of_its_own():
     assert made.score_function.value_columns(8, 4) == 2 * (2 + 4)
 
 
+@pytest.mark.slow
 def test_masked_bars_have_no_verdict_and_hide_none():
     data = ready(BARS.drop("volume"), features=FEATURES, max_masked=2)
     made = fitted(data=data, steps=20)

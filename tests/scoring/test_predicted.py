@@ -74,6 +74,7 @@ def by_hand(model, series, segments, alignment: str, horizon: int) -> np.ndarray
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", slow_but(["mean"], ALIGNMENTS))
 @pytest.mark.parametrize("case", slow_but(["all present", "relative"], CASES))
 def test_errors_are_those_of_the_windows_that_end_before_the_bar(case, alignment):
@@ -158,6 +159,7 @@ def test_it_comes_back_from_its_state(score):
     np.testing.assert_array_equal(judge.score(bars), again.score(bars))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", slow_but([P], [P, T + 4]))
 def test_pieces_give_what_the_whole_gives_and_the_first_bars_say_why_they_have_no_score(horizon):
     judge = judged(random_bars([300]), PredictionScore(), horizon=horizon, **HOLES)

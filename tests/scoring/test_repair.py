@@ -45,6 +45,7 @@ def measured() -> dict[str, list[dict]]:
     return {kind.name: [row for row in rows if row["kind"] == kind.name] for kind in KINDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bad tick", "open tick", "wick", "whole bar"])
 def test_prices_are_nearer_to_the_truth_than_by_any_plain_way(measured, kind):
     for row in measured[kind]:

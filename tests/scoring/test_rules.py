@@ -193,6 +193,7 @@ def test_no_rule_depends_on_the_future_beyond_its_neighbours():
         assert np.array_equal(before, after, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_where_nothing_fires_the_rules_name_nothing():
     """Random walks with a spike, a split, a standstill or another unit near their end; most walks are calm."""
     draw, calm, named = np.random.default_rng(0), 0, 0

@@ -137,6 +137,7 @@ def test_parts_are_scored_with_windows_of_their_own():
 SPOILT = {"stale_run": "warn", "missing_value": "warn", "duplicate": "warn", "feature_not_finite": "mask"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", slow_but([150], [37, 150]))
 @pytest.mark.parametrize(
     "policies", [SPOILT, SPOILT | {"gap": "mask", "missing_value": "mask"}, {**SPOILT, "duplicate": "drop"}]
@@ -163,6 +164,7 @@ def test_the_findings_of_pieces_are_those_of_the_whole_table(policies, piece):
     assert_frame_equal(scored.drop("place"), whole_table(judge, bars).drop("place"), rel_tol=1e-4, abs_tol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", slow_but([700], [50, 700]))
 @pytest.mark.parametrize("order", [["asset", "timestamp"], ["timestamp", "asset"]])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -179,6 +181,7 @@ def test_a_file_on_disk_in_any_order_has_the_scores_of_its_table(tmp_path, monke
     assert_frame_equal(cut, whole_table(judge, bars), rel_tol=1e-4, abs_tol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_all_assets_did_is_known_to_each_piece():
     """All assets halve on one day: no asset alone can tell that from a split."""
     bars = random_bars([200, 200, 200]).with_columns(volume=pl.lit(1e6))
@@ -288,6 +291,7 @@ def test_scale_level_and_rarity_are_the_assets_own_and_an_unknown_asset_has_thos
         np.testing.assert_allclose(seen["rarity"], counted, atol=2.1 / len(own))  # a score's last bit may count one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overnight", "scale"), [("keep", "pooled"), ("mask", "pooled"), ("break", "pooled"), ("break", "trailing")]
 )

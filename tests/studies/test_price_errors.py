@@ -147,6 +147,7 @@ def test_components_are_the_pca_as_an_autoencoder():
     assert torch.allclose(model.decode(codes, 8), pca.reconstruct(windows).float())
 
 
+@pytest.mark.slow
 def test_the_model_and_all_that_it_is_held_against_on_its_own_data():
     data = ready(BARS)
     result = evaluation(kinds=["unit"]).run(detector(data, autoencoder=small_autoencoder()), data, seed=3)

@@ -134,6 +134,7 @@ def test_a_failing_wandb_is_said_once_and_left_alone(tmp_path, caplog):
     assert "W&B: not logged there from here on (its service is gone); the run goes on" in record.getMessage()
 
 
+@pytest.mark.slow
 def test_a_run_that_wandb_cannot_close_does_not_take_in_the_next_one(tmp_path, monkeypatch, caplog):
     import wandb
 
