@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from refold.bounds import at_least, within
 from refold.data.bars.checks import Checks
-from refold.data.bars.entries import Entry, choose, find_all, name_of
+from refold.data.bars.entries import Entry, choose, find_all, find_feature, name_of
+from refold.data.bars.features import longest_lookback
 from refold.data.windows.split import SplitRule
 
 Overnight = Literal["keep", "mask", "break"]
@@ -67,6 +68,11 @@ class Recipe:
     def scale_bars(self) -> int:
         """Bars before a row that its scale depends on."""
         return self.scale_lookback if self.scale == "trailing" else 0
+
+    @property
+    def bars_before(self) -> int:
+        """Bars before a row that its scaled features depend on."""
+        return longest_lookback([find_feature(entry) for entry in self.entries or ()]) + self.scale_bars - 1
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from refold.data import Scaler, Windows
-from refold.data.bars.entries import find_feature
-from refold.data.bars.features import longest_lookback
-from refold.data.planted import Kind, Planted, plant, usable_kinds
+from refold.data.planted import Kind, Planted, plant, usable_kinds, with_nulls
 from refold.data.recipe import Recipe
 from refold.data.unsplit import UnsplitSeries, unsplit_series
 from refold.errors import DataError
@@ -75,8 +73,7 @@ class Planter:
             log.warning("score.kinds: left out, since the bars cannot have them: %s", ", ".join(left_out))
         if not self.errors:
             raise DataError(f"score.kinds has no error that the bars can have: {', '.join(left_out)}")
-        features = [find_feature(entry) for entry in recipe.entries or ()]
-        self.warm_up = max(1, longest_lookback(features) + recipe.scale_bars - 1)
+        self.warm_up = max(1, recipe.bars_before)
 
     def copy(self, bars: pl.DataFrame, generator: np.random.Generator) -> PlantedCopy:
         """Plant into a copy of some of the bars, and make a series of it; see `plant`.
@@ -86,8 +83,8 @@ class Planter:
             generator: source of every random number here.
         """
         planted, labels = self.plant(bars, generator)
-        made = unsplit_series(_with_nulls(planted.bars), self.recipe, self.scaler)
-        clean = unsplit_series(_with_nulls(planted.truth), self.recipe, self.scaler)
+        made = unsplit_series(with_nulls(planted.bars), self.recipe, self.scaler)
+        clean = unsplit_series(with_nulls(planted.truth), self.recipe, self.scaler)
         here = np.where(made.origin >= 0, labels[made.origin], -1)
         if made.series.present is not None:
             here[~made.series.present.numpy()] = -1
@@ -141,11 +138,6 @@ class Planter:
         length = min(len(moments), max(MOST_BARS * len(moments) // bars.height, 4 * self.recipe.window_size))
         first = int(generator.integers(len(moments) - length + 1))
         return bars.filter(pl.col("timestamp").is_between(moments[first], moments[first + length - 1]))
-
-
-def _with_nulls(bars: pl.DataFrame) -> pl.DataFrame:
-    """Turn NaN back into empty cells."""
-    return bars.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _blame(made: UnsplitSeries, clean: UnsplitSeries, labels: np.ndarray) -> np.ndarray:

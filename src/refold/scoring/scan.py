@@ -10,9 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from refold.data.bars.entries import find_feature
 from refold.data.bars.expected import OF
-from refold.data.bars.features import longest_lookback
 from refold.data.bars.findings import FaultyRuns
 from refold.data.bars.table import LABEL
 from refold.data.long.ordered import Cut, OrderedBars
@@ -224,8 +222,7 @@ def context(detector: Detector) -> tuple[int, int]:
     # a window, and the longest stretch of masked bars that another window may run over: refold.data.unsplit.Bridge
     around = (recipe.window_size - 1) + recipe.window_size
     around += detector.autoencoder.horizon if score.predicts else 0  # of the oldest window that predicts the row
-    lookback = longest_lookback([find_feature(entry) for entry in recipe.entries or ()]) + recipe.scale_bars - 1
-    before = around + lookback + max(recipe.checks.stale_bars, OF) + score.before
+    before = around + recipe.bars_before + max(recipe.checks.stale_bars, OF) + score.before
     return max(before, CONTEXT), max(around + score.after, CONTEXT)
 
 

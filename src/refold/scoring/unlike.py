@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 
 from refold.data.bars.entries import find_feature
-from refold.data.bars.features import longest_lookback
 from refold.data.bars.table import NOT_VALUES
 from refold.data.long.ordered import Cut, OrderedBars
 from refold.errors import DataError
@@ -51,7 +50,7 @@ def refuse_unlike(detector: Detector, bars: OrderedBars, where: str) -> None:
         _refuse_other_assets(detector, bars, where)
     series = recipe.checks.kind == "series"
     judged = needed if series else ["close" if "close" in present else needed[0]]
-    shortest = recipe.window_size + longest_lookback(features) + recipe.scale_bars - 1
+    shortest = recipe.window_size + recipe.bars_before
     longest = max(bars.assets.values())
     if longest < shortest:
         scale = f" and of data.scale=trailing, {recipe.scale_bars}" if recipe.scale_bars else ""

@@ -15,7 +15,7 @@ from refold.data.planted.feed_errors import (
     Wick,
 )
 from refold.data.planted.kinds import Kind, PlantedBars, Sized
-from refold.data.planted.plant import Planted, plant, usable_kinds
+from refold.data.planted.plant import Planted, errors_to_learn, plant, usable_kinds, with_nulls
 from refold.data.planted.real import Crash, FlashCrash, HalfDay, Halt, RealJump
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
     "VolumeUnit",
     "WholeBar",
     "Wick",
+    "errors_to_learn",
     "plant",
     "usable_kinds",
+    "with_nulls",
 ]

@@ -3,7 +3,7 @@
 Letters: N bars given, M bars with errors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,30 @@ class Planted:
     truth: pl.DataFrame
     factor: np.ndarray
     labels: pl.DataFrame
+
+
+def errors_to_learn(kinds: Mapping[str, Kind | None], key: str, reader: str) -> list[Kind]:
+    """List the chosen kinds; refuse a choice without an error, or with one that no model gets to see.
+
+    Args:
+        kinds: key -> kind; None leaves one out.
+        key: of the setting, for messages.
+        reader: what is to learn from the errors, for messages.
+
+    Raises:
+        ValueError: none of them is an error, or a check of the data finds one.
+    """
+    chosen = [kind for kind in kinds.values() if kind is not None]
+    if not any(kind.is_error for kind in chosen):
+        raise ValueError(f"{key}.kinds has no kind of error; it must have at least one, such as bad_tick")
+    if found := next((kind.name for kind in chosen if not kind.passes_checks), None):
+        raise ValueError(f"{key}.kinds has {found!r}, which the checks of the data find before any {reader}")
+    return chosen
+
+
+def with_nulls(bars: pl.DataFrame) -> pl.DataFrame:
+    """Turn NaN, which planting leaves in empty cells, back into empty cells."""
+    return bars.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def usable_kinds(kinds: Sequence[Kind], bars: pl.DataFrame, table: TableKind) -> tuple[list[Kind], list[str]]:

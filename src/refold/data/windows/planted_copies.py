@@ -12,9 +12,7 @@ import numpy as np
 import polars as pl
 
 from refold.bounds import at_least, checked, more_than
-from refold.data.bars.entries import find_feature
-from refold.data.bars.features import longest_lookback
-from refold.data.planted import Kind, plant, usable_kinds
+from refold.data.planted import errors_to_learn, plant, usable_kinds, with_nulls
 from refold.data.recipe import Recipe
 from refold.data.unsplit import unsplit_series
 from refold.data.windows.corruption import Corruption
@@ -53,13 +51,9 @@ class PlantedCopies(Corruption):
         per_thousand: Annotated[float, more_than(0)],
         copies: Annotated[int, at_least(1)],
     ) -> None:
-        self.kinds: list[Kind] = [kind for kind in kinds.values() if kind is not None]
-        if not self.kinds:
-            raise ValueError("data.corruption.kinds has no kind of error; it must have at least one, such as bad_tick")
-        if real := next((kind.name for kind in self.kinds if not kind.is_error), None):
+        if real := next((kind.name for kind in kinds.values() if kind is not None and not kind.is_error), None):
             raise ValueError(f"data.corruption.kinds has {real!r}, a real move; its kinds must be errors")
-        if found := next((kind.name for kind in self.kinds if not kind.passes_checks), None):
-            raise ValueError(f"data.corruption.kinds has {found!r}, which the checks of the data find before any model")
+        self.kinds = errors_to_learn(kinds, "data.corruption", "model")
         self.per_thousand = per_thousand
         self.copies = copies
         self._made: dict[int, Series] = {}
@@ -85,18 +79,16 @@ class PlantedCopies(Corruption):
 
     def _copy(self, number: int) -> Series:
         """Plant into a copy of the training bars, and put its features in the place of theirs in the clean series."""
-        features = [find_feature(entry) for entry in self.recipe.entries or ()]
         planted = plant(
             self.bars,
             self.usable,
             per_thousand=self.per_thousand,
-            warm_up=max(1, longest_lookback(features) + self.recipe.scale_bars - 1),
+            warm_up=max(1, self.recipe.bars_before),
             generator=np.random.default_rng([self.seed, number, _COPIES]),
             table=self.recipe.checks.kind,
             key="data.corruption",
         )
-        spoilt = planted.bars.with_columns(pl.col(pl.Float64).fill_nan(None))
-        made = unsplit_series(spoilt, self.recipe, self.scaler).series
+        made = unsplit_series(with_nulls(planted.bars), self.recipe, self.scaler).series
         ours, theirs = _rows_of_both(self.clean, made)
         values = self.clean.values.cpu().clone()
         values.numpy()[ours] = made.values.numpy()[theirs]

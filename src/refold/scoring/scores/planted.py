@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from refold.bounds import at_least, checked, more_than, within
-from refold.data.planted import Kind
+from refold.data.planted import errors_to_learn
 from refold.errors import ConfigError
 from refold.scoring.scores.base_score import NamedBars, Score
 from refold.scoring.scores.head import Examples, Head, calibrate, train_head
@@ -64,14 +64,10 @@ class PlantedErrors(Score):
         width: Annotated[int, at_least(1)],
         seed: Annotated[int, at_least(0)],
     ) -> None:
-        self.planted: list[Kind] = [kind for kind in kinds.values() if kind is not None]
+        self.planted = errors_to_learn(kinds, "score", "score")
         names = [kind.name for kind in self.planted]
-        if not any(kind.is_error for kind in self.planted):
-            raise ValueError("score.kinds has no kind of error; it must have at least one, such as bad_tick")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"score.kinds has two kinds with the name {twice!r}; names must differ")
-        if hidden := next((kind.name for kind in self.planted if not kind.passes_checks), None):
-            raise ValueError(f"score.kinds has {hidden!r}, which the checks of the data find before any score")
         if width % 2 == 0:
             raise ValueError(f"score.width is {width}; it must be odd")
         self.per_thousand = per_thousand
