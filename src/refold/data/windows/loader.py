@@ -143,15 +143,18 @@ class WindowLoader:
         mask, full = windows.mask(mine), windows.mask(everyone)
         weight = self._share(mask, full, len(mine), len(everyone))
         values = windows.gather(mine)
-        generator = np.random.default_rng([self.seed, self.epoch, number, windows.window_size, _CORRUPTION])
-        given = None if self.corruption is None else self._spoilt(windows, values, mine, generator)
+        given = generator = None
+        if self.corruption is not None:
+            generator = np.random.default_rng([self.seed, self.epoch, number, windows.window_size, _CORRUPTION])
+            given = self._spoilt(windows, values, mine, generator)
         if self.shuffle_bars:
             order = self._orders(number, len(everyone), windows.window_size)[self.rank :: self.world_size]
             order = torch.from_numpy(order).to(values.device)
             values = values.take_along_dim(order[..., None], dim=1)
-            given = given if given is None else given.take_along_dim(order[..., None], dim=1)
+            given = None if given is None else given.take_along_dim(order[..., None], dim=1)
             mask = mask if mask is None else mask.take_along_dim(order, dim=1)
-        given = given if given is None else self._hidden(given, len(everyone), generator)
+        if given is not None and generator is not None:
+            given = self._hidden(given, len(everyone), generator)
         return Batch(values, mask, torch.from_numpy(mine), weight, self._ahead(windows, mine, everyone), given)
 
     def _spoilt(self, windows: Windows, values: Tensor, mine: np.ndarray, generator: np.random.Generator) -> Tensor:
