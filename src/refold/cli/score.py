@@ -59,8 +59,7 @@ def main() -> None:
     with atomic_folder(out, "out", (*SCORED_FILES, REPAIRS, REPAIRED, BESIDE)) as judge.folder:
         scoring = judge.score(thresholds=True, evidence=True)
         if beside is not None:
-            given = {"run": run, "settings": others, "decisions": decisions, "progress": command.progress_bar}
-            scoring = with_beside(judge, scoring, beside, **given)
+            scoring = with_beside(judge, scoring, beside, settings=others, decisions=decisions)
         propose = repairs_for_report if repair == "false" else propose_repairs
         repairs = propose(judge, scoring)
         facts = write_scored_files(run, scoring, judge.folder, repairs and repairs.proposed)

@@ -6,9 +6,8 @@ from typing import Any
 import polars as pl
 
 from refold.errors import ConfigError
-from refold.library.judge import SCORES, Judge, Progress, Scoring, no_progress
+from refold.library.judge import SCORES, Judge, Scoring
 from refold.scoring.events import MODEL
-from refold.scoring.protocols import TrainedRun
 
 BESIDE = "beside.parquet"
 """File of the second scores, beside those of the first."""
@@ -19,11 +18,9 @@ def with_beside(
     scoring: Scoring,
     name: str,
     *,
-    run: TrainedRun,
     bars: Any = None,
     settings: Mapping[str, Any] | None = None,
     decisions: Any = None,
-    progress: Progress = no_progress,
 ) -> Scoring:
     """Score the same bars by another score with a threshold of its own, and put its events after the first ones.
 
@@ -33,11 +30,9 @@ def with_beside(
         judge: what scored first.
         scoring: its result.
         name: option of conf/score whose verdict answers the other question.
-        run: as for `Judge`, like the other arguments.
-        bars: the same.
-        settings: of the first scoring; those of its score are not taken over.
-        decisions: about events of the run.
-        progress: shows how many rows are done.
+        bars: that the judge got.
+        settings: that the judge got; those of its score are not taken over.
+        decisions: that the judge got.
 
     Returns:
         The scoring with the events of both and the facts of the second under "beside". Its scores stand in BESIDE where
@@ -48,7 +43,8 @@ def with_beside(
     """
     others = {key: value for key, value in (settings or {}).items() if key.partition(".")[0] != "score"}
     folder = judge.folder and judge.folder / "beside"
-    second = Judge(run, bars, {**others, "score": name}, decisions=decisions, folder=folder, progress=progress)
+    chosen = {**others, "score": name}
+    second = Judge(judge.run, bars, chosen, decisions=decisions, folder=folder, progress=judge.progress)
     question, first = second.detector.score_function.question, scoring.detector.score_function
     if question == first.question:
         raise ConfigError(

@@ -63,14 +63,17 @@ def propose_repairs(judge: "Judge", scoring: "Scoring") -> Repairs:
     """
     if judge.detector.recipe.checks.kind != "prices":
         raise DataError("repair is for bars of prices; these are a series of other numbers, of which it knows no ratio")
-    ordered = _read_again(judge)
-    bars = ordered.slice(0, ordered.rows)
-    return Repairs(bars, repair(bars, scoring.events))
+    return _proposed(_read_again(judge), scoring)
 
 
 def _read_again(judge: "Judge") -> OrderedBars:
     source = judge.own_data.source if judge.source is None else judge.source
     return read_sorted(batches_of(source), judge.detector.recipe.checks)
+
+
+def _proposed(ordered: OrderedBars, scoring: "Scoring") -> Repairs:
+    bars = ordered.slice(0, ordered.rows)
+    return Repairs(bars, repair(bars, scoring.events))
 
 
 def repairs_for_report(judge: "Judge", scoring: "Scoring") -> Repairs | None:
@@ -87,8 +90,7 @@ def repairs_for_report(judge: "Judge", scoring: "Scoring") -> Repairs | None:
     ordered = _read_again(judge)
     if ordered.rows > MOST_BARS or not set(PRICES) <= set(ordered.schema):
         return None
-    bars = ordered.slice(0, ordered.rows)
-    return Repairs(bars, repair(bars, scoring.events))
+    return _proposed(ordered, scoring)
 
 
 def check_choice(value: str) -> str:

@@ -308,7 +308,7 @@ class Run:
         judge = self._judge(bars, decisions=decisions)
         scoring = judge.score(thresholds=True, evidence=True)
         if beside is not None:
-            scoring = with_beside(judge, scoring, beside, run=self, bars=bars, decisions=decisions)
+            scoring = with_beside(judge, scoring, beside, bars=bars, decisions=decisions)
         repairs = repairs_for_report(judge, scoring)
         write_report(self, scoring, path, repairs and repairs.proposed)
         return Path(path)
