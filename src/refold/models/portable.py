@@ -50,22 +50,38 @@ OPERATOR = torch.ops.refold.lstm.default
 """The LSTM in a traced graph: same arguments and results as `aten.lstm.input`."""
 
 
-class _LSTM(nn.Module):
-    """An nn.LSTM as the opaque operator; same call."""
+class _OneCall(nn.Module):
+    """An nn.LSTM as one call of an operator, without its checks; same call.
 
-    def __init__(self, lstm: nn.LSTM, weights: Iterable[Tensor]) -> None:
+    Args:
+        lstm: its sizes are taken.
+        weights: in the order of `lstm.all_weights`; None takes its own.
+    """
+
+    def __init__(self, lstm: nn.LSTM, weights: Iterable[Tensor] | None = None) -> None:
         super().__init__()
         self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
         self.num_layers, self.bidirectional = lstm.num_layers, lstm.bidirectional
+        self.rows = lstm.num_layers * (2 if lstm.bidirectional else 1)
+        self.how = True, self.num_layers, 0.0, False, self.bidirectional, True
+        self.hold([weight for layer in lstm.all_weights for weight in layer] if weights is None else weights)
+
+    def hold(self, weights: Iterable[Tensor]) -> None:
+        """Keep the weights as the operator takes them."""
+        raise NotImplementedError
+
+
+class _LSTM(_OneCall):
+    """An nn.LSTM as the opaque operator; same call."""
+
+    def hold(self, weights: Iterable[Tensor]) -> None:
         self.weights = _detached(weights)
 
     def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if state is None:
-            rows = self.num_layers * (2 if self.bidirectional else 1)
-            zeros = inputs.new_zeros(rows, inputs.shape[0], self.hidden_size)
+            zeros = inputs.new_zeros(self.rows, inputs.shape[0], self.hidden_size)
             state = zeros, zeros.clone()
-        how = True, self.num_layers, 0.0, False, self.bidirectional, True
-        hidden, h, c = _lstm(inputs, list(state), list(self.weights), *how)
+        hidden, h, c = _lstm(inputs, list(state), list(self.weights), *self.how)
         return hidden, (h, c)
 
 
@@ -174,22 +190,17 @@ def portable(autoencoder: Autoencoder) -> Autoencoder:
     return clone
 
 
-class _Fused(nn.Module):
+class _Fused(_OneCall):
     """An nn.LSTM on weights that stay as they are, in one call without its checks; same call."""
 
-    def __init__(self, lstm: nn.LSTM, weights: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size = lstm.input_size, lstm.hidden_size
-        self.num_layers, self.bidirectional = lstm.num_layers, lstm.bidirectional
-        self.rows = lstm.num_layers * (2 if lstm.bidirectional else 1)
+    def hold(self, weights: Iterable[Tensor]) -> None:
         self.weights = [weight.detach().clone() for weight in weights]
 
     def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if state is None:
             zeros = inputs.new_zeros(self.rows, inputs.shape[0], self.hidden_size)
             state = zeros, zeros
-        how = True, self.num_layers, 0.0, False, self.bidirectional, True
-        hidden, h, c = torch.lstm(inputs, state, self.weights, *how)
+        hidden, h, c = torch.lstm(inputs, state, self.weights, *self.how)
         return hidden, (h, c)
 
 
@@ -215,8 +226,7 @@ def frozen(autoencoder: Autoencoder) -> Autoencoder:
     if folds:
         clone.decoder = _Folded(decoder, _Fused(decoder.lstm, fold(weights_of(decoder.lstm, decoder.projection))))
     for part in (encoder, decoder):
-        weights = [weight for layer in part.lstm.all_weights for weight in layer]
-        part.add_module("lstm", _Fused(part.lstm, weights))
+        part.add_module("lstm", _Fused(part.lstm))
     return clone
 
 
@@ -232,8 +242,7 @@ def _portable_decoder(decoder: nn.Module) -> nn.Module:
 
 def _replace_lstm(part: nn.Module) -> None:
     """Replace the LSTM of an encoder or decoder by the opaque operator."""
-    lstm = cast(nn.LSTM, part.get_submodule("lstm"))
-    part.add_module("lstm", _LSTM(lstm, (weight for layer in lstm.all_weights for weight in layer)))
+    part.add_module("lstm", _LSTM(cast(nn.LSTM, part.get_submodule("lstm"))))
 
 
 def _detached(weights: Iterable[Tensor]) -> nn.ParameterList:
