@@ -1,4 +1,4 @@
-"""What does a training step gain from a C library that keeps the memory of the step before?
+"""Measure what a training step gains from a C library that keeps the memory of the step before.
 
     python scripts/bench allocator                     # B windows of T = 64 bars, F = 5, H = 64, one layer, float32
 

@@ -13,7 +13,6 @@ Letters: B windows, T bars, F features. Times are medians; memory is the residen
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from refold.data.long import cache
 from refold.data.pipeline import Prepared
 from refold.data.sources import Csv, Parquet
 from refold.data.windows.split import ByFraction
-from scripts.bench.memory import anonymous, peak, resident
+from scripts.bench.memory import anonymous, children_cpu, peak, resident
 
 F, B = 5, 256
 REPEATS = 7
@@ -314,8 +313,7 @@ def check_of(path: str) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-m", "refold", "check", path], capture_output=True, text=True, check=False)
     if done.returncode == 2:
         sys.exit(done.stderr)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"seconds": time.perf_counter() - started, "cpu": used.ru_utime + used.ru_stime}
+    return {"seconds": time.perf_counter() - started, "cpu": children_cpu()}
 
 
 def bench_check() -> list[str]:

@@ -14,7 +14,6 @@ import gc
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from refold.data.bars.table import Table
 from refold.live.live_detector import LiveDetector, Origin
 from refold.scoring.thresholds import StreamingPeaks
-from scripts.bench.memory import MIB, resident
+from scripts.bench.memory import MIB, children_cpu, resident
 from scripts.bench.score import FEATURES, F, autoencoder, detector_of
 
 T, H, ASSETS = 32, 64, 3_000
@@ -217,13 +216,13 @@ def bench_watch() -> list[str]:
     lines = [in_json(bar) + "\n" for _ in range(WATCHED // 10) for bar in following()]
 
     def cpu_seconds(run: Path, count: int) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = children_cpu()
         command, text = [sys.executable, "-m", "refold", "watch", f"run={run}"], "".join(lines[:count])
         told = subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = children_cpu() - before
         if told.count("\n") != count:
             sys.exit(f"{told.count(chr(10))} verdicts on {count} bars")
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return used
 
     with tempfile.TemporaryDirectory() as folder:
         run = trained(Path(folder))

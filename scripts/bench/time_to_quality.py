@@ -1,4 +1,4 @@
-"""How many seconds does a training take until it is good? Settings of the embedded stocks side by side.
+"""Measure the seconds that a training takes until it is good, for settings of the embedded stocks side by side.
 
     python scripts/bench time_to_quality                       # five seeds of each of SETTINGS, one thread
     python scripts/bench time_to_quality --seeds 2 --threads 2
@@ -10,7 +10,6 @@ seeds that reached it, and the whole command's, with the test and the summary.
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+
+from scripts.bench.memory import children_cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "trainer.max_epochs=40 data.batch_size=64 optimizer.lr=8e-3"
@@ -34,7 +35,7 @@ QUALITIES = (0.465, 0.470)
 
 
 class Training(NamedTuple):
-    """What one training took.
+    """The times and the results of one training.
 
     cpu, wall: seconds of the whole command. reached: quality -> CPU seconds until then. val, test: R2 of the run.
     """
@@ -105,10 +106,10 @@ def train(overrides: list[str], scratch: Path, threads: int) -> Training:
     run_dir, times = scratch / "run", scratch / "times.json"
     code = "import sys; from scripts.bench.time_to_quality import run_timed; sys.exit(run_timed())"
     command = [sys.executable, "-c", code, str(times), *overrides, "logger=csv", f"hydra.run.dir={run_dir}"]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    before, start = children_cpu(), time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, cpu = time.monotonic() - start, children_cpu() - before
     if done.returncode:
         raise RuntimeError(f"{' '.join(overrides)} ended with {done.returncode}: {done.stderr[-2000:]}")
     epochs = json.loads(times.read_text())
@@ -118,7 +119,6 @@ def train(overrides: list[str], scratch: Path, threads: int) -> Training:
         if any(found >= quality for _, found in epochs)
     }
     metrics = json.loads((run_dir / "result.json").read_text())["metrics"]
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Training(cpu, wall, reached, metrics["val/r2"], metrics["test/r2"])
 
 
