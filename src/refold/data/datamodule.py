@@ -59,7 +59,7 @@ class WindowDataModule(LightningDataModule):
         max_masked: bars without values that a window may contain in a row, at least 0, below the shortest window.
         batch_size: windows per step over all processes, at least 1.
         batch_size_per_device: windows per step of each process, at least 1, in place of `batch_size`; the learning rate
-            follows (`growth`). None leaves it at `batch_size`.
+            follows (`refold.training.lr_schedule.scale_rate`). None leaves it at `batch_size`.
         split: divides the calendar into parts.
         fold: number of the fold of the split, from 0.
         checks: refuse, mask or drop faulty bars.

@@ -1,4 +1,4 @@
-"""What a verdict is worth: the share of errors, planted into a copy of the test part, that it flags."""
+"""Measure the worth of a verdict: the share of errors, planted into a copy of the test part, that it flags."""
 
 import logging
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ MOST_SLACK = 2
 
 @dataclass(frozen=True)
 class Timetable:
-    """When an asset's bars come.
+    """The times at which an asset's bars come.
 
     Attributes:
         unit: what the interval is counted in. A day is one of the clock, which may have 23 or 25 hours. A week and a
