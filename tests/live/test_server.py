@@ -163,6 +163,22 @@ def test_a_body_that_does_not_end_is_given_up(last_run):
     assert (answer.status_code, answer.json()["detail"]) == (408, "the body did not come within 0.2 s")
 
 
+def test_a_client_that_goes_amid_its_body_is_no_error_of_the_server(last_run):
+    app, sent = client(last_run).app, []
+    parts = iter([{"type": "http.request", "body": b"[", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(parts, {"type": "http.disconnect"})
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"testserver"), (b"content-type", b"application/json"), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": "/bars", "query_string": b"", "headers": headers}
+    asyncio.run(app(scope, receive, send))  # would raise, and a server would print a traceback
+    assert sent[0]["status"] == 400
+
+
 def test_more_requests_than_the_rate_wait(last_run):
     http = client(last_run, rate=2)
     answers = [http.post("/bars", json=[]) for _ in range(4)]

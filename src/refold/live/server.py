@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from refold.live.broadcast import Broadcast, Reader
@@ -80,7 +81,8 @@ class Limits:
         """Read a body, as far as it may go.
 
         Raises:
-            HTTPException: 413 if it is too large, 408 if it does not come in time.
+            HTTPException: 413 if it is too large, 408 if it does not come in time, 400 if the
+                client goes before its end.
         """
         told = f"the body is larger than {self.body:,} bytes; send fewer bars at a time"
         length = request.headers.get("content-length", "0")
@@ -97,6 +99,8 @@ class Limits:
         except TimeoutError:
             close = {"Connection": "close"}
             raise HTTPException(408, f"the body did not come within {self.seconds:g} s", close) from None
+        except ClientDisconnect:  # nobody reads the answer
+            raise HTTPException(400, "the client went before its body was whole") from None
         return b"".join(parts)
 
 
