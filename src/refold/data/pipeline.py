@@ -29,7 +29,7 @@ from refold.data.recipe import Recipe
 from refold.data.scale_choice import choose_scale, scale_in_words
 from refold.data.scale_fit import ScaleFit
 from refold.data.windows.scaler import Scaler
-from refold.data.windows.split import PARTS, Interval, Part, divide, timeline
+from refold.data.windows.split import PARTS, Part, divide, timeline
 from refold.data.windows.views import Series
 from refold.errors import DataError
 
@@ -218,8 +218,7 @@ class _Assembly:
         segments = rows.segments(usable, self.intervals, self.gap)
         lost = count_lost(table, usable, self.intervals, self.gap, recipe.span)
         self.lost = {name: count + lost[name] for name, count in self.lost.items()}
-        anywhere = rows.segments(usable, [Interval("train", 0, len(calendar))], gap=0)["train"]
-        self.longest = max(self.longest, int(anywhere[:, 1].max(initial=0)))
+        self.longest = max(self.longest, rows.longest_run(usable))
         self.masked |= not rows.present[rows_of(segments)].all()
         if self.fits:
             self.scale.add(table, segments["train"])

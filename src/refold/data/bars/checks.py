@@ -37,7 +37,7 @@ from refold.data.bars.faults import faults_of_values
 from refold.data.bars.findings import CHECKS, EVERY_ROW, FINDINGS, ROW, Findings, Policy, place, refuse_policies
 from refold.data.bars.gaps import Gaps, find_gaps
 from refold.data.bars.intervals import parse_interval
-from refold.data.bars.market import goes_on, in_order, survey
+from refold.data.bars.market import goes_on, in_order, is_sorted, survey
 from refold.data.bars.table import OWN, TableKind, value_columns
 from refold.errors import DataError
 
@@ -262,13 +262,14 @@ class Checks:
             faults |= _against(bars, timetables, open_days)
         bars = self._apply(bars, faults, findings)
         expects = self.calendar is not None
-        gaps = find_gaps(bars, calendar, market, timetables, open_days, expects=expects)
+        moment = _positions(calendar, bars["timestamp"])
+        gaps = find_gaps(bars, moment, calendar, market, timetables, open_days, expects=expects)
         hole, closing = gaps.hole, gaps.closing
         if expects and gaps.absent.height:
             bars, hole, closing = self._fill_gaps(bars, gaps, findings)
+            moment = _positions(calendar, bars["timestamp"])
         occurs = np.ones(len(calendar), dtype=bool)
         occurs[_positions(calendar, market.filter(pl.col("assets") == 0)["timestamp"])] = False
-        moment = _positions(calendar, bars["timestamp"])
         return Checked(bars, calendar, occurs, moment, hole, closing, findings.table(), findings.runs)
 
     def arrive(
@@ -329,6 +330,8 @@ class Checks:
         missing = pl.any_horizontal(pl.col("timestamp", "asset").is_null())
         bars = self._apply(bars, {"missing_timestamp": missing}, findings)
         bars = bars.with_columns(pl.col("asset").cast(pl.Enum(bars["asset"].unique().sort())))
+        if is_sorted(bars):
+            return bars
         earlier = pl.col("timestamp").shift(1).over("asset")  # of its own rows: assets may take turns in the table
         return self._apply(bars, {"out_of_order": pl.col("timestamp") < earlier}, findings)
 

@@ -4,6 +4,7 @@ Bars of an asset are expected at the places of its own timetable, and wherever a
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -156,14 +157,15 @@ def long_steps(bars: pl.LazyFrame, timetables: Timetables, assets: Iterable[str]
     limit = name.replace_strict(limits, default=None, return_dtype=pl.Float64) if limits else pl.lit(None, pl.Float64)
     step = time.to_physical().cast(pl.Int64)
     steps = bars.select(
-        name,
+        "asset",
         "timestamp",
         time.shift(1).alias("before"),
         (step - step.shift(1)).alias("step"),
         (pl.col("asset") == pl.col("asset").shift(1)).alias("same"),
-        limit.alias("limit"),
     )
-    return steps.with_row_index("row").filter("same", pl.col("step") > pl.col("limit")).drop("step", "same", "limit")
+    least = min(limits.values(), default=math.inf)  # of few steps the asset's own limit is looked up
+    longer = steps.with_row_index("row").filter("same", pl.col("step") > least).with_columns(name)
+    return longer.filter(pl.col("step") > limit).select("row", "asset", "timestamp", "before")
 
 
 def read_holes(

@@ -3,9 +3,9 @@
 Each expression looks at a bar and at earlier ones of its asset alone; see `refold.data.bars.checks`.
 """
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from refold.data.bars.market import SPLIT_RATIOS, UNIT_RATIOS, calm_trade, overnight_jump, quiet_peers, same_asset
@@ -57,7 +57,16 @@ def faults_of_values(
 
 
 def _near_ratio(log_ratio: pl.Expr, ratios: tuple[float, ...], tolerance: float) -> pl.Expr:
-    return pl.any_horizontal((log_ratio.abs() - math.log(ratio)).abs() < tolerance for ratio in ratios)
+    logs = np.log(ratios)
+
+    def near(values: pl.Series) -> pl.Series:
+        apart = values.abs().to_numpy()  # null becomes NaN, which is near nothing
+        marks = np.zeros(len(apart), dtype=bool)
+        rows = np.flatnonzero(apart > logs.min() - tolerance)  # few bars jump: no other is compared with each ratio
+        marks[rows] = (np.abs(apart[rows, None] - logs) < tolerance).any(axis=1)
+        return pl.Series(values.name, marks)
+
+    return log_ratio.map_batches(near, return_dtype=pl.Boolean, is_elementwise=True)
 
 
 def _equal_before(column: str) -> pl.Expr:

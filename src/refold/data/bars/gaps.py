@@ -27,6 +27,7 @@ class Gaps(NamedTuple):
 
 def find_gaps(
     bars: pl.DataFrame,
+    position: np.ndarray,
     calendar: pl.Series,
     market: pl.DataFrame,
     timetables: Timetables,
@@ -37,7 +38,8 @@ def find_gaps(
     """Find the bars that are missing between an asset's first and last.
 
     Args:
-        bars: sorted by asset, then time.
+        bars: N, sorted by asset, then time.
+        position: (N,) int64, of each bar on the calendar.
         calendar: (M,) sorted unique moments.
         market: `refold.data.bars.market.survey` of the table that the bars are of.
         timetables: of the assets.
@@ -54,7 +56,6 @@ def find_gaps(
         hole[row] = steps["missing"].to_numpy() > 0
     else:
         lost = [lost[0].clear()]
-    position = calendar.search_sorted(bars["timestamp"]).to_numpy().astype(np.int64)
     known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for asset, first, count in rows_of_assets(bars):
         if timetables.too_few(asset):
