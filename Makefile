@@ -14,7 +14,7 @@ train: .venv/installed
 test: .venv/installed-for-tests lint
 	$(PYTEST) --dist worksteal $(ARGS)
 
-# without the tests marked slow; each file in one process, which trains its runs once
+# without the tests marked slow
 quick: .venv/installed-for-tests
 	$(PYTEST) --dist worksteal -m "not slow" $(ARGS)
 

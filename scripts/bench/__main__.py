@@ -330,7 +330,7 @@ def main() -> None:
     table = tables.add_parser("masks", help="encoder of windows of different lengths", parents=[common])
     table.set_defaults(run=masks)
     table = tables.add_parser("data", help="gather, memory, building and mapped series; needs all of refold")
-    table.add_argument("names", nargs="*", help="gather, memory, build, mapped; all, if none is named")
+    table.add_argument("names", nargs="*", help="gather, memory, build, mapped, check; all, if none is named")
     table = tables.add_parser("score", help="windows per second in scoring, and a million bars; needs all of refold")
     table.add_argument("names", nargs="*", help="speed, batches, million; all, if none is named")
     table.add_argument("--threads", type=int, default=1, help="of the CPU")

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import ROOT, clean_environment, compose_run
+from conftest import ROOT, clean_environment, compose_run, slow_but
 
 from refold.cli import command
 from refold.config import build as config
@@ -180,28 +180,28 @@ def test_a_file_with_faulty_bars_is_scored_and_nothing_that_was_found_is_lost(ru
     assert "data.checks.policies.broken_bar is error" in errors
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["data.path=missing.csv"], "missing.csv'; there is no such file"),
-        (["data.path=wide.csv"], "missing open, high, low, volume"),
-        (["data.path=few.csv"], "has at most 20 bars of an asset; a window of data.window_size = 32 bars needs 52"),
-        (["data.path=quoted.csv", "data.source.table.assets=[XYZ]"], "has no bars of data.source.table.assets ['XYZ']"),
-        (
-            ["data.path=nan.csv"],
-            "no bar could be scored: no unbroken run of bars is as long as a window (12,154 not_fin",
-        ),
-        (["data.path=nan.csv", "data.checks.policies.not_finite=error"], "a value must be a finite number"),
-        (["score=mahalanobi"], "score=mahalanobi: there is no such option; did you mean mahalanobis?"),
-        (["alignment=middle"], "alignment is 'middle'; it must be one of mean, median, max, last"),
-        (["threshold.shar=0.9"], "threshold.shar: there is no such key; did you mean threshold.share?"),
-        (["threshold.share=2"], "threshold.share is 2; it must be in (0, 1)"),
-        (["data.window_size=8"], "data.window_size: it cannot be chosen when scoring"),
-        (["nonsense"], "nonsense: it cannot be read as key=value"),
-        (["out=taken"], "out is taken; other files are there, which are not overwritten"),
-        (["device=tpu"], "device is 'tpu'; it must be one of auto, cpu, cuda"),
-    ],
-)
+MISTAKES = [
+    (["data.path=missing.csv"], "missing.csv'; there is no such file"),
+    (["data.path=wide.csv"], "missing open, high, low, volume"),
+    (["data.path=few.csv"], "has at most 20 bars of an asset; a window of data.window_size = 32 bars needs 52"),
+    (["data.path=quoted.csv", "data.source.table.assets=[XYZ]"], "has no bars of data.source.table.assets ['XYZ']"),
+    (
+        ["data.path=nan.csv"],
+        "no bar could be scored: no unbroken run of bars is as long as a window (12,154 not_fin",
+    ),
+    (["data.path=nan.csv", "data.checks.policies.not_finite=error"], "a value must be a finite number"),
+    (["score=mahalanobi"], "score=mahalanobi: there is no such option; did you mean mahalanobis?"),
+    (["alignment=middle"], "alignment is 'middle'; it must be one of mean, median, max, last"),
+    (["threshold.shar=0.9"], "threshold.shar: there is no such key; did you mean threshold.share?"),
+    (["threshold.share=2"], "threshold.share is 2; it must be in (0, 1)"),
+    (["data.window_size=8"], "data.window_size: it cannot be chosen when scoring"),
+    (["nonsense"], "nonsense: it cannot be read as key=value"),
+    (["out=taken"], "out is taken; other files are there, which are not overwritten"),
+    (["device=tpu"], "device is 'tpu'; it must be one of auto, cpu, cuda"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), slow_but(MISTAKES[::3], MISTAKES))
 def test_a_mistake_ends_in_its_message_alone(arguments, message, run_dir, score):
     folder = run_dir.parent
     bars = quoted_bars()

@@ -98,7 +98,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("overrides", "message"), slow_but(MISTAKES[::2], MISTAKES))
+@pytest.mark.parametrize(("overrides", "message"), slow_but(MISTAKES[::4], MISTAKES))
 def test_one_mistake_is_named_with_value_bound_and_key(overrides, message):
     assert message in mistakes(*overrides)
 

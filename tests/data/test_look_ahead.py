@@ -153,7 +153,7 @@ def test_no_source_looks_ahead(source, layout, change):
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("feature", ALL_FEATURES)
-@pytest.mark.parametrize("layout", ["per_asset", "panel"])
+@pytest.mark.parametrize("layout", slow_but(["per_asset"], ["per_asset", "panel"]))
 def test_no_feature_looks_ahead(layout, feature, change):
     other = ready(changed(BARS, change), **SETTINGS, features=[feature], layout=layout)
     ratios = ("intraday_return", "parkinson_range", "garman_klass_range", "log_range", "upper_shadow", "lower_shadow")

@@ -74,7 +74,7 @@ def written(bars: pl.DataFrame, kind: str, folder):
 
 
 @pytest.mark.parametrize("layout", ["per_asset", "panel"])
-@pytest.mark.parametrize("order", ["asset", "timestamp"])
+@pytest.mark.parametrize("order", slow_but(["timestamp"], ["asset", "timestamp"]))
 @pytest.mark.parametrize("kind", slow_but(["csv"], ["csv", "parquet", "categories", "partitioned"]))
 def test_pieces_give_what_the_whole_gives(tmp_path, kind, order, layout):
     source = written(BARS.sort(order, maintain_order=True), kind, tmp_path)

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT
+from conftest import CONF, ROOT, slow_but
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -33,7 +33,7 @@ def test_commands_are_found():
     assert "experiment=decoder_study" in train_commands()
 
 
-@pytest.mark.parametrize("line", train_commands())
+@pytest.mark.parametrize("line", slow_but(train_commands()[::3], train_commands()))
 def test_every_training_command_composes(line):
     arguments = [argument for argument in shlex.split(line) if argument not in ("-m", "--multirun")]
     if any(argument.startswith("--") for argument in arguments):  # --job, --config-dir: shown by tests of their own

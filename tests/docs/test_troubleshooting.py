@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from conftest import CONF, ROOT, compose_run
+from conftest import CONF, ROOT, compose_run, slow_but
 from hydra import compose, initialize_config_dir
 
 from refold.config.arguments import resume_arguments
@@ -263,7 +263,7 @@ def test_settings_to_type_are_found():
     assert len(settings_to_type()) >= 15
 
 
-@pytest.mark.parametrize("settings", settings_to_type())
+@pytest.mark.parametrize("settings", slow_but(settings_to_type()[::2], settings_to_type()))
 def test_what_to_type_is_right(settings):
     overrides = ["data=csv", "data.path=prices.csv", *shlex.split(settings)]
     if any(text.startswith("resume=") for text in overrides):

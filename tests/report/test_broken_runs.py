@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import slow_but
 from runs_on_disk import measured, settings_of, write_run
 from test_compare import printed
 from test_compare_page import payload, windows
@@ -126,7 +127,7 @@ def good(tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", slow_but(list(BROKEN)[::3], BROKEN))
 def test_one_bad_run_is_a_row_that_says_what_is_wrong(good, name, tmp_path):
     change, *said = BROKEN[name]
     directory = write_run(good / "9_bad", settings_of("decoder=repeat", "seed=2"), metrics=measured(0.1), curve=[1.0])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import train_tiny
+from conftest import slow_but, train_tiny
 from omegaconf import OmegaConf
 
 from refold.cli import main
@@ -57,8 +57,11 @@ EVIL = [
 ]
 
 
+KEYS = ["encoder.dropout", "threshold.share", "data.source.path", "run.choices", "odd"]
+
+
 @pytest.mark.parametrize("evil", EVIL, ids=str)
-@pytest.mark.parametrize("key", ["encoder.dropout", "threshold.share", "data.source.path", "run.choices", "odd"])
+@pytest.mark.parametrize("key", slow_but(KEYS[:2], KEYS))
 def test_a_part_has_no_place_where_a_value_belongs(key, evil, foreign, monkeypatch):
     monkeypatch.delenv("REFOLD_RAN", raising=False)
     with pytest.raises(ConfigError, match=r"no part has its place there|is not a setting of|not one of Refold's parts"):
