@@ -336,12 +336,12 @@ def test_slow_clients_are_bounded_and_the_others_are_served(served, bars):
     for connection in heads:  # closed by the server
         assert connection.recv(1) == b""
     assert bodies[0].recv(12) == b"HTTP/1.1 408"
-    for connection in (*readers, *bodies, *heads):
-        connection.close()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # while readers are there
     errors = process.stderr.read()
     assert process.wait(timeout=60) == 0, errors
     assert "Traceback" not in errors
+    for connection in (*readers, *bodies, *heads):
+        connection.close()
 
 
 def memory_of(process: subprocess.Popen) -> float:

@@ -48,7 +48,7 @@ def main() -> None:
     try:
         import uvicorn
 
-        from refold.live.connections import closing_silent
+        from refold.live.connections import EndingServer, closing_silent
         from refold.live.server import Limits, Service, make_app
     except ImportError as error:
         raise ConfigError(f'{error.name} is not installed, which serve needs: pip install "refold[serve]"') from None
@@ -65,7 +65,7 @@ def main() -> None:
         shown = f"[{host}]" if ":" in host else host
         logging.getLogger("refold").info("http://%s:%d, ctrl-C ends it", shown, bound.getsockname()[1])
         with suppress(KeyboardInterrupt):  # it shuts down in order, then raises the signal again
-            uvicorn.Server(config).run(sockets=[bound])
+            EndingServer(config, service.broadcast).run(sockets=[bound])
         feed.save()
         print(feed.summary(), file=sys.stderr)
     finally:

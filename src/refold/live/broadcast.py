@@ -44,6 +44,7 @@ class Broadcast:
     def __init__(self) -> None:
         self.readers: set[Reader] = set()
         self.lost = 0
+        self.ended = False
 
     @property
     def full(self) -> bool:
@@ -55,8 +56,14 @@ class Broadcast:
         for reader in self.readers:
             reader.offer(asset, flagged, text)
 
+    def end(self) -> None:
+        """End the events of all readers, who would else keep the server from ending."""
+        self.ended = True
+        for reader in self.readers:
+            reader.there.set()
+
     async def events(self, reader: Reader) -> AsyncIterator[str]:
-        """Yield server-sent events for a reader until it goes.
+        """Yield server-sent events for a reader until it goes, or the server ends.
 
         Args:
             reader: new.
@@ -70,6 +77,8 @@ class Broadcast:
                 except TimeoutError:
                     yield ": nothing new\n\n"
                     continue
+                if self.ended:
+                    return
                 if reader.lost:
                     lost, reader.lost = reader.lost, 0
                     self.lost += lost

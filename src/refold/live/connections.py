@@ -1,9 +1,13 @@
-"""Connections that send nothing, or the head of a request a byte at a time, do not keep others out."""
+"""Connections that send nothing, or a head a byte at a time, keep no others out; open ones do not keep a server up."""
 
 import asyncio
+import socket
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from refold.live.broadcast import Broadcast
 
 
 def closing_silent(seconds: float) -> type[H11Protocol]:
@@ -38,3 +42,21 @@ def closing_silent(seconds: float) -> type[H11Protocol]:
             self.checking = self.loop.call_later(seconds, self.check)
 
     return ClosingSilent
+
+
+class EndingServer(uvicorn.Server):
+    """Serve until a signal, then end the events of the readers first: they would be waited for, and then cancelled.
+
+    Args:
+        config: of the server.
+        broadcast: sends the events.
+    """
+
+    def __init__(self, config: uvicorn.Config, broadcast: Broadcast) -> None:
+        super().__init__(config)
+        self.broadcast = broadcast
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the events and all connections; see uvicorn."""
+        self.broadcast.end()
+        await super().shutdown(sockets)
