@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -91,11 +90,7 @@ def tail_levels(begin: Sequence[float], peaks: Sequence[np.ndarray], count: Sequ
 
 
 def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
-    """Fit a generalised Pareto distribution to peaks by maximum likelihood.
-
-    With theta = gamma / sigma, the likeliest gamma is the mean of log(1 + theta y): one number is searched for, on a
-    grid and then between its neighbours (Grimshaw 1993). `scipy.stats.genpareto.fit` searches for two from one start,
-    takes thirty times as long, and now and then misses. Below -0.5 there is no regular maximum (Smith 1985).
+    """Fit a generalised Pareto distribution to peaks by maximum likelihood; see `fit_paretos`.
 
     Args:
         peaks: (n,) above 0.
@@ -103,47 +98,25 @@ def fit_pareto(peaks: np.ndarray) -> tuple[float, float]:
     Returns:
         Shape gamma, at least -0.5, and scale sigma.
     """
-    from scipy.optimize import minimize_scalar  # a third of a second to import, and scoring does without
-
-    y = peaks / peaks.mean()
-    ends = 1 - np.logspace(-4, 0, 24)[:-1]
-    grid = np.concatenate([-ends / y.max(), [0.0], np.logspace(-3, 2, 40)])
-    grid.sort()
-
-    def loss(theta: float) -> float:
-        if abs(theta) < 1e-9:
-            return 0.0  # the exponential distribution of mean 1: log sigma + gamma = 0
-        gamma = np.log1p(theta * y).mean()
-        return np.inf if gamma < -0.5 else float(np.log(gamma / theta) + gamma)
-
-    with np.errstate(all="ignore"):
-        gammas = np.log1p(np.outer(grid, y)).mean(axis=1)
-        losses = np.where(gammas < -0.5, np.inf, np.log(gammas / grid) + gammas)
-    losses[np.abs(grid) < 1e-9] = 0.0  # as `loss` has it
-    best = int(losses.argmin())
-    neighbours = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    with np.errstate(invalid="ignore"):  # where no shape has a finite loss, the grid's best stays
-        found: Any = minimize_scalar(loss, bounds=neighbours, method="bounded", options={"xatol": 1e-8})
-    theta = float(found.x) if found.fun < losses[best] else float(grid[best])
-    if abs(theta) < 1e-9:
-        return 0.0, float(peaks.mean())
-    gamma = float(np.log1p(theta * y).mean())
-    return gamma, gamma / theta * float(peaks.mean())
+    gammas, sigmas = fit_paretos([peaks])
+    return float(gammas[0]), float(sigmas[0])
 
 
 _BELOW = np.logspace(-4, 0, 24)[:-1] - 1
 _ABOVE = np.concatenate([[0.0], np.logspace(-3, 2, 40)])
-"""The grid of `fit_pareto`: below 0 in units of the least theta that there may be, and from 0 on."""
+"""The grid of thetas: below 0 in units of the least theta that there may be, and from 0 on."""
 
 _NUMBERS_AT_ONCE = 1 << 20
 """Logarithms that `fit_paretos` takes at once at most, 8 MiB."""
 
 
 def fit_paretos(peaks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a generalised Pareto distribution to each of P samples at once; the twin of `fit_pareto`.
+    """Fit a generalised Pareto distribution to each of P samples by maximum likelihood.
 
-    Between its neighbours on the grid theta is found by Newton's steps on the derivative of the loss, which are halved
-    brackets where they would leave them. A live moment has tens of samples of tens of peaks, each too little work.
+    With theta = gamma / sigma, the likeliest gamma is the mean of log(1 + theta y): one number is searched for, on a
+    grid and then between its neighbours (Grimshaw 1993), by Newton's steps on the derivative of the loss, which are
+    halved brackets where they would leave them. `scipy.stats.genpareto.fit` searches for two numbers from one start,
+    takes thirty times as long, and now and then misses. Below -0.5 there is no regular maximum (Smith 1985).
 
     Args:
         peaks: P samples (n,) above 0.
@@ -173,7 +146,7 @@ def fit_paretos(peaks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _losses(theta: np.ndarray, gamma: np.ndarray) -> np.ndarray:
-    """Return what `fit_pareto` minimises: infinite below a gamma of -0.5, 0 at a theta of 0."""
+    """Return what is minimised: infinite below a gamma of -0.5, 0 at a theta of 0."""
     losses = np.where(gamma < -0.5, np.inf, np.log(gamma / theta) + gamma)
     return np.where(np.abs(theta) < 1e-9, 0.0, np.where(np.isnan(losses), np.inf, losses))
 
