@@ -30,7 +30,7 @@ def seen(judge, bars: pl.DataFrame, piece: int = 10**9) -> tuple[Sample, Evidenc
     """What is collected while bars are scored, and all evidence of them."""
     table, sample = read_sorted([bars], judge.recipe.checks), Sample(judge)
     scores = pl.concat(scan(judge, table, piece=piece, watch=sample.of_piece("these bars", table.rows)))
-    return sample, gather(sample, table, scores.lazy())
+    return sample, gather(judge, sample, table, scores.lazy())
 
 
 def test_a_sample_measures_codes_and_errors_of_every_window_where_they_are_few():
@@ -171,7 +171,7 @@ def test_parts_are_measured_apart_and_a_part_without_windows_is_left_out():
     sample = Sample(judge)
     parts = {"val": data.segments("val"), "test": data.segments("test")[:0]}
     scores = pl.concat(scan_parts(judge, bars, parts, watch=sample.of_part))
-    found = gather(sample, None, scores.lazy())
+    found = gather(judge, sample, None, scores.lazy())
     assert list(found.feature_errors) == ["val"]
     windows = Windows(data.train_windows.series, parts["val"], window_size=T, stride=1)
     assert found.latents.height == len(windows)

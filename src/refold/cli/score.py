@@ -15,6 +15,9 @@ these values, in repaired.parquet. The bars themselves are never changed.
 beside=NAME adds the other verdict, as another score gives it with a threshold of its own: beside=planted names errors
 beside a score of unusual bars, beside=student finds unusual bars beside score=planted. Its scores are beside.parquet.
 
+on=ray shares the assets of data.path out among the workers of Ray, on this machine or on the cluster that RAY_ADDRESS
+names; workers=N limits them. scores.parquet is then a folder of files.
+
 decisions=FILE reads what the buttons of a report of this run saved: what was dismissed there is not raised again.
 """
 
@@ -32,6 +35,7 @@ from refold.errors import ConfigError
 from refold.library.beside import BESIDE, beside_words, with_beside
 from refold.library.decisions import decisions_words
 from refold.library.judge import Judge
+from refold.library.on_ray import read_choice
 from refold.library.repairing import REPAIRED, REPAIRS, check_choice, propose_repairs, repairs_for_report, write_repairs
 from refold.library.run import load_run
 from refold.library.scored_files import SCORED_FILES, write_scored_files
@@ -40,7 +44,7 @@ from refold.runs.directory import atomic_folder
 from refold.scoring.drift import drift_words
 from refold.scoring.scored import alarm_words
 
-OWN = ("run", "out", "device", "trust", "repair", "decisions", "beside")
+OWN = ("run", "out", "device", "on", "workers", "trust", "repair", "decisions", "beside")
 
 
 def main() -> None:
@@ -49,12 +53,13 @@ def main() -> None:
     settings = command.read_arguments(sys.argv[1:], __doc__)
     if "run" not in settings:
         raise ConfigError("run has no value; give one: run=outputs/latest")
+    on_ray = read_choice(settings)
     run = load_run(settings["run"], trust=command.trusted(settings))
     repair = check_choice(settings.get("repair", "false"))
     others = {key: value for key, value in settings.items() if key not in OWN}
     decisions, beside = settings.get("decisions"), settings.get("beside")
-    judge = Judge(run, settings=others, decisions=decisions, progress=command.progress_bar)
-    run.autoencoder.to(command.device(settings.get("device", "auto")))
+    judge = Judge(run, settings=others, decisions=decisions, progress=command.progress_bar, on_ray=on_ray)
+    run.autoencoder.to(command.device(settings.get("device", "cpu" if on_ray else "auto")))
     out = Path(settings.get("out", run.directory / "scores" / judge.name))
     with atomic_folder(out, "out", (*SCORED_FILES, REPAIRS, REPAIRED, BESIDE)) as judge.folder:
         scoring = judge.score(thresholds=True, evidence=True)
@@ -95,6 +100,8 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
     lacking = ", ".join(f"{count:,} {reason}" for reason, count in facts["without_score"].items())
     if lacking:
         console.print(f"{sum(facts['without_score'].values()):,} bars without a score: {lacking}")
+    for asset, why in facts.get("refused_assets", {}).items():
+        console.print(f"{asset} has no scores: {why}")
     if found := ", ".join(f"{count:,} {check}" for check, count in facts["found_by_checks"].items()):
         console.print(f"bars that checks found: {found}")
     console.print(

@@ -6,7 +6,8 @@ from typing import Any
 import polars as pl
 
 from refold.errors import ConfigError
-from refold.library.judge import SCORES, Judge, Scoring
+from refold.library.judge import SCORES, Judge
+from refold.library.scoring_result import Scoring
 from refold.scoring.events import MODEL
 
 BESIDE = "beside.parquet"
@@ -44,7 +45,9 @@ def with_beside(
     others = {key: value for key, value in (settings or {}).items() if key.partition(".")[0] != "score"}
     folder = judge.folder and judge.folder / "beside"
     chosen = {**others, "score": name}
-    second = Judge(judge.run, bars, chosen, decisions=decisions, folder=folder, progress=judge.progress)
+    second = Judge(
+        judge.run, bars, chosen, decisions=decisions, folder=folder, progress=judge.progress, on_ray=judge.on_ray
+    )
     question, first = second.detector.score_function.question, scoring.detector.score_function
     if question == first.question:
         raise ConfigError(

@@ -3,13 +3,12 @@
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -25,31 +24,28 @@ from refold.config.build import (
 from refold.config.change import all_thresholds, choose_anew
 from refold.config.compose import CONF
 from refold.data.bars.entries import columns_of
-from refold.data.bars.findings import FaultyRuns, merge
-from refold.data.bars.table import LABEL, Table
+from refold.data.bars.table import Table
 from refold.data.long.ordered import OrderedBars, read_sorted
-from refold.data.long.spool import TableSpool
+from refold.data.long.spool import PartedTable, TableSpool
 from refold.data.sources.source import Source, batches_of
 from refold.errors import ConfigError, DataError
 from refold.library.decisions import Decisions
 from refold.library.fitting import fit_to_data
 from refold.library.frames import FrameSource, is_frame, to_polars
+from refold.library.on_ray import Done, EncodeAssets, OnRay, ScoreAssets, Work, ray_started, share_out
+from refold.library.scoring_result import Scoring, gather_scoring
+from refold.library.tally import HERE, Tally
 from refold.runs.settings import give_all_anew
-from refold.scoring.alarms import AlarmRates, covered, covered_days
+from refold.scoring.alarms import AlarmRates
 from refold.scoring.detector import Detector
-from refold.scoring.drift import DriftTest, count_states
-from refold.scoring.events import MODEL, Events, with_findings
-from refold.scoring.labelled import LabelledTable
 from refold.scoring.latents import scan_latents
 from refold.scoring.protocols import TrainedRun
-from refold.scoring.rarity import with_periods
-from refold.scoring.scan import RECONSTRUCTION, scan, scan_parts, with_columns_of, without_verdict
-from refold.scoring.scored import count_rates
+from refold.scoring.scan import PIECE, RECONSTRUCTION, scan, scan_parts, with_columns_of
 from refold.scoring.unlike import refuse_unlike, warn_of_unknown
 
 if TYPE_CHECKING:
     from refold.data import WindowDataModule
-    from refold.report.evidence import Evidence, Sample
+    from refold.report.evidence import Sample
 
 log = logging.getLogger("refold.score")
 
@@ -61,9 +57,6 @@ BARS = "bars"
 LABEL_KEY = "data.source.table.columns.label"
 """Setting that names the column of labels. Bars may lack the one that a run was trained with."""
 
-HERE = "these bars"
-"""Name of the bars of a table, where a run's own parts are called validation and test."""
-
 Progress = Callable[[int | None, str], AbstractContextManager[Callable[[int], None]]]
 """How many rows there will be, None if that is not known, and what is done with them -> where to count them."""
 
@@ -71,36 +64,6 @@ Progress = Callable[[int | None, str], AbstractContextManager[Callable[[int], No
 def no_progress(total: int | None, what: str) -> AbstractContextManager[Callable[[int], None]]:
     """Show no progress. See `Progress` for the arguments."""
     return nullcontext(lambda rows: None)
-
-
-class Scoring(NamedTuple):
-    """Hold the scores, verdicts and counts of a scoring.
-
-    Attributes:
-        detector: what judged.
-        scores: a row per bar, as `refold.scoring.scan.frame` makes them; without kind if they were written to a folder.
-            Rows without a date or an asset are the last ones.
-        events: runs of flagged bars, and what the checks found; see `refold.scoring.events.with_findings`.
-        findings: what the checks of the data found, counted.
-        facts: counts of bars, of events of the model and of faulty bars, and alarms per asset and year.
-        thresholds: threshold -> column -> level and alarms per asset and year (or day, of bars within the day), if
-            thresholds were to be compared.
-        drift: as `DriftTest.table` returns it; None if validation has too few bars for a test.
-        evidence: what a report shows beside scores, if there is to be one.
-        decisions: those about the events of the run that were given.
-        beside: facts of a second verdict whose events stand after these, if there is one.
-    """
-
-    detector: Detector
-    scores: pl.LazyFrame
-    events: pl.DataFrame
-    findings: pl.DataFrame
-    facts: dict[str, Any]
-    thresholds: dict[str, dict[str, float]]
-    drift: pl.DataFrame | None
-    evidence: "Evidence | None"
-    decisions: Decisions | None = None
-    beside: dict[str, Any] | None = None
 
 
 class Judge:
@@ -114,6 +77,8 @@ class Judge:
         decisions: path of a reader's decisions about events of the run; what was dismissed is not raised again.
         folder: where tables are kept that may be longer than memory; None keeps them in memory.
         progress: shows how many rows are done.
+        on_ray: shares the assets out among the workers of Ray; with a folder, and only of a layout with windows of
+            their own for each asset. None: this process does all.
 
     Raises:
         ConfigError: a setting is wrong, or the decisions are not about this run.
@@ -128,6 +93,7 @@ class Judge:
         decisions: str | os.PathLike[str] | None = None,
         folder: Path | None = None,
         progress: Progress = no_progress,
+        on_ray: OnRay | None = None,
     ) -> None:
         given = {key: "null" if value is None else str(value) for key, value in (settings or {}).items()}
         if bars is not None and not is_frame(bars) and not isinstance(bars, str | os.PathLike):
@@ -144,6 +110,9 @@ class Judge:
         self.given_policies = {key.removeprefix(policies) for key in given if key.startswith(policies)}
         self.folder = folder
         self.progress = progress
+        self.on_ray = on_ray
+        if on_ray is not None and self.cfg.data.layout == "panel":
+            raise ConfigError("on is ray, which shares assets out; a window of a panel holds all of them: on=local")
         self.source: Source | None = None
         if is_frame(bars):
             self.source = FrameSource(to_polars(bars), build_table(self.cfg))
@@ -194,7 +163,7 @@ class Judge:
         Raises:
             DataError: the bars cannot be read, or the run's model cannot judge them.
         """
-        place = None if self.folder is None else self.folder / BARS
+        place = None if self.folder is None else self.folder.absolute() / BARS  # workers may stand elsewhere
         if place is not None:
             place.mkdir()
         with self.progress(None, "bars read") as count:
@@ -232,27 +201,87 @@ class Judge:
     def _score(self, sample: "Sample | None", thresholds: bool) -> Scoring:
         """Score all bars of the source."""
         assert self.source is not None
-        bars = self.read_bars(self.source)
-        compared = self._comparison(bars.rows) if thresholds else None
-        findings, faulty, drift = [bars.findings], bars.faulty, build_drift_test(self.cfg, self.detector)
-        watch = sample and sample.of_piece(HERE, bars.rows)
-        with self.progress(bars.rows, "bars scored") as count:
-            frames = scan(
-                self.detector, bars, progress=count, findings=findings.append, faulty=faulty, watch=watch, drift=drift
+        with self._workers() as workers:
+            bars = self.read_bars(self.source)
+            tally = Tally(
+                bars.rows,
+                compared=self._comparison(bars.rows) if thresholds else None,
+                drift=build_drift_test(self.cfg, self.detector),
+                sample=sample,
+                decisions=self.decisions,
+                findings=[bars.findings],
+                faulty=bars.faulty,
             )
-            return self._collect(frames, drift, compared, HERE, lambda: merge(findings), faulty, sample, bars)
+            with self.progress(bars.rows, "bars scored") as count:
+                if workers:
+                    work = ScoreAssets(self.detector, tally.of_assets(bars.assets), PIECE, self._hidden)
+                    spool, done = self._share_out(work, bars, SCORES, workers, count)
+                    for found in done.found:
+                        tally.merge(found)
+                    return gather_scoring(self.detector, tally, spool, HERE, bars, done.refused)
+                scored = tally.scan(self.detector, bars, PIECE, count)
+                return gather_scoring(self.detector, tally, self._spooled(scored), HERE, bars)
 
     def _score_own(self, sample: "Sample | None", thresholds: bool) -> Scoring:
         """Score the validation and test parts of the data that the run was trained on."""
+        if self.on_ray is not None:
+            raise ConfigError("on is ray, which scores a table: data.path=FILE; the run's own parts need on=local")
         data = self.own_data
         bars = self._needed(read_sorted([data.source.load()], self.detector.recipe.checks))
         parts = {part: data.segments(part) for part in ("val", "test")}
-        compared = self._comparison(int(parts["test"][:, 1].sum())) if thresholds else None
+        tally = Tally(
+            bars.rows,
+            compared=self._comparison(int(parts["test"][:, 1].sum())) if thresholds else None,
+            drift=build_drift_test(self.cfg, self.detector),
+            sample=sample,
+            decisions=self.decisions,
+            findings=[data.findings],
+        )
         watch = sample and (lambda part, made: sample.of_part("validation" if part == "val" else part, made))
-        faulty, drift = FaultyRuns(), build_drift_test(self.cfg, self.detector)
+        whole = bars.slice(0, bars.rows)
         with self.progress(sum(int(runs[:, 1].sum()) for runs in parts.values()), "bars scored") as count:
-            frames = scan_parts(self.detector, bars.slice(0, bars.rows), parts, count, watch, faulty, drift)
-            return self._collect(frames, drift, compared, "test", lambda: data.findings, faulty, sample, None)
+            frames = scan_parts(self.detector, whole, parts, count, watch, tally.faulty, tally.drift)
+            scored = tally.count(self.detector, frames, compared_part="test")
+            return gather_scoring(self.detector, tally, self._spooled(scored), "test")
+
+    @property
+    def _hidden(self) -> tuple[str, ...]:
+        """Columns of scored bars that are not kept."""
+        return ("place",) if self.folder is None else ("place", "kind", "guess")
+
+    def _spooled(self, scored: Iterable[pl.DataFrame]) -> TableSpool:
+        """Keep the scored bars."""
+        spool = TableSpool(self.folder and self.folder / SCORES)
+        for table in scored:
+            spool.add(table.drop(self._hidden))
+        return spool
+
+    def _workers(self) -> AbstractContextManager[int]:
+        """Start Ray for the block, if it is to be used; yields how many workers it has, or 0."""
+        return nullcontext(0) if self.on_ray is None else ray_started(self.on_ray)
+
+    def _share_out(
+        self, work: Work, bars: OrderedBars, name: str, workers: int, progress: Callable[[int], None]
+    ) -> tuple[PartedTable, Done]:
+        """Let the workers of Ray write a table; see `share_out`.
+
+        Args:
+            work: for some assets.
+            bars: all of them.
+            name: of the table's folder.
+            workers: at least 1.
+            progress: gets the number of rows that are done.
+
+        Raises:
+            DataError: no asset can be done; the message is that about the first one.
+        """
+        assert self.folder is not None
+        folder = self.folder.absolute()
+        parts = PartedTable(folder / name, len(bars.assets))
+        done = share_out(work, bars, parts, folder / BARS, piece=PIECE, workers=workers, progress=progress)
+        if not done.found:
+            raise DataError(next(iter(done.refused.values())))
+        return parts, done
 
     def _comparison(self, rows: int) -> AlarmRates | None:
         """Fit all thresholds to the detector's validation scores."""
@@ -261,87 +290,6 @@ class Judge:
             return None
         thresholds = {name: build_threshold(choice) for name, choice in all_thresholds(self.cfg, CONF).items()}
         return AlarmRates(thresholds, self.detector.validation, rows)
-
-    def _collect(
-        self,
-        frames: Iterable[pl.DataFrame],
-        drift: DriftTest | None,
-        compared: AlarmRates | None,
-        name: str,
-        findings: Callable[[], pl.DataFrame],
-        faulty: FaultyRuns,
-        sample: "Sample | None",
-        bars: OrderedBars | None,
-    ) -> Scoring:
-        """Gather scored bars, their events and what is said about them.
-
-        Args:
-            frames: scored bars, as `scan` and `scan_parts` yield them.
-            drift: gets the scored bars as they are made.
-            compared: gets the rows that are not of validation; `name` is theirs.
-            name: "test" of a run's own parts, else HERE.
-            findings: what the checks found, asked when all bars are scored.
-            faulty: runs of faulty bars, complete when all bars are scored.
-            sample: what saw the windows.
-            bars: of a source.
-        """
-        spool, events, unscored = TableSpool(self.folder and self.folder / SCORES), Events(), Counter[str]()
-        hidden = ("place",) if self.folder is None else ("place", "kind", "guess")
-        labelled = LabelledTable()
-        like = None
-        if self.decisions is not None:
-            frames = self.decisions.dismiss(frames, self.detector.score_function.question)
-        for table in frames:
-            like = table.drop(hidden)
-            spool.add(like)
-            unscored.update(dict(table["reason"].drop_nulls().value_counts().iter_rows()))
-            if LABEL in table.columns:
-                labelled.add(table, table["part"][0] if "part" in table.columns else name)
-            events.add(table)
-            if compared and (name == HERE or table["part"][0] == name):
-                compared.add(table)
-        if bars is not None and like is not None:
-            for rows in bars.nameless.frames():
-                spool.add(without_verdict(rows, like))
-                unscored["missing_timestamp"] += rows.height
-        scores = spool.table()
-        scored, moments, span = covered(scores)
-        if not scored:
-            why = ", ".join(f"{count:,} {reason}" for reason, count in unscored.most_common())
-            raise DataError(f"no bar could be scored: no unbroken run of bars is as long as a window ({why})")
-        found, counted = with_periods(events.table(), self.detector.validation), findings()
-        per_check = counted.group_by("check", maintain_order=True).agg(pl.col("bars").sum())
-        facts = {
-            "bars": spool.rows,
-            "scored_bars": scored,
-            "flagged_bars": events.flagged,
-            "alarms": found.height,
-            **count_rates(found.height, events.flagged, scored, moments, covered_days(scores), span).named(),
-            "kinds": dict(sorted(found["kind"].value_counts().iter_rows())),
-            "without_score": dict(unscored.most_common()),
-            "found_by_checks": dict(per_check.iter_rows()),
-        }
-        if self.decisions is not None:
-            facts |= {"decisions": self.decisions.counted(), "dismissed_bars": self.decisions.dismissed_bars}
-        everything = with_findings(found, faulty.table())
-        own = pl.when(found_by=MODEL).then(pl.lit(self.detector.score_function.question))
-        everything = everything.with_columns(own.alias("verdict"))
-        moved = drift and drift.table(scores.collect_schema()["timestamp"])
-        facts |= {} if moved is None else {"drift": count_states(moved)}
-        if labelled:
-            facts["detection"] = labelled.measure()
-            everything = everything.with_columns(labelled.count_in(everything))
-        rates = {}
-        if compared:
-            others = scores if name == HERE else scores.filter(part=name)
-            _, moments, span = covered(others)
-            rates = compared.rates(moments, covered_days(others), span, name)
-        shown = None
-        if sample is not None:
-            from refold.report.evidence import gather
-
-            shown = gather(sample, bars, scores)
-        return Scoring(self.detector, scores, everything, counted, facts, rates, moved, shown, self.decisions)
 
     def reconstruct(self) -> pl.DataFrame:
         """Reconstruct each bar of a table in memory; see `Run.reconstruct`."""
@@ -353,25 +301,31 @@ class Judge:
         close = ["reconstructed_close"] if "reconstructed_close" in table.columns else []
         return table.select("timestamp", "asset", *made, *close).rename(lambda name: name.removeprefix(RECONSTRUCTION))
 
-    def encode(self) -> TableSpool:
+    def encode(self) -> tuple[TableSpool | PartedTable, dict[str, str]]:
         """Encode each window of the bars; of the run's own data, the windows of all parts.
 
         Returns:
-            A row per window: timestamp and asset of its last bar, z_0, z_1, ...
+            A row per window: timestamp and asset of its last bar, z_0, z_1, ...; and name of each asset that a worker
+            could not encode -> why.
 
         Raises:
             DataError: the bars cannot be read or judged, or there is no window.
         """
-        bars = self.read_bars(self.source or build_source(self.cfg))
-        spool = TableSpool(self.folder and self.folder / LATENTS)
-        with self.progress(bars.rows, "bars encoded") as count:
-            for table in scan_latents(self.detector, bars, progress=count):
-                spool.add(table)
+        with self._workers() as workers:
+            bars = self.read_bars(self.source or build_source(self.cfg))
+            with self.progress(bars.rows, "bars encoded") as count:
+                if workers:
+                    spool, done = self._share_out(EncodeAssets(self.detector, PIECE), bars, LATENTS, workers, count)
+                    refused = done.refused
+                else:
+                    spool, refused = TableSpool(self.folder and self.folder / LATENTS), {}
+                    for table in scan_latents(self.detector, bars, piece=PIECE, progress=count):
+                        spool.add(table)
         if not spool.rows:
             raise DataError("no window could be encoded: no unbroken run of bars is as long as a window")
         if self.folder is not None:
             shutil.rmtree(self.folder / BARS)
-        return spool
+        return spool, refused
 
 
 def _let_label_lack(source: Source | None) -> None:

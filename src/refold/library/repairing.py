@@ -14,7 +14,8 @@ from refold.library.scored_files import escape_formulas
 from refold.scoring.repair import apply_repairs, repair
 
 if TYPE_CHECKING:
-    from refold.library.judge import Judge, Scoring
+    from refold.library.judge import Judge
+    from refold.library.scoring_result import Scoring
 
 MOST_BARS, MOST_EVENTS = 200_000, 2_000
 """Bars and events up to which a report has repairs although none were asked for: they take some seconds then."""

@@ -204,7 +204,7 @@ class Run:
         Raises:
             RefoldError: the bars have no labels, cannot be read or judged, or a setting is wrong.
         """
-        from refold.library.judge import HERE
+        from refold.library.tally import HERE
 
         found = self._judge(bars, score, threshold, alignment, overrides).score().facts.get("detection")
         if found is None:
@@ -246,7 +246,7 @@ class Run:
         """
         from refold.library.frames import returned_like
 
-        return returned_like(bars, self._judge(bars).encode().table().collect())
+        return returned_like(bars, self._judge(bars).encode()[0].table().collect())
 
     def live(
         self,

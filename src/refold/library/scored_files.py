@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from refold.library.judge import HERE, Scoring
+from refold.library.scoring_result import Scoring
+from refold.library.tally import HERE
 from refold.runs.directory import FINDINGS
 from refold.scoring.drift import drift_words
 from refold.scoring.protocols import TrainedRun
@@ -112,6 +113,7 @@ def write_report(
             "here": alarm_words(scoring.facts, facts["bar_seconds"]),
             **({other["verdict"]: f"{other['alarms']:,} events beside"} if (other := scoring.beside) else {}),
             **({"drift": drift_words(scoring.facts["drift"])} if "drift" in scoring.facts else {}),
+            **({"without scores": ", ".join(lost)} if (lost := scoring.facts.get("refused_assets")) else {}),
         },
     )
 

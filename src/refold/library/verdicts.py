@@ -3,7 +3,7 @@
 import polars as pl
 
 from refold.data.bars.table import LABEL
-from refold.library.judge import Scoring
+from refold.library.scoring_result import Scoring
 from refold.scoring.events import CONTRIBUTION, OTHER, blame
 
 

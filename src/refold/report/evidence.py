@@ -7,6 +7,7 @@ Letters: N rows of a series, B windows, T bars, C columns of a window, F feature
 
 import math
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,9 @@ class Sample:
     """
 
     def __init__(self, detector: Detector) -> None:
-        self.detector = detector
+        self.window_size = detector.recipe.window_size
+        self.features = detector.features
+        self.panel = detector.recipe.layout == "panel"
         self.windows: list[Windows] = []
         self._seen: dict[str, list[_Seen]] = {}
 
@@ -90,7 +93,7 @@ class Sample:
             place = origin - here.kept.start + here.start
             if rows == here.kept.stop - here.kept.start:
                 self.windows.append(self._cut(here.made))
-            if self.detector.recipe.layout == "panel":  # one piece, with a row for all assets of a moment
+            if self.panel:  # one piece, with a row for all assets of a moment
                 return self._watch(name, np.arange(len(place)), len(place))
             return self._watch(name, np.where(inside, place, -1), rows)
 
@@ -109,7 +112,7 @@ class Sample:
 
     def _cut(self, made: UnsplitSeries) -> Windows:
         """Cut a series into windows of stride 1."""
-        return Windows(made.series, made.segments, window_size=self.detector.recipe.window_size, stride=1)
+        return Windows(made.series, made.segments, window_size=self.window_size, stride=1)
 
     def _watch(self, name: str, place: np.ndarray, rows: int) -> Watch:
         """Return a function that collects codes and errors from windows that are spread evenly over a part.
@@ -121,7 +124,7 @@ class Sample:
         """
         step = max(1, math.ceil(rows / MOST_WINDOWS))
         seen = self._seen.setdefault(name, [])
-        F = len(self.detector.features)
+        F = len(self.features)
 
         def watch(windows: Windows, number: np.ndarray, truth: Tensor, codes: Tensor, made: Tensor) -> None:
             last = windows.starts(number) + windows.window_size - 1
@@ -141,6 +144,18 @@ class Sample:
 
         return watch
 
+    def anew(self) -> "Sample":
+        """Return a sample of the same kind that has collected nothing."""
+        fresh = copy(self)
+        fresh.windows, fresh._seen = [], {}
+        return fresh
+
+    def merge(self, other: "Sample") -> None:
+        """Take what was collected of other pieces."""
+        self.windows += other.windows
+        for name, seen in other._seen.items():
+            self._seen.setdefault(name, []).extend(seen)
+
     def latents(self) -> pl.DataFrame:
         """Return timestamp and asset of the last bar and z0, z1, ... of the windows that were kept, in order."""
         seen = [one for part in self._seen.values() for one in sorted(part, key=lambda one: one.place)]
@@ -155,26 +170,27 @@ class Sample:
             if seen:
                 nothing = torch.zeros_like(seen[0].squares)
                 means = sum((one.squares for one in seen), nothing) / sum(one.bars for one in seen)
-                found[name] = dict(zip(self.detector.features, means.tolist(), strict=True))
+                found[name] = dict(zip(self.features, means.tolist(), strict=True))
         return found
 
 
-def gather(sample: Sample, bars: OrderedBars | None, scores: pl.LazyFrame) -> Evidence:
+def gather(detector: Detector, sample: Sample, bars: OrderedBars | None, scores: pl.LazyFrame) -> Evidence:
     """Return what the page shows beside the scores of bars.
 
     Args:
+        detector: which scored.
         sample: the windows that were collected while the bars were scored.
         bars: all bars; if they were scored in pieces, windows around remarkable ones are cut from them once more. None
             if a run's own parts were scored.
         scores: the columns of scores.parquet.
     """
-    detector, remarked = sample.detector, remarkable(scores)
+    remarked = remarkable(scores)
     windows: Iterable[Windows] = sample.windows
     if not sample.windows and bars is not None:
         windows = _windows_around(detector, bars, remarked)
     return Evidence(
         windows=examples(detector, windows, remarked),
-        latents=with_scores(sample.latents(), scores, panel=detector.recipe.layout == "panel"),
+        latents=with_scores(sample.latents(), scores, panel=sample.panel),
         feature_errors=sample.feature_errors(),
     )
 

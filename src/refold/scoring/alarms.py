@@ -5,6 +5,7 @@ An alarm is a run of neighbouring flagged bars. All levels are fitted to the sco
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,12 @@ class Alarms:
         self.alarms, self.bars = 0, 0
         self._tails: dict[str, Memory] = {}
         self._last: pl.DataFrame | None = None
+
+    def anew(self) -> "Alarms":
+        """Return the same threshold, with nothing counted."""
+        fresh = copy(self)
+        fresh.alarms, fresh.bars, fresh._tails, fresh._last = 0, 0, {}, None
+        return fresh
 
     def add(self, table: pl.DataFrame) -> None:
         """Count the next rows.
@@ -87,6 +94,22 @@ class AlarmRates:
             seen.add(own)
             self.validation[name] = self._rate(seen, moments, validation["days"], span)
             self.counts[name] = Alarms(threshold, rows)
+
+    def anew(self) -> "AlarmRates":
+        """Return the same thresholds, with no other bars counted."""
+        fresh = copy(self)
+        fresh.counts = {name: count.anew() for name, count in self.counts.items()}
+        return fresh
+
+    def counted(self) -> dict[str, tuple[int, int]]:
+        """Return threshold -> alarms and bars among the other bars so far."""
+        return {name: (count.alarms, count.bars) for name, count in self.counts.items()}
+
+    def merge(self, counted: Mapping[str, tuple[int, int]]) -> None:
+        """Add what was counted on the bars of other assets; see `counted`."""
+        for name, (alarms, bars) in counted.items():
+            self.counts[name].alarms += alarms
+            self.counts[name].bars += bars
 
     def add(self, table: pl.DataFrame) -> None:
         """Count the next rows of the other bars.

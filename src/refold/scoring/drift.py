@@ -10,7 +10,8 @@ so; docs/drift.md measures what is left of the promise.
 Letters: N bars, A assets and the pool of all of them, F features, C = 1 + F values of a bar, S = 1 + 2 F streams.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from zlib import crc32
 
@@ -155,6 +156,30 @@ class DriftTest:
         for number, (total, count) in sorted(self._pending.items()):
             self._advance(np.array([-1]), np.array([number]), total[None], np.array([count]))
         self._pending = {}
+
+    def of_assets(self, names: Iterable[str]) -> "DriftTest":
+        """Return a fresh test of some assets alone, which another process may give their bars to; see `merge`.
+
+        Args:
+            names: of the assets; those that validation does not know are ranked among all, as they are here.
+        """
+        known = [name for name in names if name in self.rows]
+        rows = [*(self.rows[name] for name in known), -1]
+        own = {name: getattr(self.reference, name)[rows] for name in ("grid", "fewest", "edges", "gaps")}
+        return DriftTest(replace(self.reference, names=tuple(known), **own), self.limits)
+
+    def merge(self, other: "DriftTest") -> None:
+        """Take the assets of a test that `of_assets` gave, and what it keeps for all assets together.
+
+        Args:
+            other: which got all bars of its assets by `add`, and has not been finished.
+        """
+        for name, row in other.rows.items():
+            for array in self.arrays:
+                getattr(self, array)[self.rows[name]] = getattr(other, array)[row]
+        for number, (total, bars) in other._pending.items():
+            before, known = self._pending.get(number, (0, 0))
+            self._pending[number] = (before + total, known + bars)
 
     def _advance(self, row: np.ndarray, block: np.ndarray, total: np.ndarray, count: np.ndarray) -> None:
         """Add ranks to the open blocks of some different rows, and test the blocks that are over by that.

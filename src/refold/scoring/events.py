@@ -97,9 +97,19 @@ class Events:
         self._open = [rows.filter(number == unfinished)]
         self._ended.append(group_events(rows.filter(number != unfinished)))
 
+    def merge(self, flagged: int, table: pl.DataFrame) -> None:
+        """Add what was collected of other assets.
+
+        Args:
+            flagged: number of flagged bars.
+            table: their events, as `table` returns them.
+        """
+        self.flagged += flagged
+        self._ended.append(table)
+
     def table(self) -> pl.DataFrame:
-        """Return all events, as `group_events` makes them."""
-        return pl.concat([*self._ended, group_events(pl.concat(self._open))])
+        """Return all events of at least one table, as `group_events` makes them."""
+        return pl.concat([*self._ended, *([group_events(pl.concat(self._open))] if self._open else [])])
 
 
 def _event_number() -> pl.Expr:

@@ -54,7 +54,7 @@ def scan(
         faulty: gets the runs of faulty bars of each piece.
         watch: piece -> what sees its windows and what the model makes of them.
         features: whether rows have a column reconstruction/<feature> of each feature.
-        drift: gets the scored bars, and is finished with the last of them.
+        drift: gets the scored bars; the caller finishes it.
 
     Yields:
         Rows in the order of the bars, as `frame` makes them, with their number in the column place.
@@ -78,8 +78,6 @@ def scan(
         progress(rows.height)
         if drift is not None:
             add_to_drift(drift, detector, made.series, scored, made_from(scored, here.kept))
-    if drift is not None:
-        drift.finish()
 
 
 class Piece(NamedTuple):
@@ -148,7 +146,7 @@ def scan_parts(
         progress: gets the number of rows that are done.
         watch: (part, the bars as one series) -> what sees the part's windows and what the model makes of them.
         faulty: gets the runs of faulty bars that reach into a part.
-        drift: gets the scored bars of the test part, and is finished with the last of them.
+        drift: gets the scored bars of the test part; the caller finishes it.
 
     Yields:
         For each part its rows as `frame` makes them, with the column part: of each asset all bars from the first that
@@ -162,7 +160,6 @@ def scan_parts(
         scored = detector.score_series(made.series, runs, made.origin, progress, seen)
         if drift is not None and part == "test":
             add_to_drift(drift, detector, made.series, scored, made_from(scored, slice(0, bars.height)))
-            drift.finish()
         rows = frame(detector, bars, scored, {}, slice(0, bars.height), looks, _reasons(detector, own))
         place = _bars_of_part(made, runs, bars)
         shown[place] = True
@@ -343,14 +340,15 @@ def _scatter(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
     return target
 
 
-def without_verdict(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Give rows without a date or an asset the columns of scored bars: no score, no verdict.
+def without_verdict(rows: pl.DataFrame, like: pl.DataFrame, reason: str) -> pl.DataFrame:
+    """Give rows that were not judged the columns of scored bars: no score, no verdict.
 
     Args:
         rows: of a table.
         like: scored bars.
+        reason: why they have no score.
     """
-    return with_columns_of(rows, like).with_columns(verdict=pl.lit(False), reason=pl.lit("missing_timestamp"))
+    return with_columns_of(rows, like).with_columns(verdict=pl.lit(False), reason=pl.lit(reason))
 
 
 def with_columns_of(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:

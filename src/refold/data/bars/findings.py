@@ -139,7 +139,7 @@ class FaultyRuns:
     """Collect the runs of faulty bars of the pieces of a table; memory does not grow with the number of bars."""
 
     def __init__(self) -> None:
-        self._tables: list[pl.DataFrame] = []
+        self._pieces: list[list[pl.DataFrame]] = []
         self._rows = 0
 
     def add(self, runs: Iterable[pl.DataFrame], shift: int = 0) -> None:
@@ -149,11 +149,16 @@ class FaultyRuns:
             runs: those that the checks of the piece found, as `Findings` lists them.
             shift: the row of the whole table that the piece begins at.
         """
-        for table in runs:
-            self._tables.append(table.with_columns(pl.col("first", "last") + shift))
-            self._rows += table.height
+        here = [table.with_columns(pl.col("first", "last") + shift) for table in runs]
+        self._pieces.append(here)
+        self._rows += sum(table.height for table in here)
         if self._rows > 2 * MOST_RUNS and (known := self.table()) is not None:
-            self._tables, self._rows = [known], known.height
+            self._pieces, self._rows = [[known]], known.height
+
+    def merge(self, other: "FaultyRuns") -> None:
+        """Add the runs of other assets, piece by piece as they were added there."""
+        for piece in other._pieces:
+            self.add(piece)
 
     def table(self) -> pl.DataFrame | None:
         """Return all runs: check, policy, asset, start, end, bars, first, last; None if there is none.
@@ -161,10 +166,11 @@ class FaultyRuns:
         A run that goes on from one piece to the next is one run. Of more than `MOST_RUNS` runs, neighbours of one check
         and one asset are joined, so that `bars` may be less than the bars from start to end.
         """
-        if not self._tables:
+        tables = [table for piece in self._pieces for table in piece]
+        if not tables:
             return None
         one = ["check", "asset"]
-        runs = pl.concat(self._tables).sort(*one, "first", maintain_order=True, nulls_last=True)
+        runs = pl.concat(tables).sort(*one, "first", maintain_order=True, nulls_last=True)
         follows = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in one)
         touches = (pl.col("first") == pl.col("last").shift(1) + 1) & (pl.col("check") != "gap")
         runs = _join_runs(runs, (~(follows & touches).fill_null(False)).cum_sum())

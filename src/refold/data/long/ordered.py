@@ -84,7 +84,7 @@ class OrderedBars:
     @property
     def rows(self) -> int:
         """Number of rows, N."""
-        return int(self.starts[-1])
+        return int(self.starts[-1] - self.starts[0])
 
     def keeping(self, values: Sequence[str]) -> "OrderedBars":
         """Return the same bars with some columns of values alone.
@@ -96,6 +96,31 @@ class OrderedBars:
         other.bars = self.bars.select(*(name for name in self.schema if name in NOT_VALUES or name in values))
         other.schema = other.bars.collect_schema()
         return other
+
+    def of_assets(self, first: int, end: int) -> "OrderedBars":
+        """Return the same table, of which `cuts` yields the rows of some neighbouring assets alone.
+
+        Rows keep their numbers, and what the market did is still known of all assets.
+
+        Args:
+            first: number of the first asset.
+            end: number after the last.
+        """
+        other = copy(self)
+        other.assets = dict(list(self.assets.items())[first:end])
+        other.starts = self.starts[first : end + 1]
+        return other
+
+    def shards(self, rows: int) -> list[tuple[int, int]]:
+        """Group neighbouring assets, as `cuts` groups them.
+
+        Args:
+            rows: the most rows of a group of several assets.
+
+        Returns:
+            Number of the first asset of each group, and the number after its last.
+        """
+        return [(names.start, names.stop) for names in _groups(self.starts, rows)]
 
     def slice(self, first: int, end: int) -> pl.DataFrame:
         """Read the rows from `first` to before `end`."""

@@ -119,6 +119,39 @@ class TableSpool:
         return stored
 
 
+class PartedTable:
+    """A table in a folder of Parquet files, which other processes may write: its rows are in the order of their names.
+
+    Args:
+        folder: to be made.
+        parts: number of files that others write; frames that are added come after them.
+    """
+
+    def __init__(self, folder: Path, parts: int) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.rows = 0
+        self._next = parts
+
+    def path(self, number: int) -> Path:
+        """Return the path of the file with a number."""
+        return self.folder / f"part-{number:06}.parquet"
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Append rows in a file of their own."""
+        frame.write_parquet(self.path(self._next), compression="lz4", row_group_size=_GROUP)
+        self._next += 1
+        self.rows += frame.height
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows file by file, one in memory at a time."""
+        yield from (pl.read_parquet(file) for file in sorted(self.folder.iterdir()))
+
+    def table(self) -> pl.LazyFrame:
+        """Return all rows, of at least one file."""
+        return pl.scan_parquet(sorted(self.folder.iterdir()))
+
+
 def store(table: pl.LazyFrame, path: Path | None) -> pl.LazyFrame:
     """Compute a table once, without holding it in memory if there is a file for it.
 
