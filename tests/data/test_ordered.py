@@ -58,6 +58,18 @@ def test_cuts_hold_every_row_once_and_no_part_of_two_assets(rows):
     assert [cut.end - cut.first for cut in found.cuts(160, divide=False)] == [200, 150, 180, 90]
 
 
+def test_some_assets_of_a_table_are_cut_as_in_the_whole_and_know_the_market():
+    found = read_sorted([BARS], checks())
+    shards = found.shards(250)
+    assert shards == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert found.shards(350) == [(0, 2), (2, 4)]
+    apart = [found.of_assets(*shard) for shard in shards]
+    assert [part.rows for part in apart] == [200, 150, 180, 90]
+    assert [list(part.assets) for part in apart] == [["A"], ["B"], ["C"], ["D"]]
+    assert [cut for part in apart for cut in part.cuts(80)] == list(found.cuts(80))
+    assert apart[2].market(BARS).equals(survey(BARS))
+
+
 def test_the_bars_around_a_bar_are_of_its_asset():
     found = read_sorted([BARS], checks())
     assert found.rows_near(100, 10, 5) == (90, 106)

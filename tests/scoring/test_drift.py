@@ -43,6 +43,19 @@ def batched(reference: Reference, bars: np.ndarray, pieces: int = 1) -> DriftTes
     return test
 
 
+def test_assets_that_are_tested_apart_add_up_to_the_whole_bit_for_bit(reference):
+    bars, whole = bars_of(4, 300, seed=1), DriftTest(reference, LIMITS)
+    for names in (("A0", "new"), ("A2", "A1")):
+        apart = whole.of_assets(names)
+        for name in names:
+            apart.add(name, BARS + np.arange(300), bars[("A0", "A1", "A2", "new").index(name)])
+        assert apart.reference.names == tuple(name for name in names if name != "new")
+        whole.merge(apart)
+    whole.finish()
+    for name, value in batched(reference, bars).state().items():
+        np.testing.assert_array_equal(value, whole.state()[name])
+
+
 def test_bars_one_by_one_and_many_at_a_time_give_the_same_state_bit_for_bit(reference):
     bars = bars_of(4, 300, seed=1)
     bars[1, 100:] += 1.5

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -65,7 +65,7 @@ def read_choice(settings: Mapping[str, str]) -> OnRay | None:
         raise ConfigError(f"on is {on!r}; it must be local or ray")
     if on == "local":
         if workers is not None:
-            raise ConfigError(f"workers is {workers}; it goes with on=ray: one process scores here")
+            raise ConfigError(f"workers is {workers}; it goes with on=ray: one process does all otherwise")
         return None
     if workers is not None and not (workers.isdecimal() and int(workers)):
         raise ConfigError(f"workers is {workers!r}; it must be a whole number of at least 1")
@@ -218,18 +218,13 @@ def ray_started(choice: OnRay) -> Iterator[int]:
     Raises:
         ConfigError: the cluster does not answer, or has too few CPUs.
     """
-    with restored_environment():
+    address = os.environ.get(ADDRESS) or "local"
+    with restored_environment(), _loopback_alone() if address == "local" else nullcontext():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = os.environ.setdefault(ADDRESS, "local")
-        if address == "local":
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a single machine: loopback will do
         import ray
 
-        stopped_by = signal.getsignal(signal.SIGTERM)
         try:
             _connect(address, choice)
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, stopped_by)  # Ray has put its own in the place of ours
             has = int(ray.cluster_resources().get("CPU", 0))
             if has < (choice.workers or 1):
                 raise ConfigError(
@@ -239,6 +234,20 @@ def ray_started(choice: OnRay) -> Iterator[int]:
             yield choice.workers or has
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Let Ray take this machine for all there is, so that 127.0.0.1 stays the address that its processes listen on."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER  # was read from that variable if ray had been imported before
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _connect(address: str, choice: OnRay) -> None:
@@ -253,10 +262,14 @@ def _connect(address: str, choice: OnRay) -> None:
             raise ConfigError(f"workers is {choice.workers}; it must be at most {most} on {cores} cores")
         settings = {"num_cpus": choice.workers or cores, "object_store_memory": STORE_BYTES}
         settings |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    stopped_by = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
     except (RuntimeError, ValueError, OSError, RayError) as error:
         raise ConfigError(f"{ADDRESS} is {address}; Ray does not start there: {first_line(error)}") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stopped_by)  # Ray has put its own in the place of ours
 
 
 def share_out(
