@@ -13,6 +13,17 @@ def children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def running_cpu(pid: int) -> float:
+    """CPU seconds of the processes below one that run now, and of those that they have seen end."""
+    children = [
+        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
+    ]
+    ticks = sum(
+        sum(map(int, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:15])) for child in children
+    )
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(running_cpu, children))
+
+
 def resident() -> float:
     """MiB of the process now, mapped pages of files included."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])

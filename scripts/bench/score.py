@@ -3,6 +3,7 @@
     python scripts/bench score speed              windows per second, ours and a loop's with batches of 64
     python scripts/bench score batches            windows per second of CPU time, by windows in a batch
     python scripts/bench score million            seconds and peak memory of scripts/score.py, by number of bars
+    python scripts/bench score ray                five million bars: one process beside two workers of Ray
     python scripts/bench score --threads 2        all, on two threads
 
 The contestants of `speed` run through the same detector: gather, measure, align, score; how the model is run differs,
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,7 @@ from refold.models import Autoencoder, AutoregressiveDecoder, LatentBridge, LSTM
 from refold.scoring.detector import Detector
 from refold.scoring.scores import SquaredError
 from refold.scoring.thresholds import Quantile
-from scripts.bench.memory import peak
+from scripts.bench.memory import peak, running_cpu
 from tests import naive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,6 +245,80 @@ def bench_million() -> list[str]:
     ]
 
 
+def score_phases(run: str, path: str, out: str, *others: str) -> dict[str, float]:
+    """In a fresh process: wall and CPU seconds of this process until the table is read, scored and written up.
+
+    Returns: also the CPU seconds of the processes below it while the table is scored.
+    """
+    torch.set_num_threads(1)
+    from refold.cli import score
+
+    marks: list[tuple[float, float, float]] = []
+
+    def mark() -> None:
+        marks.append((time.perf_counter(), time.process_time(), running_cpu(os.getpid())))
+
+    @contextmanager
+    def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+        left = [total or 0]
+
+        def advance(rows: int) -> None:
+            left[0] -= rows
+            if left[0] == 0:
+                mark()
+
+        if what == "bars read":
+            mark()
+        yield advance
+        if what == "bars read":
+            mark()
+
+    score.command.progress_bar = progress
+    sys.argv = ["score.py", f"run={run}", f"data.path={path}", f"out={out}", "device=cpu", *others]
+    mark()
+    score.main()
+    mark()
+    found: dict[str, float] = {"children": marks[3][2] - marks[2][2], "peak": peak()}
+    for name, (before, after) in zip(("start", "read", "scored", "written"), pairwise(marks), strict=True):
+        found |= {f"{name}": after[0] - before[0], f"{name} cpu": after[1] - before[1]}
+    return found
+
+
+def bench_ray(bars: int = 5_000_000, assets: int = 50) -> list[str]:
+    names = ("start", "read", "scored", "written")
+    rows = [
+        f"| | {' | '.join(names)}, s | CPU s of the command by these | of its workers | peak, MiB |",
+        "|---" * 8 + "|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        write_bars(where / "train.parquet", 20_000, 5)
+        settings = ["data=parquet", f"data.path={where / 'train.parquet'}", f"data.features=[{','.join(FEATURES)}]"]
+        settings += ["logger=csv", "trainer.accelerator=cpu", "trainer.max_steps=20", f"hydra.run.dir={where / 'run'}"]
+        settings += ["layers.hidden_size=16", "layers.latent_dim=4"]
+        run_quietly([sys.executable, str(ROOT / "train.py"), *settings])
+        write_bars(where / "bars.parquet", bars, assets)
+        for name, others in (("one process", []), ("on=ray workers=2", ["on=ray", "workers=2"])):
+            arguments = ["score_phases", str(where / "run"), str(where / "bars.parquet"), str(where / name), *others]
+            found = json.loads(run_quietly([sys.executable, __file__, json.dumps(arguments)]).splitlines()[-1])
+            seconds, used = ([found[f"{phase}{kind}"] for phase in names] for kind in ("", " cpu"))
+            rows.append(
+                f"| {name} | {' | '.join(f'{each:.1f}' for each in seconds)} | "
+                f"{', '.join(f'{each:.1f}' for each in used)} | {found['children']:.1f} | {found['peak']:,.0f} |"
+            )
+            print(rows[-1], file=sys.stderr, flush=True)
+        sizes = {path.name: path.stat().st_size / bars for path in (where / "one process").iterdir()}
+        one, two = (pl.read_parquet(where / name / "scores.parquet") for name in ("one process", "on=ray workers=2"))
+        same = "equal row by row, digit by digit" if one.equals(two) else "NOT equal"
+        read = (where / "bars.parquet").stat().st_size / bars
+    return [
+        f"{bars:,} minute bars of {assets} assets, windows of 32, H 16, each process on one thread: {same}.",
+        f"Bytes per bar: {read:.0f} of the table, {sizes['scores.parquet']:.0f} of scores.",
+        "",
+        *rows,
+    ]
+
+
 def run_quietly(command: list[str]) -> str:
     """Peak memory is of a whole process: each measurement gets its own. Returns: what it printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -254,6 +331,7 @@ BENCHES: dict[str, Callable[[], list[str]]] = {
     "speed": bench_speed,
     "batches": bench_batches,
     "million": bench_million,
+    "ray": bench_ray,
 }
 
 
