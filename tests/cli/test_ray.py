@@ -18,7 +18,7 @@ ON_RAY = ("on=ray", "workers=2")
 
 @pytest.fixture
 def pieces(monkeypatch):
-    """Let a table of some thousand bars be one of several shares."""
+    """Let a table of some thousand bars be cut into several shards."""
     monkeypatch.setattr(judge, "PIECE", 1000)
     pytest.importorskip("ray")
 

@@ -1,4 +1,4 @@
-"""Shares of a table add up to the whole, with and without Ray; a worker that dies or refuses costs its share alone."""
+"""Shards of a table add up to the whole, with and without Ray; a worker that dies or refuses costs its shard alone."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ from tests.launch.sockets import listening
 from tests.scoring.test_scan import fitted
 
 PIECE = 200
-"""Rows of a share: A alone, in two pieces; B and C together; D alone."""
+"""Rows of a shard: A alone, in two pieces; B and C together; D alone."""
 
 HIDDEN = ("place", "kind", "guess")
 
@@ -71,7 +71,7 @@ def a_tally(judge: Detector, bars: OrderedBars) -> Tally:
     )
 
 
-def in_shares(work, bars: OrderedBars, folder: Path) -> tuple[list, PartedTable]:
+def in_shards(work, bars: OrderedBars, folder: Path) -> tuple[list, PartedTable]:
     """What workers do, without Ray."""
     parts, found = PartedTable(folder / "table", len(bars.assets)), []
     for first, end in reversed(bars.shards(PIECE)):
@@ -96,14 +96,14 @@ def assert_same(one: Scoring, other: Scoring) -> None:
     assert one.evidence.feature_errors == other.evidence.feature_errors
 
 
-def test_the_counts_of_shares_add_up_to_those_of_one_process(judge, bars, tmp_path):
+def test_the_counts_of_shards_add_up_to_those_of_one_process(judge, bars, tmp_path):
     assert bars.shards(PIECE) == [(0, 1), (1, 3), (3, 4)]
     tally, spool = a_tally(judge, bars), TableSpool(None)
     for table in tally.scan(judge, bars, PIECE):
         spool.add(table.drop(HIDDEN))
     alone = gather_scoring(judge, tally, spool, HERE, bars)
     shared = a_tally(judge, bars)
-    found, parts = in_shares(ScoreAssets(judge, shared.of_assets(bars.assets), PIECE, HIDDEN), bars, tmp_path)
+    found, parts = in_shards(ScoreAssets(judge, shared.of_assets(bars.assets), PIECE, HIDDEN), bars, tmp_path)
     for one in found:
         shared.merge(one)
     together = gather_scoring(judge, shared, parts, HERE, bars)

@@ -1,7 +1,7 @@
-"""Share the assets of a table out among the workers of Ray: one detector in each, a file of results for each share.
+"""Share the assets of a table out among the workers of Ray: one detector in each, a file of results for each shard.
 
-A share is what one process would have read as one piece, or all pieces of an asset that is longer than one, so that
-each result is that of one process, digit by digit. Ray does a share again whose worker ended.
+A shard is what one process would have read as one piece, or all pieces of an asset that is longer than one, so that
+each result is that of one process, digit by digit. Ray does a shard again whose worker ended.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ from refold.scoring.detector import Detector
 from refold.scoring.latents import scan_latents
 
 ATTEMPTS = 3
-"""How often a share is begun whose worker ends without an answer."""
+"""How often a shard is begun whose worker ends without an answer."""
 
 START_S = 120
 """Seconds in which a first worker must have started."""
@@ -77,7 +77,7 @@ def read_choice(settings: Mapping[str, str]) -> OnRay | None:
 
 
 class Work(Protocol):
-    """What is done with a share."""
+    """What is done with a shard."""
 
     def __call__(self, bars: OrderedBars, spool: TableSpool) -> Any:
         """Write the rows of some whole assets, and return what else is known of them."""
@@ -143,7 +143,7 @@ class Given(NamedTuple):
 
 
 class Worker:
-    """Do shares, one after the other, in a process of Ray that holds one detector.
+    """Do shards, one after the other, in a process of Ray that holds one detector.
 
     A restarted process fetches what it was given anew: each call has a reference to it, in a list so that Ray hands on
     the reference itself.
@@ -173,7 +173,7 @@ class Worker:
         return self.given
 
     def ready(self, given: list[Any]) -> None:
-        """Answer when the worker can do shares; see `start`."""
+        """Answer when the worker can do shards; see `start`."""
         self.start(given)
 
     def do(self, given: list[Any], first: int, end: int) -> tuple[Any, int]:
@@ -192,7 +192,7 @@ class Worker:
 
 
 class Done(NamedTuple):
-    """What came of all shares.
+    """What came of all shards.
 
     Attributes:
         found: what the work returned, in the order of the table.
@@ -284,14 +284,14 @@ def share_out(
 ) -> Done:
     """Do the work for all assets of a table on the workers of Ray.
 
-    Where a share of several assets is refused, each of them is tried alone.
+    Where a shard of several assets is refused, each of them is tried alone.
 
     Args:
         work: is sent to each worker once.
         bars: in files that all machines see.
-        parts: gets a file for each share.
+        parts: gets a file for each shard.
         scratch: folder for files that are not complete.
-        piece: rows of a share, if it is of several assets.
+        piece: rows of a shard, if it is of several assets.
         workers: how many to start, at least 1.
         progress: gets the number of rows that are done.
 
