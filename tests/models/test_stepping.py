@@ -32,6 +32,26 @@ def test_backward_is_the_numerical_derivative_with_dropout(L, detach):
     assert torch.autograd.gradcheck(run, (fed, h, c, w_o, b_o, *constants, *weights))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("coin", ["free", "step", "sequence_step"])
+@pytest.mark.parametrize("L", [1, 2, 3])
+def test_without_gradients_the_outputs_are_the_same_bit_for_bit(L, coin, dtype):
+    torch.manual_seed(0)
+    T, F, H, B = 9, 2, 8, 5
+    decoder = parity.make_decoder(AutoregressiveDecoder, L=L, H=H, F=F).to(dtype)
+    state = torch.randn(2, L, B, H, dtype=dtype).unbind()
+    fed = torch.randn(B, T, F, dtype=dtype)
+    coins = torch.rand((B, T) if coin == "sequence_step" else T) < (0.0 if coin == "free" else 0.5)
+    coins[..., 0] = True
+    given = decoder.lstm.all_weights, decoder.projection.weight, decoder.projection.bias, fed, coins, None, state
+    with_gradients = step_by_step(*given, dropout=0.0, detach_feedback=False)
+    with torch.no_grad():
+        without = step_by_step(*given, dropout=0.0, detach_feedback=False)
+    assert with_gradients.requires_grad
+    assert not without.requires_grad
+    assert torch.equal(with_gradients, without)
+
+
 def test_dropout_drops_between_layers_at_its_rate_and_only_while_training():
     torch.manual_seed(0)
     decoder = parity.make_decoder(AutoregressiveDecoder, L=2, H=16, dropout=0.5)

@@ -9,6 +9,8 @@ function over all T steps with its backward written out, so that per step only w
 - backward, the factors that do not depend on gradients (o(1 - o) tanh c, ...) are computed for all steps at once,
 - and so is each weight's gradient: one product per layer after the loop.
 
+Where no gradients are asked for, `run_steps` keeps one step instead of all of them.
+
 Letters as in `refold.models`; I numbers that a layer reads at a step.
 """
 
@@ -193,6 +195,58 @@ class Stepping(torch.autograd.Function):
         return d_fed.mul_(coins), None, None, *d_state, d_w_o, d_outputs.sum((0, 2)), None, *d_constants, *d_weights
 
 
+def run_steps(
+    fed: Tensor,
+    coins: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_o: Tensor,
+    b_o: Tensor,
+    constants: Sequence[Tensor],
+    weights: Sequence[Tensor],
+) -> Tensor:
+    """Compute what `Stepping` does, without dropout and gradients: the same operations, in the memory of one step.
+
+    Args:
+        fed: as for `Stepping.forward`, and so are the others.
+        coins: as there.
+        h: as there.
+        c: as there.
+        w_o: as there.
+        b_o: as there.
+        constants: as there.
+        weights: as there.
+
+    Returns:
+        Outputs (T, F, B).
+    """
+    H, B = h.shape[1:]
+    outputs, gates, tanh_cell = fed.new_empty(fed.shape), fed.new_empty(4 * H, B), fed.new_empty(H, B)
+    sigmoids, out, into, forget = (gates[first * H : end * H] for first, end in ((0, 3), (0, 1), (1, 2), (2, 3)))
+    cell_input = gates[3 * H :]
+    joints = [fed.new_empty(weight.shape[1], B) for weight in weights]  # h above the layer's input
+    cells, hiddens = [own.clone() for own in c], [joint[:H] for joint in joints]
+    for hidden, own in zip(hiddens, h, strict=True):
+        hidden.copy_(own)
+    followers = [*(joint[H:] for joint in joints[1:]), None]
+    layers = list(zip(constants, weights, joints, cells, hiddens, followers, strict=True))
+    read, last, bias = joints[0][H:], hiddens[-1], b_o.unsqueeze(1)
+    before = fed[0]
+    for truth, pick, output in zip(fed.unbind(), coins.unbind(), outputs.unbind(), strict=True):
+        torch.where(pick, truth, before, out=read)
+        for constant, weight, joint, cell, hidden, follower in layers:
+            torch.addmm(constant, weight, joint, out=gates)
+            sigmoids.sigmoid_()
+            cell_input.tanh_()
+            cell.mul_(forget).addcmul_(into, cell_input)
+            torch.tanh(cell, out=tanh_cell)
+            torch.mul(out, tanh_cell, out=hidden)
+            if follower is not None:
+                follower.copy_(hidden)
+        before = torch.addmm(bias, w_o, last, out=output)
+    return outputs
+
+
 def step_by_step(
     layers: Sequence[Layer],
     w_o: Tensor,
@@ -237,7 +291,10 @@ def step_by_step(
         kept = None
         if dropout > 0 and len(layers) > 1:
             kept = torch.nn.functional.dropout(fed.new_ones(len(layers) - 1, T, H, B), dropout)
-        outputs = Stepping.apply(fed, picks, kept, h, c, w_o, b_o, detach_feedback, *constants, *weights)
+        if kept is None and not torch.is_grad_enabled():
+            outputs = run_steps(fed, picks, h, c, w_o, b_o, constants, weights)
+        else:
+            outputs = Stepping.apply(fed, picks, kept, h, c, w_o, b_o, detach_feedback, *constants, *weights)
     return outputs.permute(2, 0, 1)  # (T, F, B) -> (B, T, F)
 
 
