@@ -2,16 +2,22 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import compose_run
+from conftest import ROOT, clean_environment, compose_run
 from rich.console import Console
 
 from refold.cli.score import print_facts
 from refold.config import build as config
 from refold.library import judge
 from tests.cli.test_score import FILES, spoilt_bars
+from tests.library.test_on_ray import processes_under
 
 ON_RAY = ("on=ray", "workers=2")
 
@@ -81,6 +87,33 @@ def test_a_mistake_ends_in_its_message_and_leaves_nothing(name, arguments, messa
     assert status == 2
     assert message in errors
     assert sorted(run_dir.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_nothing_is_left(run_dir, tmp_path):
+    pytest.importorskip("ray")
+    spoilt_bars().write_csv(tmp_path / "spoilt.csv")
+    (tmp_path / "results").mkdir()
+    arguments = [f"run={run_dir}", f"data.path={tmp_path / 'spoilt.csv'}", f"out={tmp_path / 'results/mine'}", *ON_RAY]
+    command = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts/score.py"), *arguments],
+        cwd=tmp_path, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not list(tmp_path.glob("results/.mine.*/scores.parquet")):  # Ray has started, and its workers are about to
+        assert time.monotonic() < end
+        assert command.poll() is None
+        time.sleep(0.02)
+    started = processes_under(command.pid)
+    command.send_signal(signal.SIGINT)
+    printed, _ = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert printed.splitlines()[1:] == []  # the first is a warning of an asset that the run does not know
+    assert list((tmp_path / "results").iterdir()) == []
+    assert len(started) > 3
+    while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

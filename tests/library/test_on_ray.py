@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -170,8 +171,10 @@ def test_ray_without_resources_is_refused_in_a_sentence(address, workers, messag
 
 def processes_under(pid: int) -> list[int]:
     """The processes that a process has started, and those that they have, as Linux tells it."""
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    own = [int(child) for file in files for child in file.read_text().split()]
+    own: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has just ended
+            own += map(int, file.read_text().split())
     return own + [below for child in own for below in processes_under(child)]
 
 
@@ -203,7 +206,10 @@ def test_a_worker_that_dies_is_done_again_and_the_rest_is_done_without_assets_th
     parts = PartedTable(tmp_path / "table", len(bars.assets))
     before = dict(os.environ)
     with ray_started(OnRay(2)) as workers:
-        addresses = [address for pid in processes_under(os.getpid()) for address in listening(pid)]
+        addresses: list[str] = []
+        for pid in processes_under(os.getpid()):
+            with suppress(OSError):  # it has just ended
+                addresses += listening(pid)
         done = share_out(
             Unlucky(EncodeAssets(judge, PIECE), tried), bars, parts, tmp_path / "scratch", piece=PIECE,
             workers=workers, progress=told.append,

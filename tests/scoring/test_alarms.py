@@ -139,7 +139,7 @@ def test_what_is_covered_does_not_depend_on_the_stretches(monkeypatch):
     scores = pl.LazyFrame({"timestamp": pl.Series(found.times).cast(pl.Int32).cast(pl.Date), "score": found.score})
     scores = scores.with_columns(pl.col("score").fill_nan(None))
     once = covered(scores)
-    monkeypatch.setattr(alarms, "MOMENT_BARS", 7)
+    monkeypatch.setattr(alarms, "MOMENTS", 7)
     assert covered(scores) == once
     flags = np.zeros(len(found.score), dtype=bool)
     flags[np.flatnonzero(np.isfinite(found.score))[5]] = True

@@ -20,8 +20,8 @@ MOST_LEARNT = 100_000
 """Bars on which alarms of a threshold that learns are counted. Of a longer table, the first bars of each piece count:
 the threshold fits its tail again at each high score, which takes some milliseconds."""
 
-MOMENT_BARS = 2_000_000
-"""Scored bars among which different moments are counted in one query."""
+MOMENTS = 2_000_000
+"""About so many different moments are counted in one query."""
 
 
 class Alarms:
@@ -160,7 +160,8 @@ def covered_days(scores: pl.LazyFrame) -> int:
 def covered(scores: pl.LazyFrame) -> tuple[int, int, float]:
     """Count the scored bars and their different moments, and measure the seconds from the first to the last.
 
-    Moments are counted in one stretch of time after the other, so that memory does not grow with their number.
+    Moments are counted in one stretch of time after the other, so that memory does not grow with their number. How many
+    stretches that takes is estimated first: of many assets a table has more bars than moments.
 
     Args:
         scores: timestamp and score, null where a bar has none.
@@ -170,12 +171,13 @@ def covered(scores: pl.LazyFrame) -> tuple[int, int, float]:
     """
     time = pl.col("timestamp").to_physical()
     known = scores.filter(pl.col("score").is_not_null()).select("timestamp")
-    extent = known.select(pl.len(), time.min().alias("first"), time.max().alias("last")).collect(engine="streaming")
-    bars, first, last = extent.row(0)
+    about = pl.col("timestamp").approx_n_unique().alias("about")
+    extent = known.select(pl.len(), time.min().alias("first"), time.max().alias("last"), about)
+    bars, first, last, about = extent.collect(engine="streaming").row(0)
     if not bars:
         return 0, 0, 0.0
     moments = 0
-    for low, high in stretches(first, last, bars // MOMENT_BARS + 1):
+    for low, high in stretches(first, last, about // MOMENTS + 1):
         found = known.filter(time >= low, time < high).select(pl.col("timestamp").n_unique())
         moments += found.collect(engine="streaming").item()
     return bars, moments, float(seconds(np.array(last - first), scores.collect_schema()["timestamp"]))
