@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pickle
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from copy import deepcopy
@@ -18,6 +19,7 @@ from refold.data.bars.table import LABEL
 from refold.data.long.ordered import OrderedBars, read_sorted
 from refold.data.long.spool import PartedTable, TableSpool
 from refold.errors import ConfigError, DataError
+from refold.library import on_ray
 from refold.library.decisions import FALSE_ALARM, Decision, Decisions
 from refold.library.on_ray import ATTEMPTS, EncodeAssets, OnRay, ScoreAssets, ray_started, read_choice, share_out
 from refold.library.scoring_result import REFUSED, Scoring, gather_scoring
@@ -230,3 +232,48 @@ def test_a_worker_that_dies_is_done_again_and_the_rest_is_done_without_assets_th
     EncodeAssets(judge, PIECE)(bars.of_assets(1, 2), alone)
     assert pl.read_parquet(tmp_path / "table").equals(alone.table().collect())
     assert parts.rows == alone.rows
+
+
+class Holder:
+    """Holds a CPU of Ray."""
+
+    def there(self) -> bool:
+        return True
+
+
+ON_CLUSTER = """
+from refold.errors import ConfigError
+from refold.library.on_ray import OnRay, ray_started
+with ray_started(OnRay(None)) as workers:
+    print(workers)
+try:
+    with ray_started(OnRay(3)):
+        print("started")
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_is_reached_by_its_address_and_refused_without_free_cpus(judge, bars, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(on_ray, "START_S", 2)
+    (tmp_path / "scratch").mkdir()
+    with ray_started(OnRay(2)):
+        address = ray.get_runtime_context().gcs_address
+        done = subprocess.run(
+            [sys.executable, "-c", ON_CLUSTER], env={**os.environ, "RAY_ADDRESS": address}, capture_output=True,
+            text=True, timeout=120, check=True,
+        )  # fmt: skip
+        refusal = f"workers is 3; each takes a CPU, of which the Ray cluster at {address} has 2"
+        assert done.stdout.splitlines() == ["2", refusal]
+        holders = [ray.remote(num_cpus=1)(Holder).remote() for _ in range(2)]
+        assert ray.get([one.there.remote() for one in holders]) == [True, True]
+        parts = PartedTable(tmp_path / "table", len(bars.assets))
+        with pytest.raises(
+            ConfigError, match="no worker of Ray started within 2 s; 0 of its CPUs are free, each takes"
+        ):
+            share_out(
+                EncodeAssets(judge, PIECE), bars, parts, tmp_path / "scratch", piece=PIECE, workers=2, progress=print
+            )

@@ -228,8 +228,8 @@ def ray_started(choice: OnRay) -> Iterator[int]:
             has = int(ray.cluster_resources().get("CPU", 0))
             if has < (choice.workers or 1):
                 raise ConfigError(
-                    f"workers is {choice.workers or 1}; the Ray cluster at {address} has {has} CPUs, and each worker "
-                    f"takes one"
+                    f"workers is {choice.workers or 1}; each takes a CPU, of which the Ray cluster at {address} has "
+                    f"{has}"
                 )
             yield choice.workers or has
         finally:
