@@ -122,3 +122,17 @@ def test_mistakes_are_named(names, message):
 
 def test_longest_lookback():
     assert longest_lookback(find_all(["intraday_return", "trailing_volatility_20"], BARS.columns)) == 21
+
+
+@pytest.mark.parametrize("lengths", [[40, 30, 2], [5, 40, 50, 6, 7], [50], [4, 3]])
+def test_long_runs_have_the_features_of_short_ones_bit_for_bit(lengths, monkeypatch):
+    bars = random_bars(lengths).sort("asset", "timestamp")
+    run = bars["asset"].rle_id().to_numpy().astype(np.int64)
+    window = "AVG(close) OVER (ORDER BY timestamp ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)"
+    features = find_all([*ALL_FEATURES, {"name": "mine", "expression": window, "lookback": 5}], bars.columns)
+    grouped = compute_features(bars, features, run)
+    monkeypatch.setattr("refold.data.feature_table.LONG", 20)
+    assert compute_features(bars, features, run).equals(grouped)
+    assert compute_features(bars.clear(), features, run[:0]).equals(grouped.clear())
+    each_bar = compute_features(bars, features, np.arange(len(run)))
+    assert each_bar["log_return"].is_null().all()
