@@ -194,7 +194,7 @@ def test_a_directory_that_is_no_run_is_named(tmp_path):
         load_run(tmp_path / "nowhere")
 
 
-BRINGS = {"autoregressive": "cosine", "conditional": "none", "repeat": "none"}
+BRINGS = {"autoregressive": "prefix", "conditional": "none", "repeat": "none"}
 PINNED = {
     "keras_states": "constant", "teacher_forcing_ratio": "constant", "plain_autoencoder": "none",
     "zero_start_autoregressive": "none",
