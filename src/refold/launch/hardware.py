@@ -9,7 +9,7 @@ from refold.errors import ConfigError
 from refold.launch.cluster import World
 
 CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""What torch calls the instructions by which a CPU multiplies in bfloat16: of x86 the first two, of ARM the last."""
+"""Names in torch of the instructions by which a CPU multiplies in bfloat16: of x86 the first two, of ARM the last."""
 PROCESSES_PER_CORE = 16
 """The most CPU processes of one job per core; each takes some 300 MB, and seconds to start."""
 

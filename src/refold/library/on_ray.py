@@ -77,7 +77,7 @@ def read_choice(settings: Mapping[str, str]) -> OnRay | None:
 
 
 class Work(Protocol):
-    """What is done with a shard."""
+    """Do the work on a shard: score its bars, or encode its windows."""
 
     def __call__(self, bars: OrderedBars, spool: TableSpool) -> Any:
         """Write the rows of some whole assets, and return what else is known of them."""
@@ -127,7 +127,7 @@ class EncodeAssets:
 
 
 class Given(NamedTuple):
-    """What each worker gets once.
+    """Hold everything that each worker gets once.
 
     Attributes:
         work: what is to be done.
@@ -192,7 +192,7 @@ class Worker:
 
 
 class Done(NamedTuple):
-    """What came of all shards.
+    """Hold the results of all shards.
 
     Attributes:
         found: what the work returned, in the order of the table.

@@ -1,4 +1,4 @@
-"""What is said of scored bars beside their scores, collected piece by piece; that of different assets adds up."""
+"""Collect events and counts of scored bars, piece by piece, and add up those of different assets."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ HERE = "these bars"
 
 
 class Counted(NamedTuple):
-    """What a tally has collected of some whole assets, small enough to be sent to another process.
+    """Hold what a tally has collected of some whole assets, small enough to be sent to another process.
 
     Attributes:
         events: of the model.

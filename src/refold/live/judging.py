@@ -31,7 +31,7 @@ UNKNOWN = "the run was not trained on this asset; what all its assets have in co
 
 
 _TOLD = ("score", "level", "flagged", "rarity", "expected", "expected_close")
-"""What a verdict tells of `Judged` as it is."""
+"""Fields that a verdict takes from `Judged` as they are."""
 
 
 class Judged(NamedTuple):

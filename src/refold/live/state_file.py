@@ -25,7 +25,7 @@ FORMAT = 1
 WHAT = "a state of live bars"
 
 MEMORIES: dict[str, Any] = {memory.__name__: memory for memory in (Block, Pace)}
-"""What thresholds keep of an asset's bars, by name."""
+"""Names and classes of the states that thresholds keep of an asset's bars."""
 
 
 class GoesLive(Protocol):

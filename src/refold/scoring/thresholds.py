@@ -24,7 +24,7 @@ from refold.scoring.tails import Tail, fit_tail
 log = logging.getLogger("refold.score")
 
 Memory = Any
-"""What a threshold that learns keeps of an asset's bars, None before the first: a dataclass of numbers and arrays."""
+"""State of a threshold that learns from an asset's bars, None before the first: a dataclass of numbers and arrays."""
 
 FEWEST_OWN = 250
 """Scored validation bars from which on an asset is judged by its own, about a year of days. With fewer, the highest of

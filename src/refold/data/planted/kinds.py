@@ -15,7 +15,7 @@ from refold.bounds import checked, more_than
 from refold.data.bars.table import PRICES, TableKind
 
 SizeUnit = Literal["move", "price"]
-"""What a size is a multiple of: the usual move of the asset from one bar to the next, or the price itself."""
+"""Unit of a size: the usual move of the asset from one bar to the next, or the price itself."""
 
 _NORMAL = 1.4826  # standard deviation of a normal distribution over the median of its size
 

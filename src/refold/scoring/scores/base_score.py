@@ -15,7 +15,7 @@ from refold.data import Windows
 from refold.scoring.fitted import Fitted
 
 Question = Literal["named", "unusual"]
-"""What a verdict answers: is a bar one of the errors that feeds are known for, or is it unlike the history?"""
+"""Question that a verdict answers: is a bar one of the errors that feeds are known for, or is it unlike the history?"""
 
 
 class NamedBars(NamedTuple):
