@@ -28,6 +28,7 @@ SETTINGS = {
     "the defaults in float32": "trainer.precision=32-true",
     "40 epochs, lr 8e-3, float32": f"{LONG} trainer.precision=32-true",
     "16 epochs": "trainer.max_epochs=16 data.batch_size=64 optimizer.lr=12e-3",
+    "batches of 128, lr 16e-3": "data.batch_size=128 optimizer.lr=16e-3",
 }
 """Name of a row -> overrides; an optimizer step has 64 windows and lr is 12e-3 unless a name says otherwise."""
 QUALITIES = (0.465, 0.470)

@@ -127,6 +127,12 @@ def test_a_state_that_no_fit_wrote_is_refused(key, value, message, mean):
         score().load_state_dict(state)
 
 
+def test_a_head_of_an_earlier_version_is_refused_with_what_helps(mean):
+    state = {name: value for name, value in mean.score_function.state_dict().items() if "combine" not in name}
+    with pytest.raises(ConfigError, match="earlier version of refold.* choose score=planted anew, or train again"):
+        score().load_state_dict(state)
+
+
 def test_under_last_nothing_after_a_bar_counts(last):
     bars = parts(BARS)[1].drop("volume")
     changed = bars
@@ -286,7 +292,9 @@ def test_the_fast_convolutions_are_those_over_channels_first(causal, width):
         error = (windows - rebuilt) * present
         usual = error.abs().mean(dim=2, keepdim=True).median(dim=1, keepdim=True).values + 1e-3
         step = torch.nn.functional.pad(windows.diff(dim=1).abs(), (0, 0, 1, 0), value=1.0)
-        parts = [windows.asinh(), error.asinh(), (error / usual).asinh(), (step + 1e-3).log(), present.double()]
+        combined = windows.clamp(-30, 30) @ head.combine.weight.T + head.combine.bias
+        combined = torch.where(combined > 0, (1 + combined).log(), -(1 - combined).log())
+        parts = [windows.asinh(), combined, error.asinh(), (error / usual).asinh(), (step + 1e-3).log(), present.double()]
         code = head.code(codes.asinh()).unsqueeze(1).expand(-1, 9, -1)
         bars = torch.cat([*parts, usual.log().expand(-1, 9, -1), code], dim=2).transpose(1, 2)
         for layer in (head.first, head.second):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _CODE_CHANNELS = 16
+_COMBINATIONS = 32
+_FURTHEST = 30.0  # training standard deviations; a larger one would drown what the others of a combination say
 _CLIP = 1.0  # norm of a gradient
 _LEAST_STEP = 1e-3  # a smaller change from one bar to the next is none: values that come again stand out
 _LEAST_USUAL = 1e-3  # smallest error that others are compared with, in training standard deviations
@@ -35,7 +37,10 @@ class Examples(NamedTuple):
 
 
 class Head(nn.Module):
-    """Two convolutions over features, errors and code of a window's bars.
+    """Two convolutions over features, their combinations, errors and code of a window's bars.
+
+    Combinations are sums of a bar's features with learned weights, taken before anything is compressed: how far a high
+    stands above the close is a difference of two features, which cannot be had from their logarithms.
 
     Args:
         num_features: F.
@@ -52,8 +57,9 @@ class Head(nn.Module):
         super().__init__()
         self.kinds = kinds
         self.before, self.after = (width - 1, 0) if causal else (width // 2, width // 2)
+        self.combine = nn.Linear(num_features, _COMBINATIONS)
         self.code = nn.Linear(code_size, _CODE_CHANNELS)
-        inputs = 4 * num_features + 2 + _CODE_CHANNELS
+        inputs = 4 * num_features + _COMBINATIONS + 2 + _CODE_CHANNELS
         self.first = nn.Conv1d(inputs, channels, width)
         self.second = nn.Conv1d(channels, channels, width)
         self.out = nn.Conv1d(channels, kinds + num_features, 1)
@@ -79,7 +85,9 @@ class Head(nn.Module):
         error = (windows - reconstruction) * present
         usual = error.abs().mean(dim=2, keepdim=True).median(dim=1, keepdim=True).values + _LEAST_USUAL
         step = functional.pad(windows.diff(dim=1).abs(), (0, 0, 1, 0), value=1.0)
-        parts = [_asinh(windows), _asinh(error), _asinh(error / usual), (step + _LEAST_STEP).log()]
+        combined = self.combine(windows.clamp(-_FURTHEST, _FURTHEST))
+        combined = combined.sign() * combined.abs().log1p()
+        parts = [_asinh(windows), combined, _asinh(error), _asinh(error / usual), (step + _LEAST_STEP).log()]
         bars = torch.cat([*parts, present.to(windows.dtype)], dim=2)  # (B, T, M), then what is alike at all bars
         alike = torch.cat([usual.log().squeeze(1), self.code(_asinh(codes))], dim=1)
         M, around = bars.shape[2], (0, 0, self.before, self.after)

@@ -177,6 +177,11 @@ class PlantedErrors(Score):
         own = {"kept", "causal", "factor", "shift", "prior"}
         if set(state) - {f"head.{name}" for name in weights} != own or "out.weight" not in weights:
             raise ConfigError(f"the score's state has {sorted(state)}; PlantedErrors has {sorted(own)} and a head")
+        if "combine.weight" not in weights:
+            raise ConfigError(
+                "the run's head is that of an earlier version of refold, which did not combine features: choose "
+                "score=planted anew, or train again"
+            )
         if len(state["kept"]) != len(self.planted):
             raise ConfigError(
                 f"the score's state is of {len(state['kept'])} kinds; score.kinds has {len(self.planted)}"
