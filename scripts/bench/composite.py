@@ -6,7 +6,7 @@
 Each model reads the embedded stocks with decoder=repeat, so that teacher forcing changes the predictor alone. The
 models are measured with the weights of the last epoch, running free, all on the same windows.
 
-learn: R2 of validation. planted: average precision on errors planted into the test part, as `experiment=price_errors`
+learn: R2 of validation. planted: average precision on errors planted into the test part, as `experiment=scorers`
 plants and measures them; the scores are fitted on clean training and validation bars.
 """
 
@@ -29,7 +29,7 @@ from refold.scoring.baselines import PCA, Components, NoModel
 from refold.scoring.protocols import Scorer
 from refold.scoring.rules import RobustReturn
 from refold.scoring.scores import CompositeScore, Mahalanobis, PredictionScore, StudentScore
-from refold.studies.price_errors import ALL, PriceErrors, part_bars
+from refold.studies.scorers import ALL, CompareScorers, part_bars
 from scripts.bench.quiet import quiet
 
 HORIZON = 5
@@ -154,10 +154,10 @@ def _row(name: str, found: list[dict[str, float]], none: list[dict[str, float]])
 
 def planted(seeds: int, epochs: int, stride: int, known: Known) -> str:
     """Return the table of average precision on planted errors."""
-    cfg = compose_settings(["experiment=price_errors", "evaluation.natural=null", "evaluation.max_buffer=1"])
+    cfg = compose_settings(["experiment=scorers", "evaluation.natural=null", "evaluation.max_buffer=1"])
     data = read(stride, f"data.features=[{','.join(cfg.data.features)}]")
     evaluation = Parts(cfg).evaluation
-    assert isinstance(evaluation, PriceErrors)
+    assert isinstance(evaluation, CompareScorers)
     bars = part_bars(data.source.load(), data.recipe)
 
     def measure(seed: int) -> dict[str, dict[str, float]]:

@@ -15,7 +15,7 @@ from refold.library.reconstruction_baselines import r2_against_baselines
 from refold.report.summary import print_summary
 from refold.runs.records import read_run
 from refold.training.saving import Checkpoints
-from tests.studies.test_price_errors import evaluation
+from tests.studies.test_scorers import evaluation
 
 
 def test_r2_against_a_baseline_is_zero_where_the_model_is_as_good():

@@ -129,7 +129,7 @@ def test_a_state_that_no_fit_wrote_is_refused(key, value, message, mean):
 
 def test_a_head_of_an_earlier_version_is_refused_with_what_helps(mean):
     state = {name: value for name, value in mean.score_function.state_dict().items() if "combine" not in name}
-    with pytest.raises(ConfigError, match="earlier version of refold.* choose score=planted anew, or train again"):
+    with pytest.raises(ConfigError, match=r"earlier version of refold.* choose score=planted anew, or train again"):
         score().load_state_dict(state)
 
 
@@ -294,9 +294,9 @@ def test_the_fast_convolutions_are_those_over_channels_first(causal, width):
         step = torch.nn.functional.pad(windows.diff(dim=1).abs(), (0, 0, 1, 0), value=1.0)
         combined = windows.clamp(-30, 30) @ head.combine.weight.T + head.combine.bias
         combined = torch.where(combined > 0, (1 + combined).log(), -(1 - combined).log())
-        parts = [windows.asinh(), combined, error.asinh(), (error / usual).asinh(), (step + 1e-3).log(), present.double()]
+        parts = [windows.asinh(), combined, error.asinh(), (error / usual).asinh(), (step + 1e-3).log()]
         code = head.code(codes.asinh()).unsqueeze(1).expand(-1, 9, -1)
-        bars = torch.cat([*parts, usual.log().expand(-1, 9, -1), code], dim=2).transpose(1, 2)
+        bars = torch.cat([*parts, present.double(), usual.log().expand(-1, 9, -1), code], dim=2).transpose(1, 2)
         for layer in (head.first, head.second):
             bars = torch.nn.functional.gelu(layer(torch.nn.functional.pad(bars, (head.before, head.after))))
         return head.out(bars).transpose(1, 2)

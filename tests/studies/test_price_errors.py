@@ -1,181 +1,126 @@
-"""The evaluation on planted errors: what counts, where thresholds come from, and the natural test."""
+"""The evaluation of the named verdict: its sets, its scorers, and its tables."""
 
-import re
-from pathlib import Path
+import json
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
-from refold.data.recipe import Recipe
+from refold.data.planted import PriceUnit, RealJump, Split, Stale
 from refold.data.sources import Stocks
-from refold.scoring.baselines import PCA, Chance, Components, Everything
-from refold.scoring.rules import RobustReturn, SpikeReversal, SplitRatio, StaleRun, UnitRatio
+from refold.errors import ConfigError
+from refold.scoring.rules import OnOneScale, StaleRun, UnitRatio
 from refold.scoring.scores import Mahalanobis
-from refold.studies.inject import KINDS
-from refold.studies.price_errors import ALL, NaturalTest, PriceErrors, all_scorers, part_bars, spoil
-from tests.data.makers import checks, fractions, random_bars, ready, table
-from tests.scoring.test_detector import detector, small_autoencoder
+from refold.studies.price_errors import (
+    FIXED,
+    HEAD,
+    NO_MODEL,
+    OTHER,
+    RULES_AND_HEAD,
+    TAUGHT,
+    UNTAUGHT,
+    UNUSUAL,
+    NoAutoencoder,
+    PriceErrors,
+)
+from refold.studies.price_errors_table import RESULTS, TEXT, finish
+from refold.studies.scorers import ALL, NaturalTest
+from tests.data.makers import random_bars, ready, table
+from tests.scoring.test_detector import detector, parts, small_autoencoder
+from tests.scoring.test_planted_score import score
 
 BARS = random_bars([900, 900], seed=5)
-RECIPE = Recipe(("log_return",), "per_asset", 1.0, 8, 0, fractions(), 0, checks(), "keep", "pooled", 2)
-PARTS = part_bars(BARS, RECIPE)
+KINDS = {
+    "unit": PriceUnit("unit", [100.0, 0.01], 2),
+    "stale": Stale("stale", 3, 8, 0.0),
+    "split": Split("split", [2.0, 0.5]),
+    "jump": RealJump("real jump", 1.0, 4.0, "move", 2.0),
+}
+FEATURES = ["overnight_return", "intraday_return", "high_return", "low_return"]
+
+
+@pytest.fixture(scope="module")
+def made():
+    data = ready(BARS, features=FEATURES)
+    judge = detector(data, autoencoder=small_autoencoder(4), score=score(kinds=KINDS, steps=40, copies=2))
+    return judge.fit(*parts(BARS)), data
 
 
 def evaluation(**others) -> PriceErrors:
-    settings = {"kinds": ["bad tick", "stale", "split", "unit"], "per_thousand": 10.0, "max_buffer": 4, "natural": None}
-    return PriceErrors(**{**settings, **others})
+    natural = NaturalTest(source=Stocks(table=table(adjusted=False)), splits=[["AAPL", "2005-02-28"]], moves=[])
+    return PriceErrors(**{"per_thousand": 8.0, "leave_out": ["unit"], "natural": natural, **others})
 
 
-def measured(scorers, **others):
-    """(scorer, kind) -> its row."""
-    result = evaluation(**others).measure(PARTS, scorers, checks(), warm_up=20, seed=0)
-    return {(row["scorer"], row["kind"]): row for row in result["errors"]}
-
-
-def test_parts_are_the_bars_of_the_split():
-    assert pl.concat(PARTS.values()).sort("asset", "timestamp").equals(BARS)
-    assert PARTS["train"]["timestamp"].max() < PARTS["val"]["timestamp"].min()
-    assert PARTS["val"]["timestamp"].max() < PARTS["test"]["timestamp"].min()
-    assert {part: bars.height for part, bars in PARTS.items()} == {"train": 1080, "val": 360, "test": 360}
-
-
-def test_what_counts():
-    one = spoil(PARTS["test"], "stale", per_thousand=10, warm_up=20, generator=np.random.default_rng(0))
-    scores = np.arange(360.0)
-    scores[50] = np.nan
-    series = list(one.series(scores))
-    assert len(series) == 2
-    assert np.isneginf(series[0][0]).sum() == 1  # a bar without a score is kept, as the least strange
-    assert series[0][0][np.isfinite(series[0][0])].min() == 20  # the warm-up is not
-    rows = np.concatenate([known for known, _ in series])
-    after = np.flatnonzero(one.error[:-1] & ~one.error[1:]) + 1
-    assert len(after) == 3
-    assert not set(after) & set(rows)  # nor the bar after an error
-    assert one.jump.sum() == 3
-    assert set(np.flatnonzero(one.jump)) <= set(rows)
-    assert not (one.jump & one.error).any()
-    labels = np.concatenate([labels for _, labels in series])
-    assert labels.sum() == one.error.sum()
-
-
-def test_a_rule_finds_its_own_kind_and_chance_finds_nothing():
-    rows = measured({"stale": StaleRun(), "unit": UnitRatio(), "chance": Chance(0), "all": Everything()})
-    assert rows["unit", "unit"]["average_precision"] == 1
-    assert rows["stale", "stale"]["average_precision"] == pytest.approx(1)
-    assert rows["stale", "stale"]["event_recall"] == 1
-    assert rows["stale", "unit"]["average_precision"] < 0.1
-    assert rows["chance", ALL]["auroc"] == pytest.approx(0.5, abs=0.1)
-    assert rows["all", ALL]["event_recall"] == rows["all", ALL]["jumps_flagged"] == 1
-    assert rows["all", ALL]["event_f1"] < 0.05
-
-
-def test_real_jumps_are_flagged_by_size_and_not_by_what_comes_back():
-    rows = measured({"z": RobustReturn(), "back": SpikeReversal()}, kinds=["bad tick"], per_thousand=30.0)
-    assert rows["z", "bad tick"]["event_recall"] >= 0.4
-    assert rows["z", "bad tick"]["jumps_flagged"] > 0.3
-    assert rows["back", "bad tick"]["event_recall"] >= 0.4
-    assert rows["back", "bad tick"]["jumps_flagged"] < 0.1
-
-
-def test_the_threshold_is_that_of_validation_whatever_the_test_part_holds():
-    other = {**PARTS, "test": random_bars([250, 250], seed=9)}
-    thresholds = [
-        evaluation().measure(parts, {"z": RobustReturn()}, checks(), warm_up=20, seed=0)["errors"][0]["threshold"]
-        for parts in (PARTS, other)
-    ]
-    assert thresholds[0] == thresholds[1]
-
-
-def test_scorers_are_fitted_to_clean_bars_and_never_to_the_test_part():
-    class Spy(RobustReturn):
-        def fit(self, train, val):
-            assert train.equals(PARTS["train"])
-            assert val.equals(PARTS["val"])
-            return super().fit(train, val)
-
-    assert measured({"spy": Spy()})
-
-
-def test_what_the_checks_find_is_said():
-    result = evaluation(kinds=["unit"]).measure(PARTS, {"unit": UnitRatio()}, checks(), warm_up=20, seed=0)
-    gap = result["checks"].pop("gap")
-    assert 0.8 <= gap <= 1  # a bar that both assets miss is none that the calendar expects
-    assert result["checks"] == {"broken bar": 1.0, "duplicate": 1.0}
-    closes = {part: bars.select("timestamp", "asset", "close") for part, bars in PARTS.items()}
-    result = evaluation(kinds=["unit"]).measure(closes, {"unit": UnitRatio()}, checks(), warm_up=20, seed=0)
-    assert set(result["checks"]) == {"duplicate", "gap"}
-
-
-def test_the_same_seed_repeats_itself():
-    one, two, other = (
-        evaluation(kinds=["bad tick"]).measure(PARTS, {"z": RobustReturn()}, checks(), warm_up=20, seed=seed)["errors"]
-        for seed in (0, 0, 1)
-    )
-    assert one == two
-    assert one != other
-
-
-@pytest.mark.parametrize("kinds", [["gap"], ["spike"], []])
-def test_kinds_that_no_scorer_sees_are_refused(kinds):
-    with pytest.raises(ValueError, match=r"evaluation\.kinds .*; it must .*bad tick, wick, stale, split, unit"):
-        evaluation(kinds=kinds)
-
-
-def test_the_natural_test_counts_splits_moves_and_other_flags():
-    splits = [["AAPL", "2000-06-21"], ["AAPL", "2005-02-28"], ["MSFT", "2003-02-18"]]
-    natural = NaturalTest(source=Stocks(table=table(adjusted=False)), splits=splits, moves=[["AAPL", "2000-09-29"]])
-    bars = natural.source.load()
-    by_ratio = natural.judge(SplitRatio(), 1.0)
-    assert (by_ratio["splits"], by_ratio["splits_flagged"], by_ratio["splits_named"]) == (3, 3, 3)
-    assert (by_ratio["moves"], by_ratio["moves_flagged"], by_ratio["others_per_1000_bars"]) == (1, 0, 0)
-    by_size = natural.judge(RobustReturn().fit(bars, bars), 2.5)
-    assert by_size["moves_flagged"] == 1
-    assert by_size["moves_called_error"] == 0
-    everything = natural.judge(Everything(), 0.5)
-    assert everything["others_per_1000_bars"] == pytest.approx(1000 * (bars.height - 4) / bars.height)
-
-
-def test_components_are_the_pca_as_an_autoencoder():
-    data = ready(BARS)
-    pca = PCA(4, seed=0).fit(data.train_windows)
-    model = Components(pca, data.train_windows)
-    windows = data.test_windows.gather(torch.arange(5))
-    codes = model.encode(windows)
-    assert codes.shape == (5, 4)
-    assert torch.allclose(model.decode(codes, 8), pca.reconstruct(windows).float())
+def test_a_run_with_another_score_is_refused(made):
+    judge, data = made
+    other = judge.around(judge.autoencoder)
+    other.score_function = Mahalanobis()
+    with pytest.raises(ConfigError, match="score is Mahalanobis; experiment=price_errors measures score=planted"):
+        evaluation().run(other, data, seed=0)
 
 
 @pytest.mark.slow
-def test_the_model_and_all_that_it_is_held_against_on_its_own_data():
-    data = ready(BARS)
-    result = evaluation(kinds=["unit"]).run(detector(data, autoencoder=small_autoencoder()), data, seed=3)
-    assert result["seed"] == 3
-    scores = {row["scorer"]: row["average_precision"] for row in result["errors"] if row["kind"] == ALL}
-    assert set(scores) == {
-        "LSTM autoencoder", "PCA, 3 components", "robust z of returns", "isolation forest",
-        "no model: asinh(z)^2", "spike-reversal rule",
-        "stale-run rule", "split-ratio rule", "unit-ratio rule", "random", "flag everything", "four rules",
-        "rules + robust z", "rules + PCA", "rules + LSTM autoencoder",
-    }  # fmt: skip
-    assert scores["LSTM autoencoder"] > 3 * scores["random"]  # even untrained: a hundredfold price is hard to miss
-    assert scores["LSTM autoencoder"] != scores["PCA, 3 components"]
-    assert scores["rules + LSTM autoencoder"] == pytest.approx(scores["four rules"], abs=0.2)
+def test_every_set_has_its_kinds_and_every_scorer_its_rows(made, tmp_path):
+    judge, data = made
+    weights = {name: value.clone() for name, value in judge.score_function.state_dict().items()}
+    measured = evaluation().run(judge, data, seed=0)
+    rows = pl.DataFrame(measured["errors"], infer_schema_length=None)
+    kinds = {title: set(part["kind"]) for (title,), part in rows.group_by("set")}
+    assert kinds[FIXED] == {"bad tick", "wick", "stale", "split", "unit", ALL}
+    assert kinds[TAUGHT] == {"unit", "stale", "split", ALL}
+    assert {"whole bar", "unit", ALL} < kinds[OTHER]
+    assert kinds[UNTAUGHT] == {"unit"}
+    assert rows.filter(pl.col("set") == FIXED).group_by("scorer").len()["len"].to_list() == [6] * 7
+    assert set(rows.filter(pl.col("set") == UNTAUGHT)["scorer"]) == {HEAD, UNUSUAL, NO_MODEL}
+    assert all(row["score_cpu_s"] > 0 for row in measured["clean"])
+    assert {row["scorer"] for row in measured["clean"]} == set(rows["scorer"])
+    unit = rows.filter(scorer=HEAD, set=FIXED, kind="unit")["average_precision"].item()
+    assert unit > 0.4
+    assert all(bool((judge.score_function.state_dict()[name] == value).all()) for name, value in weights.items())
+    assert evaluation().metrics(measured)["errors/average_precision"] > 0.3
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/result.json").write_text(json.dumps({"price_errors": measured}))
+    finish(tmp_path)
+    text = (tmp_path / TEXT).read_text()
+    assert f"{FIXED}: average precision" in text
+    assert RULES_AND_HEAD in text
+    assert "alarms per asset and year on clean bars" in text
+    assert pl.read_csv(tmp_path / RESULTS).height == rows.height
 
 
-def test_the_page_shows_all_scorers_and_kinds():
-    page = (Path(__file__).parents[2] / "docs/price_errors.md").read_text()
-    data = ready(BARS)
-    for name in all_scorers(detector(data, autoencoder=small_autoencoder()), data, seed=0):
-        shown = name.replace("PCA, 3", "PCA, 16")
-        assert len(re.findall(rf"^ +{re.escape(shown)}  +[\d-]", page, flags=re.MULTILINE)) == 3, shown
-    assert re.findall(r"^\| ([a-z ]+) \| .* \| .* \|$", page, flags=re.MULTILINE)[1:] == list(KINDS)
+def test_a_kind_to_leave_out_must_be_one_of_the_score(made):
+    with pytest.raises(ConfigError, match=r"evaluation\.leave_out has 'wick'; it must be one of unit, stale, split"):
+        evaluation(leave_out=["wick"])._left_out(made[0], {}, {}, {})
 
 
-def test_the_detector_of_the_run_is_left_as_it_was():
-    data = ready(BARS)
-    given = detector(data, autoencoder=small_autoencoder(), score=Mahalanobis())
-    for scorer in all_scorers(given, data, seed=0).values():
-        scorer.fit(PARTS["train"], PARTS["val"])
-    assert not hasattr(given.score_function, "mean")
+def test_a_stand_in_knows_nothing():
+    nothing = NoAutoencoder(3)
+    windows = ready(BARS, features=FEATURES[:3]).test_windows.gather(np.arange(4))
+    codes = nothing.encode(windows)
+    assert codes.shape == (4, 1)
+    assert not nothing.decode(codes, 8).any()
+    assert nothing.decode(codes, 8).shape == windows.shape
+
+
+def test_a_rule_counts_as_much_as_it_is_right():
+    class Silent:
+        def fit(self, train, val):
+            return self
+
+        def score(self, bars):
+            return np.full(bars.height, -3.0)
+
+    bars = BARS.sort("asset", "timestamp")
+    spoilt = bars.with_columns(
+        pl.when(pl.int_range(pl.len()) == 40).then(pl.col("close") * 100).otherwise("close").alias("close")
+    )
+    right, wrong = np.zeros(bars.height, int), np.zeros(bars.height, int)
+    right[40] = 1
+    for labels, sign in ((right, 1), (wrong, -1)):
+        both = OnOneScale({"unit": UnitRatio(), "stale": StaleRun()}, Silent(), lambda _, y=labels: [(spoilt, y)], -1.0)
+        both.fit(bars, bars)
+        assert both.odds["unit"] == pytest.approx(sign * np.log(2) - 1)
+        assert both.odds["stale"] == pytest.approx(-1)
+        scores = both.score(spoilt)
+        assert scores[40] == pytest.approx(max(-3.0, both.odds["unit"]), abs=0.1)
+        assert (np.delete(scores, 40) == -3).all()

@@ -1,4 +1,4 @@
-"""Hydra's callbacks of `experiment=price_errors` and `named_errors`: their tables after a run, or after a sweep."""
+"""Hydra's callbacks of `experiment=scorers` and `price_errors`: their tables after a run, or after a sweep."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 
-class ErrorsTable(Callback):
+class ScorersTable(Callback):
     """Print the table of planted errors in the first process, after a run or after the last run of a sweep."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -22,15 +22,15 @@ class ErrorsTable(Callback):
         Args:
             directory: of one run, or of a sweep.
         """
-        from refold.studies.errors_table import finish  # brings torch; Hydra imports this file before it needs any
+        from refold.studies.scorers_table import finish  # brings torch; Hydra imports this file before it needs any
 
         finish(directory)
 
 
-class NamedErrorsTable(ErrorsTable):
+class PriceErrorsTable(ScorersTable):
     """Print the tables of the named verdict likewise."""
 
     def finish(self, directory: Path) -> None:
-        from refold.studies.named_table import finish
+        from refold.studies.price_errors_table import finish
 
         finish(directory)

@@ -12,7 +12,7 @@ from refold.scoring.labelled import MODEL
 from refold.scoring.scored import alarm_words
 
 PLANTED = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
-"""Metrics of `experiment=price_errors` that tables show -> their captions."""
+"""Metrics of `experiment=scorers` that tables show -> their captions."""
 
 
 DETECTION_COLUMNS = {

@@ -1,4 +1,4 @@
-"""The errors that `experiment=price_errors` plants into copies of validation and test, with the sizes of its tables.
+"""The errors that `experiment=scorers` plants into copies of validation and test, with the sizes of its tables.
 
 One kind is no error: a real jump moves and stays, and must not be repaired.
 """

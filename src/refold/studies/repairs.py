@@ -2,7 +2,7 @@
 
     python -m refold.studies.repairs docs/repair.md
 
-measures the test part of `experiment=price_errors` with five seeds, and writes the table into the page.
+measures the test part of `experiment=scorers` with five seeds, and writes the table into the page.
 
 Letters: N bars, W values that an error changed.
 """
@@ -38,7 +38,7 @@ from refold.data.planted import (
 from refold.scoring.repair import EARLIER, apply_repairs, repair
 from refold.scoring.worth import SPLIT_FACTORS
 from refold.studies.pages import fill_page
-from refold.studies.price_errors import part_bars
+from refold.studies.scorers import part_bars
 
 _SIZES = {"smallest": 0.03, "largest": 0.2, "unit": "price"}
 KINDS: Sequence[Kind] = (
@@ -54,7 +54,7 @@ KINDS: Sequence[Kind] = (
     FlashCrash("flash crash", 0.03, 0.2, "price"),
     Halt("halt", 5),
 )
-"""Errors of the sizes of `experiment=price_errors`, and real moves, of which none may be altered."""
+"""Errors of the sizes of `experiment=scorers`, and real moves, of which none may be altered."""
 
 SEEDS = range(5, 10)  # others than those that the rules were looked at with
 _PER_THOUSAND = 8.0
@@ -218,7 +218,7 @@ def main(page: Path) -> None:
     Args:
         page: Markdown with the marks of `refold.studies.pages`.
     """
-    data = build_data(compose_settings(["experiment=price_errors"]))
+    data = build_data(compose_settings(["experiment=scorers"]))
     data.setup()
     bars = part_bars(data.source.load(), data.recipe)["test"]
     fill_page(page, "\n".join(repair_lines([row for seed in SEEDS for row in measure_repairs(bars, seed)])))

@@ -2,7 +2,7 @@
 
     python -m refold.studies.unusual docs/unusual.md
 
-The bars, the planted errors and the metrics are those of `experiment=price_errors`; no scorer is shown an error. The
+The bars, the planted errors and the metrics are those of `experiment=scorers`; no scorer is shown an error. The
 tables go into the page, between its marks.
 """
 
@@ -21,9 +21,9 @@ from refold.scoring.baselines import PCA, Blank, Components, NoModel
 from refold.scoring.detector import Detector
 from refold.scoring.protocols import Scorer
 from refold.scoring.scores import FeatureScore, Mahalanobis, StudentScore
-from refold.studies.errors_table import errors_frame, metric_table
 from refold.studies.pages import fill_page
-from refold.studies.price_errors import PriceErrors, part_bars
+from refold.studies.scorers import CompareScorers, part_bars
+from refold.studies.scorers_table import errors_frame, metric_table
 
 FEATURES = (
     "overnight_return", "intraday_return", "high_return", "low_return", "relative_volume_20",
@@ -58,17 +58,15 @@ def measure(seed: int) -> dict[str, Any]:
     """Measure all scorers for a seed of weights and errors.
 
     Returns:
-        What `PriceErrors.measure` returns, and "seed".
+        What `CompareScorers.measure` returns, and "seed".
     """
     features = f"data.features=[{','.join(FEATURES)}]"
-    cfg = compose_settings(
-        ["experiment=price_errors", features, "score=cloze", f"seed={seed}", "evaluation.natural=null"]
-    )
+    cfg = compose_settings(["experiment=scorers", features, "score=cloze", f"seed={seed}", "evaluation.natural=null"])
     data, parts = build_data(cfg), Parts(cfg)
     data.setup()
     bars = part_bars(data.source.load(), data.recipe)
     assert data.scaler is not None
-    assert isinstance(parts.evaluation, PriceErrors)
+    assert isinstance(parts.evaluation, CompareScorers)
     detector = build_detector(cfg, cast(Any, Blank()), data.recipe, data.scaler, data.feature_names, parts)
     scorers = unusual_scorers(detector, data, seed)
     found = parts.evaluation.measure(bars, scorers, data.recipe.checks, warm_up=data.gap_bars, seed=seed)

@@ -1,4 +1,4 @@
-"""The table that ends `experiment=price_errors`: how well each scorer finds each kind of error, over all seeds."""
+"""The table that ends `experiment=scorers`: how well each scorer finds each kind of error, over all seeds."""
 
 import json
 import sys
@@ -12,13 +12,13 @@ from rich.table import Table
 
 from refold.report.summary import PLANTED
 from refold.runs.directory import RESULT, write_atomically
-from refold.studies.price_errors import RULES_ALONE, RULES_AND_MODEL
+from refold.studies.scorers import RULES_ALONE, RULES_AND_MODEL
 
-RESULTS = "price_errors.csv"
+RESULTS = "scorers.csv"
 """In the directory of a sweep, or of a run on its own: one row per seed, scorer and kind, with all metrics."""
 
-TEXT = "price_errors.txt"
-"""Beside it: the printed text. `python -m refold.studies.errors_table DIRECTORY PAGE` puts it into a page."""
+TEXT = "scorers.txt"
+"""Beside it: the printed text. `python -m refold.studies.scorers_table DIRECTORY PAGE` puts it into a page."""
 
 _WIDTH = 128
 
@@ -35,7 +35,7 @@ def read_measurements(directory: Path) -> list[dict[str, Any]]:
 
 
 def finish(directory: Path) -> None:
-    """Print the measurements of the runs in a directory, and write them into price_errors.txt and .csv there.
+    """Print the measurements of the runs in a directory, and write them into scorers.txt and .csv there.
 
     Args:
         directory: directory of one run, or of a sweep with a directory for each run.
@@ -60,7 +60,7 @@ def into_page(directory: Path, page: Path) -> None:
     """Write the text of a sweep between the marks of a page of documentation.
 
     Args:
-        directory: directory of the sweep, with its price_errors.txt.
+        directory: directory of the sweep, with its scorers.txt.
         page: Markdown with the two marks.
     """
     before, begin, rest = page.read_text().partition("<!-- table: begin -->\n")
@@ -73,7 +73,7 @@ def errors_frame(measured: list[dict[str, Any]]) -> pl.DataFrame:
     """Make a table with a row per seed, scorer and kind.
 
     Args:
-        measured: one mapping per seed: the values of `PriceErrors.run`.
+        measured: one mapping per seed: the values of `CompareScorers.run`.
     """
     rows = [{"seed": one["seed"], **row} for one in measured for row in one["errors"]]
     return pl.DataFrame(rows, infer_schema_length=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from refold.studies.errors_table import RESULTS, TEXT, finish, into_page
+from refold.studies.scorers_table import RESULTS, TEXT, finish, into_page
 
 
 def write_run(directory: Path, seed: int, value: float) -> None:
@@ -77,7 +77,7 @@ def test_one_command_trains_all_seeds_and_ends_with_one_table(command, tmp_path)
     from conftest import TINY
 
     small = ["evaluation.kinds=[unit]", "evaluation.natural=null"]
-    done = command("experiment=price_errors", 'hydra.sweeper.params.seed="0,1"', *small, *TINY)
+    done = command("experiment=scorers", 'hydra.sweeper.params.seed="0,1"', *small, *TINY)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("average precision; 2 seeds") == 1
     (sweep,) = (tmp_path / "outputs").glob("sweep_*")

@@ -1,4 +1,4 @@
-"""The tables that end `experiment=named_errors`: what the named verdict finds, beside the unusual one and the rules."""
+"""The tables that end `experiment=price_errors`: what the named verdict finds, beside the unusual one and the rules."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ from rich.table import Table
 
 from refold.report.summary import PLANTED
 from refold.runs.directory import write_atomically
-from refold.studies.errors_table import errors_frame, mean_and_spread, natural_lines, read_measurements, seeds_in_words
+from refold.studies.scorers_table import errors_frame, mean_and_spread, natural_lines, read_measurements, seeds_in_words
 
-RESULTS = "named_errors.csv"
+RESULTS = "price_errors.csv"
 """In the directory of a sweep, or of a run on its own: one row per seed, scorer, set and kind, with all metrics."""
 
-TEXT = "named_errors.txt"
+TEXT = "price_errors.txt"
 """Beside it: the printed text."""
 
 _WIDTH = 200
 
 
 def finish(directory: Path) -> None:
-    """Print the measurements of the runs in a directory, and write them into named_errors.txt and .csv there.
+    """Print the measurements of the runs in a directory, and write them into price_errors.txt and .csv there.
 
     Args:
         directory: directory of one run, or of a sweep with a directory for each run.
