@@ -53,7 +53,7 @@ def last_weights(directory):
     [
         (3, signal.SIGTERM, ["bridge=latent_pca"]),
         (10, signal.SIGINT, ["bridge=latent_pca"]),
-        (14, signal.SIGINT, []),
+        (14, signal.SIGINT, ["data/corruption=planted_errors", "data.corruption.copies=2"]),
         (10, signal.SIGTERM, ["predictor=autoregressive", "predictor.horizon=4"]),
         (
             10,
