@@ -14,6 +14,7 @@ from refold.scoring.detection_metrics import (
     average_precision,
     best_threshold,
     detection_delay,
+    event_average_precision,
     event_f1,
     pool,
     volume_under_surface,
@@ -87,6 +88,23 @@ def test_missing_scores_and_other_shapes_are_refused():
 
 
 # Volume under the surface ---------------------------------------------------------------------------------------------
+
+
+def test_average_precision_by_event_by_hand():
+    # the run counts by its highest score alone: events 9 and 3, false bars 5 and 1
+    assert measure(event_average_precision, ([9, 0, 0, 5, 3, 1], "xxx.x.")) == pytest.approx((1 + 2 / 3) / 2)
+    assert measure(event_average_precision, ([9, 5], "x."), ([8, 1], "x.")) == 1
+    assert math.isnan(measure(event_average_precision, ([1, 2], "..")))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_average_precision_by_event_is_that_of_bars_where_each_event_is_one_bar(seed):
+    scores, labels = random_case(seed)
+    single = labels & ~np.append(False, labels[:-1])
+    kept = single | ~labels
+    alone = measure(average_precision, *((scores[[place]], single[[place]]) for place in np.flatnonzero(kept)))
+    first = np.where(labels & ~single, -math.inf, scores)  # the first bar of each event is its highest
+    assert measure(event_average_precision, (first, labels)) == pytest.approx(alone)
 
 
 def test_vus_without_buffer_is_average_precision_where_all_thresholds_are_looked_at():

@@ -13,10 +13,11 @@ def write_run(directory: Path, seed: int, value: float) -> None:
     directory.mkdir(parents=True)
     kinds = ("unit", "all kinds")
     rows = [
-        {"scorer": name, "kind": kind, "average_precision": value + add, "event_f1": value, "jumps_flagged": 0.25}
+        {"scorer": name, "kind": kind, "average_precision": value + add, "event_average_precision": value + add,
+         "event_f1": value, "jumps_flagged": 0.25}
         for name, add in (("four rules", 0.0), ("rules + LSTM autoencoder", 0.01 * (seed + 1)))
         for kind in kinds
-    ]
+    ]  # fmt: skip
     natural = {
         "scorer": "four rules", "splits": 3, "splits_flagged": 3, "splits_named": 2, "moves": 1, "moves_flagged": 1,
         "moves_called_error": 0, "others_per_1000_bars": 0.5,

@@ -47,7 +47,8 @@ def test_the_page_has_a_row_for_each_scorer_in_both_tables():
 
 def test_tables_have_the_mean_over_the_seeds():
     measured = [
-        {"seed": seed, "errors": [{"scorer": "a", "kind": "wick", "average_precision": value, "event_f1": 1.0,
+        {"seed": seed, "errors": [{"scorer": "a", "kind": "wick", "average_precision": value,
+         "event_average_precision": value, "event_f1": 1.0,
                                    "jumps_flagged": 0.0}]}
         for seed, value in ((0, 0.5), (1, 0.7))
     ]  # fmt: skip

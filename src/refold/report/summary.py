@@ -11,7 +11,11 @@ from rich.table import Table
 from refold.scoring.labelled import MODEL
 from refold.scoring.scored import alarm_words
 
-PLANTED = {"average_precision": "average precision", "event_f1": "event F1, threshold from validation"}
+PLANTED = {
+    "average_precision": "average precision",
+    "event_average_precision": "average precision by event",
+    "event_f1": "event F1, threshold from validation",
+}
 """Metrics of `experiment=scorers` that tables show -> their captions."""
 
 
@@ -285,10 +289,10 @@ def tables(result: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None
         found[LABELLED] = detection_rows(measured)
     if measured := result.get("price_errors"):
         for metric, title in PLANTED.items():
-            rows: dict[str, dict[str, float | None]] = {}
             for row in measured["errors"]:
-                rows.setdefault(row["scorer"], {})[row["kind"]] = row[metric]
-            found[f"errors planted into the test part, {title}"] = rows
+                sizes = f", {row['set']}" if "set" in row else ""
+                rows = found.setdefault(f"errors planted into the test part{sizes}, {title}", {})
+                rows.setdefault(row["scorer"], {})[row["kind"]] = row.get(metric)
     return found
 
 

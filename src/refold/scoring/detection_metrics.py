@@ -70,6 +70,20 @@ def average_precision(seen: LabelledScores) -> float:
     return float(average_precision_score(seen.labels, _ranks(seen))) if seen.labels.any() else math.nan
 
 
+def event_average_precision(seen: LabelledScores) -> float:
+    """Return the average precision of events: each counts once, by its highest score, beside the bars outside of all.
+
+    So a stale run of twenty bars is worth as much as one bad tick. NaN without an event.
+    """
+    starts, _ = labelled_runs(seen)
+    if not len(starts):
+        return math.nan
+    tops = np.maximum.reduceat(np.where(seen.labels, seen.scores, -np.inf), starts)
+    normal = seen.scores[~seen.labels]
+    labels = np.arange(len(tops) + len(normal)) < len(tops)
+    return average_precision(LabelledScores(np.concatenate([tops, normal]), labels, np.zeros(len(labels), dtype=int)))
+
+
 def auroc(seen: LabelledScores) -> float:
     """Return the share of pairs of an anomalous and a normal bar that the score puts in the right order.
 

@@ -22,7 +22,7 @@ from refold.data.planted import BadTick, Kind, PriceUnit, Split, Stale, WholeBar
 from refold.data.windows.split import Part
 from refold.errors import ConfigError
 from refold.scoring.baselines import PCA, Components
-from refold.scoring.detection_metrics import average_precision, best_threshold, event_f1
+from refold.scoring.detection_metrics import average_precision, best_threshold, event_average_precision, event_f1
 from refold.scoring.detector import Detector
 from refold.scoring.planting import Planter
 from refold.scoring.protocols import Scorer
@@ -217,7 +217,11 @@ def _measure(scorer: Scorer, copies: Sequence[SpoiltCopy], threshold: float) -> 
     for kind in (*(one.kind for one in copies), ALL):
         chosen = [(one, scores) for one, scores in scored if kind in (one.kind, ALL)]
         seen = pooled(chosen)
-        values = {"average_precision": average_precision(seen), **event_f1(seen, threshold=threshold)}
+        ranked = {
+            "average_precision": average_precision(seen),
+            "event_average_precision": event_average_precision(seen),
+        }
+        values = {**ranked, **event_f1(seen, threshold=threshold)}
         jumps = np.concatenate([scores[one.jump & one.counts] for one, scores in chosen])
         values["jumps_flagged"] = float((jumps > threshold).mean())
         rows.append({"kind": kind, **{name: value if math.isfinite(value) else None for name, value in values.items()}})

@@ -33,6 +33,7 @@ from refold.scoring.detection_metrics import (
     average_precision,
     best_threshold,
     detection_delay,
+    event_average_precision,
     event_f1,
     pool,
     volume_under_surface,
@@ -250,6 +251,7 @@ class CompareScorers:
         seen = pooled(scored)
         measured = {
             "average_precision": average_precision(seen),
+            "event_average_precision": event_average_precision(seen),
             "auroc": auroc(seen),
             **volume_under_surface(seen, max_buffer=self.max_buffer),
             **event_f1(seen, threshold=threshold),
