@@ -114,12 +114,19 @@ def test_a_rule_counts_as_much_as_it_is_right():
     spoilt = bars.with_columns(
         pl.when(pl.int_range(pl.len()) == 40).then(pl.col("close") * 100).otherwise("close").alias("close")
     )
-    right, wrong = np.zeros(bars.height, int), np.zeros(bars.height, int)
-    right[40] = 1
-    for labels, sign in ((right, 1), (wrong, -1)):
-        both = OnOneScale({"unit": UnitRatio(), "stale": StaleRun()}, Silent(), lambda _, y=labels: [(spoilt, y)], -1.0)
+    error, nothing = np.zeros(bars.height, int), np.zeros(bars.height, int)
+    error[40] = 1
+    rarer = np.exp(-1)
+    cases = {
+        "an error that was planted": (error, error > 0, 2 * rarer),
+        "a real move that was planted": (nothing, error > 0, rarer / (1 + rarer)),
+        "a bar as it came": (nothing, nothing > 0, rarer / 2),
+    }
+    for labels, planted, odds in cases.values():
+        copies = [(spoilt, labels, planted)]
+        both = OnOneScale({"unit": UnitRatio(), "stale": StaleRun()}, Silent(), lambda _, made=copies: made, -1.0)
         both.fit(bars, bars)
-        assert both.odds["unit"] == pytest.approx(sign * np.log(2) - 1)
+        assert both.odds["unit"] == pytest.approx(np.log(odds))
         assert both.odds["stale"] == pytest.approx(-1)
         scores = both.score(spoilt)
         assert scores[40] == pytest.approx(max(-3.0, both.odds["unit"]), abs=0.1)

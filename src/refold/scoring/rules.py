@@ -238,12 +238,14 @@ class OnOneScale:
     """Score bars with rules and a scorer of log-odds beside them, by the larger log-odds of an error.
 
     A rule that fires counts as the log-odds that it is right on copies of the training part with planted errors. So one
-    that often fires in vain does not outrank the other scorer.
+    that often fires in vain does not outrank the other scorer. What is planted, real moves too, is expected to be rarer
+    than in the copies, and counts as much less there; a rule that fires on a bar as it came counts in full.
 
     Args:
         rules: name -> rule.
         other: fitted scorer, whose scores are log-odds.
-        plant: training bars -> copies with errors, and labels: above 0 at an error, -1 where a bar does not count.
+        plant: training bars -> copies with errors, their labels (above 0 at an error, -1 where a bar does not count),
+            and which bars were planted.
         prior: log-odds of an error that the other scorer expects, less those of the copies.
     """
 
@@ -251,7 +253,7 @@ class OnOneScale:
         self,
         rules: Mapping[str, Rule],
         other: Scorer,
-        plant: Callable[[pl.DataFrame], Iterable[tuple[pl.DataFrame, np.ndarray]]],
+        plant: Callable[[pl.DataFrame], Iterable[tuple[pl.DataFrame, np.ndarray, np.ndarray]]],
         prior: float,
     ) -> None:
         self.rules = dict(rules)
@@ -262,14 +264,16 @@ class OnOneScale:
 
     def fit(self, train: pl.DataFrame, val: pl.DataFrame) -> Self:
         """Fit the rules, and learn how often each is right."""
-        counts = {name: np.ones(2) for name in self.rules}  # right, wrong: one of each before any is seen
+        rarer = math.exp(self.prior)
+        counts = {name: np.array([rarer, 1.0]) for name in self.rules}  # right, wrong: one of each before any is seen
         for rule in self.rules.values():
             rule.fit(train, val)
-        for bars, labels in self.plant(train):
+        for bars, labels, planted in self.plant(train):
+            weight = np.where(planted, rarer, 1.0)
             for name, rule in self.rules.items():
                 fires = rule.score(bars) >= rule.fires_at
-                counts[name] += (fires & (labels > 0)).sum(), (fires & (labels == 0)).sum()
-        self.odds = {name: math.log(right / wrong) + self.prior for name, (right, wrong) in counts.items()}
+                counts[name] += weight[fires & (labels > 0)].sum(), weight[fires & (labels == 0)].sum()
+        self.odds = {name: math.log(right / wrong) for name, (right, wrong) in counts.items()}
         return self
 
     def score(self, bars: pl.DataFrame) -> np.ndarray:

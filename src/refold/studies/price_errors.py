@@ -176,15 +176,15 @@ def _scorers(detector: Detector, data: WindowDataModule, seed: int) -> dict[str,
 
 
 def _planter(detector: Detector) -> Any:
-    """Return a function from training bars to copies of them with the errors that the head learns."""
+    """Return a function from training bars to copies of them with what the head learns from, as `OnOneScale` asks."""
     score = detector.score_function
     assert isinstance(score, PlantedErrors)
 
-    def copies(train: pl.DataFrame) -> Iterable[tuple[pl.DataFrame, np.ndarray]]:
+    def copies(train: pl.DataFrame) -> Iterable[tuple[pl.DataFrame, np.ndarray, np.ndarray]]:
         planter = Planter(detector.recipe, detector.scaler, score.planted, score.per_thousand, train)
         for number in range(max(1, score.copies // 4)):
             planted, labels = planter.plant(train, score.generator("rules", number))
-            yield planted.bars, labels
+            yield planted.bars, labels, planted.label > 0
 
     return copies
 
