@@ -169,7 +169,7 @@ def test_the_page_shows_all_scorers_and_kinds():
     data = ready(BARS)
     for name in all_scorers(detector(data, autoencoder=small_autoencoder()), data, seed=0):
         shown = name.replace("PCA, 3", "PCA, 16")
-        assert len(re.findall(rf"^ +{re.escape(shown)}  +[\d-]", page, flags=re.MULTILINE)) == 3, shown
+        assert len(re.findall(rf"^ +{re.escape(shown)}  +[\d-]", page, flags=re.MULTILINE)) == 4, shown
     assert re.findall(r"^\| ([a-z ]+) \| .* \| .* \|$", page, flags=re.MULTILINE)[1:] == list(KINDS)
 
 
