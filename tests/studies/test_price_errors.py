@@ -9,6 +9,7 @@ import pytest
 from refold.data.planted import PriceUnit, RealJump, Split, Stale
 from refold.data.sources import Stocks
 from refold.errors import ConfigError
+from refold.report.summary import tables
 from refold.scoring.rules import OnOneScale, StaleRun, UnitRatio
 from refold.scoring.scores import Mahalanobis
 from refold.studies.price_errors import (
@@ -131,3 +132,16 @@ def test_a_rule_counts_as_much_as_it_is_right():
         scores = both.score(spoilt)
         assert scores[40] == pytest.approx(max(-3.0, both.odds["unit"]), abs=0.1)
         assert (np.delete(scores, 40) == -3).all()
+
+
+def test_the_report_has_a_table_for_each_set_of_errors():
+    rows = [
+        {"scorer": HEAD, "set": title, "kind": "wick", "average_precision": value, "event_f1": value}
+        for title, value in ((FIXED, 0.9), (OTHER, 0.2))
+    ]
+    result = {"metrics": {}, "code_size": 16, "baselines": {"pca": {}, "mean": {}}, "price_errors": {"errors": rows}}
+    shown = tables(result)
+    assert shown[f"errors planted into the test part, {FIXED}, average precision"] == {HEAD: {"wick": 0.9}}
+    assert shown[f"errors planted into the test part, {OTHER}, average precision"] == {HEAD: {"wick": 0.2}}
+    # of a run before there was one by event
+    assert shown[f"errors planted into the test part, {FIXED}, average precision by event"] == {HEAD: {"wick": None}}

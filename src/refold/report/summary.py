@@ -16,7 +16,7 @@ PLANTED = {
     "event_average_precision": "average precision by event",
     "event_f1": "event F1, threshold from validation",
 }
-"""Metrics of `experiment=scorers` that tables show -> their captions."""
+"""Metrics of planted errors that tables show -> their captions."""
 
 
 DETECTION_COLUMNS = {
