@@ -78,7 +78,7 @@ def event_average_precision(seen: LabelledScores) -> float:
     starts, _ = labelled_runs(seen)
     if not len(starts):
         return math.nan
-    tops = np.maximum.reduceat(np.where(seen.labels, seen.scores, -np.inf), starts)
+    tops = _highest(seen, starts)
     normal = seen.scores[~seen.labels]
     labels = np.arange(len(tops) + len(normal)) < len(tops)
     return average_precision(LabelledScores(np.concatenate([tops, normal]), labels, np.zeros(len(labels), dtype=int)))
@@ -193,6 +193,11 @@ def labelled_runs(seen: LabelledScores) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(starts), np.flatnonzero(ends)
 
 
+def _highest(seen: LabelledScores, starts: np.ndarray) -> np.ndarray:
+    """Return the highest score of each event, (E,), from the first rows that `labelled_runs` returns."""
+    return np.maximum.reduceat(np.where(seen.labels, seen.scores, -np.inf), starts)
+
+
 def event_f1(seen: LabelledScores, *, threshold: float) -> dict[str, float]:
     """Compute precision, recall and F1 with found events as hits and wrongly flagged bars as false alarms.
 
@@ -228,7 +233,7 @@ def best_threshold(seen: LabelledScores) -> dict[str, float]:
     starts, _ = labelled_runs(seen)
     if not len(starts):
         return dict.fromkeys(("threshold", "event_f1"), math.nan)
-    tops = np.sort(np.maximum.reduceat(np.where(seen.labels, seen.scores, -np.inf), starts))  # of each event
+    tops = np.sort(_highest(seen, starts))
     normal = np.sort(seen.scores[~seen.labels])
     candidates = np.unique(tops)  # between two of them only false alarms change: each is best reached from just below
     found = len(tops) - np.searchsorted(tops, candidates)
